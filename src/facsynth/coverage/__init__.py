@@ -1,0 +1,1 @@
+"""Coverage of a set, what it misses, and the plan to fill it."""

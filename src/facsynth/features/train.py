@@ -1,0 +1,95 @@
+"""`train-sae`: corpora in, an SAE with its figures out.
+
+Before: `text.corpus`. Inside: `features.harvest` tokenises and splits, `model.sae_train` trains. After: any stage
+that wants an SAE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from facsynth.errors import InputError
+from facsynth.features.harvest import HarvestSettings, chunk_activations, harvest
+from facsynth.model.backbone import Backbone
+from facsynth.model.sae import load_sae
+from facsynth.model.sae_train import Chunks, Trained, TrainSettings, train_sae
+from facsynth.records import Progress, no_progress
+from facsynth.store import Artifact
+from facsynth.text.corpus import Corpus
+from facsynth.text.forms import form_roles
+from facsynth.text.template import Template, Tokens
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a trained SAE depends on, besides model and corpora."""
+
+    harvest: HarvestSettings = field(default_factory=HarvestSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    save_dtype: str = "float32"
+    """Of the weights on disk: float32 or float16."""
+
+
+def train_on_corpora(
+    corpora: Sequence[Corpus],
+    backbone: Backbone,
+    out: Path,
+    recipe: Recipe,
+    *,
+    keep_gb: float = 8.0,
+    progress: Progress = no_progress,
+) -> Trained:
+    """Train an SAE for `backbone` at its hook point, and measure it on held-out samples.
+
+    Args:
+        corpora: read in their forms; a share of each is held out.
+        backbone: its dtype is that of the activations.
+        out: artifact folder; the same call goes on where it stopped.
+        recipe: what the result depends on.
+        keep_gb: most disk that activations may take between epochs; more are computed again.
+        progress: told of chunks and buffers.
+
+    Raises:
+        InputError: nothing to train on, or nothing held out.
+        MismatchError: the folder was begun with another recipe, model or corpus.
+    """
+    parents = {corpus.name: corpus.fingerprint for corpus in corpora} | {"model": backbone.fingerprint}
+    settings = asdict(recipe) | {"hook_point": backbone.hook_point, "dtype": str(backbone.dtype)}
+    artifact = Artifact(out, "train-sae", settings, parents)
+    progress("tokenising", 0, None)
+    parts = harvest(
+        [(corpus, form_roles(corpus.form)) for corpus in corpora], Template(backbone.tokenizer), recipe.harvest
+    )
+    sizes = [[sum(int(d.content.sum()) for d in chunk) for chunk in part] for part in (parts.train, parts.held_out)]
+    if not sizes[0] or not sizes[1]:
+        raise InputError("the corpora are too small to train on and hold a share out\nGive more text.")
+
+    def chunks(name: str, part: list[list[Tokens]], part_sizes: list[int], keep: float) -> Chunks:
+        def compute(index: int) -> torch.Tensor:
+            progress(f"{name}: activations of chunk", index, len(part))
+            return chunk_activations(part[index], backbone)
+
+        return Chunks(out / "activations" / name, compute, part_sizes, keep)
+
+    trained = train_sae(
+        chunks("train", parts.train, sizes[0], keep_gb),
+        chunks("held_out", parts.held_out, sizes[1], keep_gb / 10),
+        out,
+        recipe.train,
+        hook_point=backbone.hook_point,
+        model_name=backbone.name,
+        metadata={"n_distinct_tokens": sum(sizes[0]), "corpora": [corpus.name for corpus in corpora]},
+        dtype=backbone.dtype,
+        save_dtype=getattr(torch, recipe.save_dtype),
+        progress=progress,
+    )
+    load_sae(out).check_model(backbone.d_model, backbone.name)
+    artifact.finish(
+        **asdict(trained.held_out), n_tokens_seen=trained.n_tokens_seen, n_distinct_tokens=sum(sizes[0]),
+        n_samples=parts.n_samples, n_failed_samples=len(parts.failures),
+    )  # fmt: skip
+    return trained

@@ -1,0 +1,1 @@
+"""What features mean, and which of them matter to the task."""

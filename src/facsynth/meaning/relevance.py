@@ -1,0 +1,92 @@
+"""Which features matter to the task, without an LLM: those the anchor fires more often than a background does.
+
+After `features`, before `coverage`. Sees only what sets the anchor apart: what both share counts as not relevant.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import betainc
+from scipy.stats import false_discovery_control
+
+from facsynth.bins import Floats, Ints
+from facsynth.errors import InputError
+from facsynth.profile import SCALE_KEYS, Profile, check_same_space
+
+Doubles = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Relevance:
+    """The features that matter to the task, and how that was found."""
+
+    method: str
+    """contrast or all."""
+    feature_ids: Ints
+    """Sorted."""
+    log_odds: Doubles
+    """[n_features], shrunk; empty for "all", as are the `q_values`."""
+    q_values: Doubles
+    n_tested: int
+    dropped_share: float
+    """Share of the anchor samples whose length no background sample has."""
+
+
+def everything(anchor: Profile) -> Relevance:
+    """Every feature that the anchor fires at all. Mostly words and syntax."""
+    ids = np.flatnonzero(anchor.firing_samples(np.zeros(anchor.d_sae, np.float32)))
+    none = np.zeros(0, np.float64)
+    return Relevance("all", ids, none, none, len(ids), 0.0)
+
+
+def contrast(
+    anchor: Profile, background: Profile, thresholds: Floats, *, q: float = 0.05, min_log_odds: float = math.log(2)
+) -> Relevance:
+    """Features that anchor samples fire more often than background samples of the same length.
+
+    One-sided Cochran-Mantel-Haenszel over half octaves of content length, Benjamini-Hochberg at `q`, and shrunk
+    Mantel-Haenszel log-odds of at least `min_log_odds`. Strata that lack either set are dropped.
+
+    With a of n1 anchor and c of n0 background samples firing in a stratum of N, and m = a + c, the statistic is A = Σ a
+    with mean Σ n1 m / N and variance Σ n1 n0 m (N - m) / (N² (N - 1)). Differs: its null distribution is taken as the
+    binomial of that mean and variance, which nears the usual normal where counts are large and the exact one where
+    they are small; the normal is wrong by orders of magnitude for a rare feature and a large background.
+    The log-odds are log (R + 1/2) / (S + 1/2) with R = Σ a (n0 - c) / N and S = Σ (n1 - a) c / N.
+
+    Raises:
+        MismatchError: another model, SAE, hook point or codes.
+        InputError: over half of the anchor samples lie in dropped strata.
+    """
+    check_same_space(anchor.identity, background.identity, ("anchor", "background"), SCALE_KEYS)
+    shared = (anchor.length_samples > 0) & (background.length_samples > 0)
+    dropped = 1 - anchor.length_samples[shared].sum() / max(anchor.n_samples, 1)
+    if dropped > 0.5:
+        raise InputError(
+            f"{dropped:.0%} of the anchor samples are of a length that no background sample has\n"
+            "Give a background with texts as long as the anchor's, or --relevance all."
+        )
+    a = anchor.firing_by_length(thresholds)[:, shared]
+    c = background.firing_by_length(thresholds)[:, shared]
+    tested = np.flatnonzero((a + c).any(axis=1))
+    n1, n0 = anchor.length_samples[shared], background.length_samples[shared]
+    p_values, log_odds = _mantel_haenszel(a[tested], c[tested], n1.astype(np.float64), n0.astype(np.float64))
+    q_values = false_discovery_control(p_values) if len(tested) else p_values
+    found = (q_values < q) & (log_odds >= min_log_odds)
+    return Relevance("contrast", tested[found], log_odds[found], q_values[found], len(tested), float(dropped))
+
+
+def _mantel_haenszel(a: Ints, c: Ints, n1: Doubles, n0: Doubles) -> tuple[Doubles, Doubles]:
+    """One-sided p-values and shrunk log-odds, [n_features]; `a`, `c` are [n_features, n_strata]."""
+    n, m = n1 + n0, a + c
+    observed = a.sum(axis=1).astype(np.float64)
+    mean = (n1 * m / n).sum(axis=1)
+    variance = (n1 * n0 * m * (n - m) / (n * n * (n - 1))).sum(axis=1)
+    p = np.clip(1 - variance / np.maximum(mean, 1e-12), 1e-12, 1 - 1e-12)
+    trials = np.maximum(mean / p - observed, 0) + 1
+    p_values = np.where((observed > 0) & (variance > 0), betainc(np.maximum(observed, 1), trials, p), 1.0)
+    rises, falls = (a * (n0 - c) / n).sum(axis=1), ((n1 - a) * c / n).sum(axis=1)
+    return p_values, np.log((rises + 0.5) / (falls + 0.5))

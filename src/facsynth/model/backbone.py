@@ -1,0 +1,201 @@
+"""A causal language model, run up to one hook point and no further.
+
+Before: `text.template` gives token ids. After: `model.sae` turns activations into codes. The forward pass ends
+in a private exception right behind the hook, and logits are never computed: on SmolLM2 with the hook after block
+14 of 30 that is less than half of the work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from facsynth.errors import ModelError, SettingsError
+from facsynth.store import file_sha256, read_json, write_json
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+WEIGHT_FILES = ("*.safetensors", "config.json", "tokenizer*", "vocab*", "merges.txt", "chat_template*", "*.model")
+
+
+class _StopForwardError(Exception):
+    """Raised by the hook, caught right above it; carries nothing."""
+
+
+class Backbone:
+    """A model with its tokenizer, hooked at one module."""
+
+    def __init__(self, model: Any, tokenizer: Any, *, hook_point: str, name: str, fingerprint: str) -> None:
+        """Wrap a loaded `AutoModelForCausalLM`.
+
+        Args:
+            model: any causal LM; its body (`base_model`) is run, its head is not.
+            tokenizer: a fast tokenizer.
+            hook_point: module path, from 0: `layers.14` is the residual stream after block 14.
+            name: what reports call it.
+            fingerprint: of weights and tokenizer.
+
+        Raises:
+            SettingsError: no module of that name.
+        """
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.hook_point = hook_point
+        self.name = name
+        self.fingerprint = fingerprint
+        self._module = hooked_module(model, hook_point)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of weights and activations."""
+        return next(self.model.parameters()).dtype
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        config = self.model.config
+        return int(getattr(config, "hidden_size", 0) or config.get_text_config().hidden_size)
+
+    @torch.inference_mode()
+    def activations(self, ids: Sequence[npt.NDArray[np.int32]], keep: Sequence[npt.NDArray[np.bool_]]) -> torch.Tensor:
+        """Residual stream at the hook point, at the kept positions of every sequence, in order.
+
+        Args:
+            ids: token ids, one array [n_tokens] a sequence.
+            keep: which positions are wanted, same shapes.
+
+        Returns:
+            [sum of kept positions, d_model] in the model's own dtype.
+        """
+        padded, attention, positions = pad(ids, side="right")
+        kept = torch.zeros(padded.shape, dtype=torch.bool)
+        for row, mask in enumerate(keep):
+            kept[row, : len(mask)] = torch.from_numpy(mask)
+        caught: list[torch.Tensor] = []
+
+        def hook(module: Any, inputs: Any, output: Any) -> None:
+            caught.append(output[0] if isinstance(output, tuple) else output)
+            raise _StopForwardError
+
+        handle = self._module.register_forward_hook(hook)
+        try:
+            self.model.base_model(
+                input_ids=padded.to(self.device),
+                attention_mask=attention.to(self.device),
+                use_cache=False,
+                **({"position_ids": positions.to(self.device)} if attention.min() == 0 else {}),
+            )
+        except _StopForwardError:
+            pass
+        finally:
+            handle.remove()
+        if not caught:
+            raise ModelError(f"{self.name} never reached {self.hook_point}; is it a module of the forward pass?")
+        return caught[0][kept.to(self.device)]
+
+
+def load_backbone(folder: Path, *, hook_point: str, dtype: str = "auto", device: str = "cpu", cache: Path) -> Backbone:
+    """Load a model and its tokenizer from a local folder.
+
+    Args:
+        folder: a Hugging Face model folder with safetensors weights.
+        hook_point: as in `Backbone`.
+        dtype: float32, bfloat16, float16, or auto: bfloat16 where the machine multiplies it in hardware.
+        device: a torch device.
+        cache: where file hashes are remembered.
+
+    Raises:
+        ModelError: the folder cannot be loaded, or its weights are not finite.
+    """
+    chosen = fast_dtype(device) if dtype == "auto" else _dtype(dtype)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=chosen).to(device)
+    except (OSError, ValueError, KeyError) as err:
+        raise ModelError(f"cannot load a causal language model from {folder}\n{err}") from err
+    for name, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight.sum())):
+            raise ModelError(
+                f"the weights of {folder} are not finite: {name} holds NaN or infinity\nGet the file again."
+            )
+    model.requires_grad_(False)
+    return Backbone(model, tokenizer, hook_point=hook_point, name=folder.name, fingerprint=model_hash(folder, cache))
+
+
+def fast_dtype(device: str) -> torch.dtype:
+    """bfloat16 where it is multiplied in hardware, else float32. Decided by what the machine is, not by a timing."""
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
+    return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
+
+
+def hooked_module(model: Any, hook_point: str) -> Any:
+    """The module that `hook_point` names, from the body or from the top; GPT-2's `h.N` answers to `layers.N` too."""
+    names = dict(model.base_model.named_modules()) | dict(model.named_modules())
+    aliases = [hook_point, hook_point.replace("layers.", "h."), hook_point.replace("layers.", "model.layers.")]
+    for name in aliases:
+        if name in names:
+            return names[name]
+    blocks = [name for name in dict(model.base_model.named_modules()) if name.rsplit(".", 1)[-1].isdigit()]
+    listed = f"{blocks[0]} to {blocks[-1]}" if blocks else ", ".join(list(names)[1:6])
+    raise SettingsError(f"{model.config.model_type} has no module {hook_point!r}; its blocks are {listed}")
+
+
+def pad(ids: Sequence[npt.NDArray[np.int32]], *, side: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Token ids [n, longest], attention mask and position ids, padded with 0 on `side` (left for writing)."""
+    longest = max(len(row) for row in ids)
+    padded = torch.zeros((len(ids), longest), dtype=torch.long)
+    attention = torch.zeros_like(padded)
+    for index, row in enumerate(ids):
+        where = slice(longest - len(row), longest) if side == "left" else slice(0, len(row))
+        padded[index, where] = torch.from_numpy(row).long()
+        attention[index, where] = 1
+    return padded, attention, (attention.cumsum(1) - 1).clamp_(min=0)
+
+
+def batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
+    """Indices of sequences to run together: longest first, padded size at most `token_budget` (one always fits)."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > token_budget:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def model_hash(folder: Path, cache: Path) -> str:
+    """sha256 over the hashes of weight and tokenizer files; each file's is remembered by path, size and time."""
+    files = sorted({path for pattern in WEIGHT_FILES for path in folder.glob(pattern)})
+    return hashlib.sha256("".join(remembered_hash(path, cache) for path in files).encode()).hexdigest()
+
+
+def remembered_hash(path: Path, cache: Path) -> str:
+    """sha256 of a file's name and bytes, kept in `cache`."""
+    stat = path.stat()
+    key = hashlib.sha256(f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()
+    record = cache / "hashes" / f"{key}.json"
+    if not record.exists():
+        digest = hashlib.sha256(f"{path.name}:{file_sha256(path)}".encode()).hexdigest()
+        write_json(record, {"sha256": digest})
+    return str(read_json(record)["sha256"])
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in DTYPES:
+        raise SettingsError(f"no dtype {name!r}; known are auto, {', '.join(DTYPES)}")
+    return DTYPES[name]

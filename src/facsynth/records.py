@@ -1,0 +1,117 @@
+"""The frozen things that travel between stages. No behaviour beyond what their names promise."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+Progress = Callable[[str, int, int | None], None]
+"""`progress(what, done, total)`: how a long stage reports; `cli/` draws it. `total` None: unknown."""
+
+
+def no_progress(what: str, done: int, total: int | None) -> None:
+    """The library is quiet unless somebody listens."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. `role` is system, user, assistant, tool …, or `text` for a text outside any chat."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One piece of training data, already cut to the encoded part of its form."""
+
+    messages: tuple[Message, ...]
+    sample_id: str = ""
+    """First 16 hex digits of the sha256 of the messages: equal content, equal id, in any file."""
+
+    def __post_init__(self) -> None:
+        if not self.sample_id:
+            object.__setattr__(self, "sample_id", content_id(self.messages))
+
+    @property
+    def text(self) -> str:
+        """The contents alone, blank line between messages."""
+        return "\n\n".join(m.content for m in self.messages)
+
+
+def content_id(messages: tuple[Message, ...]) -> str:
+    """16 hex digits that depend on roles and contents only."""
+    canonical = json.dumps([[m.role, m.content] for m in messages], ensure_ascii=False)
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Something that could not be used, as a row of `failures.jsonl`; never a value."""
+
+    where: str
+    """File and line, or sample id."""
+    reason: str
+    raw: str = ""
+    """The start of what was found."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """The tokens of one sample up to and including the one that fires, with its activation."""
+
+    feature_id: int
+    text: str
+    token: str
+    """The firing token: the end of `text`."""
+    activation: float
+    sample_id: str
+    position: int
+    """Index of the firing token in the encoded sequence."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One thing asked of a writer."""
+
+    messages: tuple[Message, ...]
+    max_tokens: int
+    temperature: float
+    top_p: float
+    rng_seed: int
+    sample_index: int = 0
+    """Tells apart requests that are equal in everything else."""
+    steering: tuple[tuple[int, float], ...] = ()
+    """(feature_id, strength s) pairs; local writers only. DESIGN: h ← h + s·a_i·d_i."""
+    prefix: str = ""
+    """Text the reply starts with; part of the returned text."""
+
+    def as_json(self) -> dict[str, Any]:
+        """What the reply depends on, the writer's identity excepted; key order fixed by canonical JSON."""
+        return {
+            "messages": [[m.role, m.content] for m in self.messages],
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "rng_seed": self.rng_seed,
+            "steering": [list(pair) for pair in self.steering],
+            "prefix": self.prefix,
+        }
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back. `error` set means: no text, and why."""
+
+    text: str
+    finish_reason: str
+    """stop, length or error."""
+    prompt_tokens: int
+    written_tokens: int
+    latency_s: float
+    error: str = ""
+    raw: dict[str, Any] = field(default_factory=dict)
+    """The reply as the writer gave it, where there is more than text."""

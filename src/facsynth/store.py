@@ -1,0 +1,213 @@
+"""Artifact folders: plan first, shards by write-fsync-rename, manifest last; one process at a time.
+
+Manifest there means done. Without one the same command goes on where it stopped. Other settings in the same
+folder are an error that names the setting. Nothing is ever deleted on a mismatch.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from facsynth.errors import InputError, MismatchError, StorageError
+from facsynth.records import Failure
+
+SCHEMA = 1
+"""Raised by any change of an artifact's form; another number is refused, not guessed at."""
+
+
+def canonical_json(value: Any) -> str:
+    """One string per value: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def fingerprint(value: Any) -> str:
+    """sha256 of the canonical JSON of `value`, as hex."""
+    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, streamed."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file, then fsync and rename it: the file is there whole or not at all.
+
+    Raises:
+        StorageError: the disk is full; the temporary file is removed, older files stay.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+        _fsync_folder(path.parent)
+    except OSError as err:
+        temporary.unlink(missing_ok=True)
+        if err.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _disk_full(path) from err
+        raise
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomic(path, lambda temporary: _write_text(temporary, text))
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line, atomically."""
+    lines = "".join(json.dumps(row, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n" for row in rows)
+    write_atomic(path, lambda temporary: _write_text(temporary, lines))
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON file.
+
+    Raises:
+        InputError: not there, or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as err:
+        raise InputError(f"no file {path}") from err
+    except (json.JSONDecodeError, UnicodeDecodeError) as err:
+        raise InputError(
+            f"{path} is not JSON: {err}\nIt was changed by something else; restore it or start a new folder."
+        ) from err
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read a jsonl file of this project's own; a file that is not there is an empty one."""
+    if not path.exists():
+        return []
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as err:
+            raise InputError(f"{path}, line {number} is not JSON: {err}") from err
+    return rows
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process; the kernel lets go when the process ends, however it ends.
+
+    Raises:
+        StorageError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    with path.open("a+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            handle.seek(0)
+            holder = handle.read().strip() or "unknown"
+            raise StorageError(
+                f"{folder} is in use by process {holder}\nWait for it to end, or choose another folder with -o."
+            ) from err
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        yield
+
+
+class Artifact:
+    """A folder in the making, or done. `settings` and `parents` are what its content depends on."""
+
+    def __init__(self, folder: Path, stage: str, settings: Mapping[str, Any], parents: Mapping[str, str]) -> None:
+        """Open or begin the folder.
+
+        Raises:
+            MismatchError: the folder holds another stage, or the same stage with other settings or parents.
+        """
+        self.folder = folder
+        plan = {"stage": stage, "schema": SCHEMA, "settings": dict(settings), "parents": dict(parents)}
+        self.fingerprint = fingerprint(plan)
+        plan_path = folder / "plan.json"
+        if plan_path.exists():
+            _check_plan(folder, read_json(plan_path), json.loads(canonical_json(plan)))
+        else:
+            write_json(plan_path, plan)
+
+    @property
+    def manifest(self) -> dict[str, Any] | None:
+        """What `finish` wrote; None while the artifact is in the making."""
+        path = self.folder / "manifest.json"
+        return dict(read_json(path)) if path.exists() else None
+
+    def has(self, name: str) -> bool:
+        """Whether the shard is complete."""
+        return (self.folder / name).exists()
+
+    def write(self, name: str, write: Callable[[Path], None], failures: Iterable[Failure] = ()) -> None:
+        """Write one shard, its failures first, so that a shard that is there has its failures listed."""
+        rows = [asdict(failure) for failure in failures]
+        if rows:
+            write_jsonl(self.folder / f"{name}.failures.jsonl", rows)
+        write_atomic(self.folder / name, write)
+
+    def finish(self, **counts: Any) -> dict[str, Any]:
+        """Gather the failures, write the manifest last, and return it."""
+        rows = [row for path in sorted(self.folder.glob("*.failures.jsonl")) for row in read_jsonl(path)]
+        write_jsonl(self.folder / "failures.jsonl", rows)
+        manifest = {"fingerprint": self.fingerprint, "schema": SCHEMA, "n_failures": len(rows), **counts}
+        write_json(self.folder / "manifest.json", manifest)
+        return manifest
+
+
+def _check_plan(folder: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:
+    for part in ("stage", "schema"):
+        if found.get(part) != asked[part]:
+            raise MismatchError(
+                f"{folder} holds {part} {found.get(part)}, asked for {asked[part]}\nChoose another folder with -o."
+            )
+    for part in ("settings", "parents"):
+        before, now = found.get(part, {}), asked[part]
+        for key in sorted(before.keys() | now.keys()):
+            if before.get(key) != now.get(key):
+                raise MismatchError(
+                    f"{folder} was begun with another {key}\n  there  {before.get(key)}\n  asked  {now.get(key)}\n"
+                    "Ask for the same again to go on with it, or choose another folder with -o. Nothing was changed."
+                )
+
+
+def _disk_full(path: Path) -> StorageError:
+    free = shutil.disk_usage(path.parent).free
+    return StorageError(
+        f"the disk is full: {path} could not be written ({free / 1e6:.1f} MB free)\n"
+        "What was finished before is kept. Make room and run the same command again."
+    )
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+
+
+def _fsync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

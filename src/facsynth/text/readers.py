@@ -1,0 +1,257 @@
+"""Files to rows: one function a file kind, each streaming from an open binary handle.
+
+jsonl, csv and tsv are held a line at a time, parquet a batch at a time. A .json array is parsed whole (about ten
+times its size in memory): large data belongs in jsonl or parquet. A row that cannot be read is a row with a problem.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import errno
+import gzip
+import io
+import json
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, TextIO
+
+from facsynth.errors import InputError, StorageError
+from facsynth.text.layouts import LAYOUT_KEYS
+
+MAX_CELL_CHARS = 10_000_000
+"""Longest cell of a csv: an unclosed quote ends there instead of taking the rest of the file into memory."""
+PARQUET_BATCH_ROWS = 256
+PARQUET_BUFFER_BYTES = 1 << 16
+"""A column chunk is streamed through this much; otherwise a row group is in memory as a whole (31 against 98 MB)."""
+SNIFF_LINES = 20
+GZIP_MAGIC = b"\x1f\x8b"
+
+
+class RawRow(NamedTuple):
+    """A row as found. With a `problem`, `value` is what could not be read."""
+
+    where: str
+    value: Any
+    problem: str = ""
+
+
+Reader = Callable[[BinaryIO, str], Iterator[RawRow]]
+
+
+def read_rows(path: Path, kind: str, name: str) -> Iterator[RawRow]:
+    """Stream the rows of a file, compressed or not; `name` is what messages call it.
+
+    Raises:
+        InputError: the file cannot be opened or decompressed, or is not of its kind at all.
+    """
+    try:
+        with open_plain(path) as handle:
+            yield from READERS[kind](handle, name)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as err:
+        raise InputError(f"{name} does not decompress: {err}\nIt is cut short or damaged; fetch it again.") from err
+    except OSError as err:
+        if err.errno == errno.ENOSPC:
+            raise disk_full(name) from err
+        raise InputError(f"{name} cannot be read: {err.strerror or err}") from err
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """Open a file for reading its decompressed bytes; gzip is known by its first two bytes, not by the name."""
+    handle = path.open("rb")
+    start = handle.read(2)
+    handle.seek(0)
+    if start != GZIP_MAGIC:
+        return handle
+    handle.close()
+    return io.BufferedReader(gzip.open(path, "rb"))
+
+
+def sniff(path: Path) -> str:
+    """The kind of a file without a name: a json array, else jsonl, else one text a line."""
+    with open_plain(path) as handle:
+        lines = [line.removeprefix(codecs.BOM_UTF8) for line, _ in zip(handle, range(SNIFF_LINES), strict=False)]
+    starts = [line for line in lines if line.strip()]
+    if any(isinstance(_json_row("", line).value, dict) for line in starts):
+        return "jsonl"
+    if starts and starts[0].lstrip().startswith(b"["):
+        with open_plain(path) as handle:
+            try:
+                json.loads(handle.read().decode("utf-8-sig"))
+            except (ValueError, RecursionError):
+                return "lines"
+        return "json"
+    return "lines"
+
+
+def disk_full(name: str) -> StorageError:
+    """The temporary folder cannot hold what has to be spooled."""
+    return StorageError(
+        f"the disk is full: {name} could not be spooled to {tempfile.gettempdir()}\n"
+        "Make room there, or set TMPDIR to a folder with more."
+    )
+
+
+def _jsonl(handle: BinaryIO, name: str) -> Iterator[RawRow]:
+    for number, line in enumerate(handle, start=1):
+        found = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        if found.strip():
+            yield _json_row(f"{name}, line {number}", found)
+
+
+def _json_row(where: str, line: bytes) -> RawRow:
+    try:
+        return RawRow(where, json.loads(line.decode("utf-8")))
+    except UnicodeDecodeError as err:
+        return RawRow(where, line, f"not UTF-8: {err.reason} at byte {err.start} of the line")
+    except ValueError as err:
+        return RawRow(where, line, f"not JSON: {err}")
+    except RecursionError:
+        return RawRow(where, line, "not usable JSON: nested too deeply")
+
+
+def _json(handle: BinaryIO, name: str) -> Iterator[RawRow]:
+    found = handle.read()
+    if not found.strip():
+        return
+    try:
+        value = json.loads(found.decode("utf-8-sig"))
+    except UnicodeDecodeError as err:
+        raise InputError(
+            f"{name} is not UTF-8: {err.reason} at byte {err.start}\n"
+            "Save it as UTF-8, or as jsonl to lose one row only."
+        ) from err
+    except ValueError as err:
+        if found.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):  # jsonl under the name .json is common
+            yield from _jsonl(io.BytesIO(found), name)
+            return
+        raise InputError(
+            f"{name} is not JSON: {err}\nMend it there, or save it as jsonl to lose one row only."
+        ) from err
+    except RecursionError as err:
+        raise InputError(f"{name} is not usable JSON: nested too deeply") from err
+    for number, row in enumerate(_array(value, name), start=1):
+        yield RawRow(f"{name}, item {number}", row)
+
+
+def _array(value: Any, name: str) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    if isinstance(value, dict):
+        arrays = [item for item in value.values() if isinstance(item, list)]
+        if LAYOUT_KEYS & value.keys():
+            return [value]
+        if len(arrays) == 1:
+            return arrays[0]
+        raise InputError(
+            f"{name} is an object with {len(arrays)} arrays: {', '.join(map(str, value))}\n"
+            "Keep the one array of rows, or write one row a line (.jsonl)."
+        )
+    raise InputError(f"{name} holds neither an array nor an object\nWrite one object a row: [{{…}}, {{…}}].")
+
+
+def _table(delimiter: str) -> Reader:
+    def rows(handle: BinaryIO, name: str) -> Iterator[RawRow]:
+        # Bytes that are not UTF-8 become lone surrogates here, which UTF-8 itself cannot hold.
+        with io.TextIOWrapper(handle, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
+            yield from _table_rows(text, delimiter, name)
+
+    return rows
+
+
+def _table_rows(text: TextIO, delimiter: str, name: str) -> Iterator[RawRow]:
+    csv.field_size_limit(MAX_CELL_CHARS)
+    table = csv.reader(text, delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    while True:
+        where = f"{name}, line {table.line_num + 1}"
+        try:
+            cells = next(table)
+        except StopIteration:
+            return
+        except csv.Error as err:
+            if header is None:
+                raise InputError(f"{where} is not the header of a table: {err}\nName the columns there.") from err
+            yield RawRow(where, "", f"not a row of the table: {err}")
+            continue
+        if not cells:
+            continue
+        if header is None:
+            header = _header(cells, name)
+        else:
+            yield _table_row(where, header, cells)
+
+
+def _header(cells: list[str], name: str) -> list[str]:
+    if not _is_utf8(cells):
+        raise InputError(f"the header of {name} is not UTF-8\nSave the table as UTF-8.")
+    if len(set(cells)) < len(cells):
+        twice = sorted({cell for cell in cells if cells.count(cell) > 1})
+        raise InputError(f"{name} has two columns of the name {twice[0]!r}\nName the columns of its first line apart.")
+    return cells
+
+
+def _is_utf8(cells: list[str]) -> bool:
+    try:
+        "".join(cells).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _table_row(where: str, header: list[str], cells: list[str]) -> RawRow:
+    if not _is_utf8(cells):
+        return RawRow(where, " ".join(cells), "not UTF-8")
+    if len(cells) != len(header):
+        return RawRow(where, " ".join(cells), f"{len(cells)} cells, the header has {len(header)}")
+    return RawRow(where, dict(zip(header, cells, strict=True)))
+
+
+def _parquet(handle: BinaryIO, name: str) -> Iterator[RawRow]:
+    import pyarrow as pa  # noqa: PLC0415  (slow to load, needed for this kind only)
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    with tempfile.TemporaryFile() as spooled:
+        if not isinstance(getattr(handle, "raw", None), io.FileIO):  # parquet is read from its end
+            shutil.copyfileobj(handle, spooled)
+            handle = spooled
+        number = 0
+        try:
+            table = pq.ParquetFile(handle, buffer_size=PARQUET_BUFFER_BYTES, pre_buffer=False)
+            for batch in table.iter_batches(PARQUET_BATCH_ROWS):
+                for index in range(batch.num_rows):
+                    number += 1
+                    yield _parquet_row(f"{name}, row {number}", batch, index)
+        except pa.ArrowException as err:
+            raise InputError(f"{name} is not parquet, or damaged after row {number}: {err}") from err
+
+
+def _parquet_row(where: str, batch: Any, index: int) -> RawRow:
+    try:
+        return RawRow(where, {key: batch.column(i)[index].as_py() for i, key in enumerate(batch.schema.names)})
+    except UnicodeDecodeError as err:
+        return RawRow(where, err.object, f"not UTF-8: {err.reason} at byte {err.start} of a cell")
+
+
+def _lines(handle: BinaryIO, name: str) -> Iterator[RawRow]:
+    for number, line in enumerate(handle, start=1):
+        where = f"{name}, line {number}"
+        found = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).rstrip(b"\r\n")
+        try:
+            if found.strip():
+                yield RawRow(where, {"text": found.decode("utf-8")})
+        except UnicodeDecodeError as err:
+            yield RawRow(where, found, f"not UTF-8: {err.reason} at byte {err.start} of the line")
+
+
+READERS: dict[str, Reader] = {
+    "jsonl": _jsonl,
+    "json": _json,
+    "csv": _table(","),
+    "tsv": _table("\t"),
+    "parquet": _parquet,
+    "lines": _lines,
+}
