@@ -16,11 +16,14 @@ BANDS = (
     {"text", "model", "llm"},
     {"features", "meaning", "coverage", "synthesis", "diversity"},
     {"tasks", "baselines", "report"},
+    {"settings"},
+    {"assemble", "measure"},
+    {"outcome"},
     {"pipeline"},
     {"demo"},
     {"cli"},
 )
-"""From the ground up. The three of the surface build on each other, in this order."""
+"""From the ground up. Those of the surface, from settings on, build on each other in this order."""
 BAND_OF = {part: level for level, band in enumerate(BANDS) for part in band}
 
 MAX_FILE_LINES = 300

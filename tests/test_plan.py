@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facsynth.coverage.coverage import coverage, targets, under_represented
@@ -63,6 +63,7 @@ def test_attempted_are_kept_rows_drawn_with_the_rng_in_the_order_of_the_plan() -
     )
 
 
+@settings(max_examples=50)
 @given(st.text(st.characters(codec="utf-8")), st.floats(0, 1), st.booleans())
 def test_any_span_and_rate_survive_the_file(
     tmp_path_factory: pytest.TempPathFactory, span: str, rate: float, keep: bool

@@ -44,7 +44,7 @@ def test_planted_features_are_found_and_hardly_others() -> None:
 def test_the_same_texts_cut_to_half_length_give_no_more_than_the_nominal_share() -> None:
     """Unstratified, the same data would give hundreds of findings."""
     findings, crude = [], 0
-    for rng_seed in range(5):
+    for rng_seed in range(2):
         rng = np.random.default_rng(rng_seed)
         rates = 10 ** rng.uniform(-4, -1.5, 800)
         lengths = np.maximum(rng.lognormal(4, 0.7, 1200).astype(int), 4)
@@ -54,7 +54,7 @@ def test_the_same_texts_cut_to_half_length_give_no_more_than_the_nominal_share()
         same = np.full(len(lengths), 64)
         crude += len(contrast(profile_of(long, same), profile_of(short, same), zeros(800)).feature_ids)
     assert np.mean(findings) <= 0.05 * 800 / 10
-    assert crude > 100
+    assert crude > 40
 
 
 def loop(a: np.ndarray, c: np.ndarray, n1: np.ndarray, n0: np.ndarray) -> tuple[float, float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +71,16 @@ class Span:
     sample_id: str
     position: int
     """Index of the firing token in the encoded sequence."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a text was found to fire, by encoding it."""
+
+    maxima: Mapping[int, tuple[float, int]]
+    """feature_id → (activation, position), over all content tokens."""
+    span: Callable[[int], str]
+    """The text that ends at a position."""
 
 
 @dataclass(frozen=True)

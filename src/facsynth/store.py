@@ -48,23 +48,20 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file, then fsync and rename it: the file is there whole or not at all.
 
     Raises:
-        StorageError: the disk is full; the temporary file is removed, older files stay.
+        StorageError: the disk is full, or the folder cannot be made; the temporary file is removed, older files stay.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
         _fsync_folder(path.parent)
-    except OSError as err:
+    except BaseException as err:
         temporary.unlink(missing_ok=True)
-        if err.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _disk_full(path) from err
-        raise
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        if is_disk_full(err):
+            raise disk_full(path) from err
         raise
 
 
@@ -87,7 +84,7 @@ def read_json(path: Path) -> Any:
         InputError: not there, or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
     except FileNotFoundError as err:
         raise InputError(f"no file {path}") from err
     except (json.JSONDecodeError, UnicodeDecodeError) as err:
@@ -97,14 +94,20 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read a jsonl file of this project's own; a file that is not there is an empty one."""
+    """Read a jsonl file of this project's own; a file that is not there is an empty one.
+
+    Raises:
+        InputError: a line is not JSON.
+    """
     if not path.exists():
         return []
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line:
+            continue
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as err:
+            rows.append(json.loads(line.decode("utf-8", "surrogatepass")))
+        except (json.JSONDecodeError, UnicodeDecodeError) as err:
             raise InputError(f"{path}, line {number} is not JSON: {err}") from err
     return rows
 
@@ -114,9 +117,9 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold `folder` for this process; the kernel lets go when the process ends, however it ends.
 
     Raises:
-        StorageError: another process holds it.
+        StorageError: another process holds it, or it cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(folder)
     path = folder / ".lock"
     with path.open("a+") as handle:
         try:
@@ -151,6 +154,27 @@ class Artifact:
         else:
             write_json(plan_path, plan)
 
+    @classmethod
+    def reopen(cls, folder: Path, stage: str) -> Artifact:
+        """Open a folder as it is.
+
+        Raises:
+            InputError: it holds no artifact of that stage.
+        """
+        path = folder / "plan.json"
+        plan = read_json(path) if path.exists() else {}
+        if plan.get("stage") != stage:
+            raise InputError(
+                f"{folder} holds no result of `facsynth {stage}` (found {plan.get('stage', 'no plan.json')})"
+            )
+        return cls(folder, stage, plan["settings"], plan["parents"])
+
+    @staticmethod
+    def settings_of(folder: Path) -> dict[str, Any] | None:
+        """What the folder was begun with, None where there is nothing."""
+        path = folder / "plan.json"
+        return dict(read_json(path)["settings"]) if path.exists() else None
+
     @property
     def manifest(self) -> dict[str, Any] | None:
         """What `finish` wrote; None while the artifact is in the making."""
@@ -170,7 +194,8 @@ class Artifact:
 
     def finish(self, **counts: Any) -> dict[str, Any]:
         """Gather the failures, write the manifest last, and return it."""
-        rows = [row for path in sorted(self.folder.glob("*.failures.jsonl")) for row in read_jsonl(path)]
+        lists = [*self.folder.glob("*.failures.jsonl"), *self.folder.glob("shards/*.failures.jsonl")]
+        rows = [row for path in sorted(lists) for row in read_jsonl(path)]
         write_jsonl(self.folder / "failures.jsonl", rows)
         manifest = {"fingerprint": self.fingerprint, "schema": SCHEMA, "n_failures": len(rows), **counts}
         write_json(self.folder / "manifest.json", manifest)
@@ -193,12 +218,29 @@ def _check_plan(folder: Path, found: dict[str, Any], asked: dict[str, Any]) -> N
                 )
 
 
-def _disk_full(path: Path) -> StorageError:
-    free = shutil.disk_usage(path.parent).free
+def is_disk_full(err: BaseException) -> bool:
+    """Whether that is why `err` was raised; safetensors raises an error of its own, which has it in words only."""
+    return getattr(err, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(err)
+
+
+def disk_full(path: Path) -> StorageError:
+    """The one wording for a full disk."""
+    free = shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.is_dir())).free
     return StorageError(
         f"the disk is full: {path} could not be written ({free / 1e6:.1f} MB free)\n"
         "What was finished before is kept. Make room and run the same command again."
     )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        if is_disk_full(err):
+            raise disk_full(folder) from err
+        raise StorageError(
+            f"the folder {folder} cannot be made: {err.strerror}\nChoose another folder with -o."
+        ) from err
 
 
 def _write_text(path: Path, text: str) -> None:

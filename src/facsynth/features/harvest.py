@@ -86,13 +86,13 @@ def _documents(sample: Sample, template: Template, roles: Collection[str], max_t
         yield template.tokenize(sample, roles, max_tokens)
         return
     whole = template.tokenize(sample, roles, max_tokens=1 << 30)
-    first = 0 if whole.content[0] else 1  # a BOS is repeated before every piece
+    first = 0 if template.tokenizer.bos_token_id is None else 1  # a BOS is repeated before every piece
     for start in range(first, len(whole.ids), max_tokens - first):
         piece = slice(start, start + max_tokens - first)
-        content = np.concatenate([whole.content[:first], whole.content[piece]])
-        content[:1] = False
-        if content.any():
-            yield Tokens(np.concatenate([whole.ids[:first], whole.ids[piece]]), content)
+        role = np.concatenate([whole.role[:first], whole.role[piece]])
+        role[:1] = 0
+        if role.any():
+            yield Tokens(np.concatenate([whole.ids[:first], whole.ids[piece]]), role)
 
 
 def _chunks(documents: Iterable[Tokens], chunk_tokens: int) -> Iterator[list[Tokens]]:

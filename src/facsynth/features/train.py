@@ -7,18 +7,21 @@ that wants an SAE.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from facsynth.errors import InputError
 from facsynth.features.harvest import HarvestSettings, chunk_activations, harvest
 from facsynth.model.backbone import Backbone
-from facsynth.model.sae import load_sae
-from facsynth.model.sae_train import Chunks, Trained, TrainSettings, train_sae
+from facsynth.model.chunks import Chunks
+from facsynth.model.sae import Reconstruction, load_sae
+from facsynth.model.sae_train import Trained, train_sae
+from facsynth.model.trainer import TrainSettings
 from facsynth.records import Progress, no_progress
-from facsynth.store import Artifact
+from facsynth.store import Artifact, write_jsonl
 from facsynth.text.corpus import Corpus
 from facsynth.text.forms import form_roles
 from facsynth.text.template import Template, Tokens
@@ -54,42 +57,51 @@ def train_on_corpora(
         progress: told of chunks and buffers.
 
     Raises:
-        InputError: nothing to train on, or nothing held out.
+        InputError: nothing to train on, nothing held out, or fewer tokens than one batch.
         MismatchError: the folder was begun with another recipe, model or corpus.
     """
-    parents = {corpus.name: corpus.fingerprint for corpus in corpora} | {"model": backbone.fingerprint}
+    parents = {f"{n:02d} {Path(c.name).name}": c.fingerprint for n, c in enumerate(corpora)} | {
+        "model": backbone.fingerprint
+    }
     settings = asdict(recipe) | {"hook_point": backbone.hook_point, "dtype": str(backbone.dtype)}
     artifact = Artifact(out, "train-sae", settings, parents)
+    if artifact.manifest is not None:
+        return _trained(out, artifact.manifest)
     progress("tokenising", 0, None)
     parts = harvest(
         [(corpus, form_roles(corpus.form)) for corpus in corpora], Template(backbone.tokenizer), recipe.harvest
     )
-    sizes = [[sum(int(d.content.sum()) for d in chunk) for chunk in part] for part in (parts.train, parts.held_out)]
-    if not sizes[0] or not sizes[1]:
+    n_distinct = sum(int(document.content.sum()) for chunk in parts.train for document in chunk)
+    if not parts.train or not parts.held_out:
         raise InputError("the corpora are too small to train on and hold a share out\nGive more text.")
 
-    def chunks(name: str, part: list[list[Tokens]], part_sizes: list[int], keep: float) -> Chunks:
+    def chunks(name: str, part: list[list[Tokens]], keep: float) -> Chunks:
         def compute(index: int) -> torch.Tensor:
             progress(f"{name}: activations of chunk", index, len(part))
             return chunk_activations(part[index], backbone)
 
-        return Chunks(out / "activations" / name, compute, part_sizes, keep)
+        return Chunks(out / "activations" / name, compute, len(part), keep)
 
     trained = train_sae(
-        chunks("train", parts.train, sizes[0], keep_gb),
-        chunks("held_out", parts.held_out, sizes[1], keep_gb / 10),
+        chunks("train", parts.train, keep_gb),
+        chunks("held_out", parts.held_out, keep_gb / 10),
         out,
         recipe.train,
         hook_point=backbone.hook_point,
         model_name=backbone.name,
-        metadata={"n_distinct_tokens": sum(sizes[0]), "corpora": [corpus.name for corpus in corpora]},
+        metadata={"n_distinct_tokens": n_distinct, "corpora": [Path(corpus.name).name for corpus in corpora]},
         dtype=backbone.dtype,
         save_dtype=getattr(torch, recipe.save_dtype),
         progress=progress,
     )
     load_sae(out).check_model(backbone.d_model, backbone.name)
-    artifact.finish(
-        **asdict(trained.held_out), n_tokens_seen=trained.n_tokens_seen, n_distinct_tokens=sum(sizes[0]),
-        n_samples=parts.n_samples, n_failed_samples=len(parts.failures),
-    )  # fmt: skip
+    failures = [*(failure for corpus in corpora for failure in corpus.failures), *parts.failures]
+    write_jsonl(out / "corpora.failures.jsonl", [asdict(failure) for failure in failures])
+    artifact.finish(**trained.figures, n_distinct_tokens=n_distinct, n_samples=parts.n_samples)
     return trained
+
+
+def _trained(out: Path, manifest: dict[str, Any]) -> Trained:
+    held_out = Reconstruction(**{key.name: manifest[key.name] for key in fields(Reconstruction)})
+    own = {key: manifest[key] for key in ("dead_share_train", "n_tokens_seen", "n_sink_tokens")}
+    return Trained(out, held_out, **own)

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from facsynth.errors import FacsynthError, InputError, MismatchError, StorageError
 from facsynth.records import Reply, Request
-from facsynth.store import _disk_full, fingerprint
+from facsynth.store import disk_full, fingerprint
 
 LEDGER_SCHEMA = 1
 """Kept in the file (`user_version`); another number is refused, not guessed at."""
@@ -289,7 +289,7 @@ def _explain(path: Path, err: sqlite3.Error, wait_s: float) -> FacsynthError | N
     if code == sqlite3.SQLITE_IOERR and shutil.disk_usage(path.parent).free < _TINY_DISK:
         code = sqlite3.SQLITE_FULL
     if code == sqlite3.SQLITE_FULL:
-        return _disk_full(path)
+        return disk_full(path)
     if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
         return StorageError(
             f"{path} cannot be read and written: {err}\n"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from facsynth.errors import ModelError, SettingsError
@@ -77,8 +78,11 @@ class Backbone:
 
         Returns:
             [sum of kept positions, d_model] in the model's own dtype.
+
+        Raises:
+            ModelError: the module is not reached, gives something else, or gives NaN or infinity.
         """
-        padded, attention, positions = pad(ids, side="right")
+        padded, attention, _ = pad(ids, side="right")
         kept = torch.zeros(padded.shape, dtype=torch.bool)
         for row, mask in enumerate(keep):
             kept[row, : len(mask)] = torch.from_numpy(mask)
@@ -93,16 +97,23 @@ class Backbone:
             self.model.base_model(
                 input_ids=padded.to(self.device),
                 attention_mask=attention.to(self.device),
-                use_cache=False,
-                **({"position_ids": positions.to(self.device)} if attention.min() == 0 else {}),
+                use_cache=False,  # padding stands on the right, so the default position ids are the right ones
             )
         except _StopForwardError:
             pass
         finally:
             handle.remove()
-        if not caught:
-            raise ModelError(f"{self.name} never reached {self.hook_point}; is it a module of the forward pass?")
-        return caught[0][kept.to(self.device)]
+        if not caught or getattr(caught[0], "shape", None) != (*padded.shape, self.d_model):
+            raise ModelError(
+                f"{self.hook_point} of {self.name} gives no activations of width {self.d_model} for every token\n"
+                "Name a block, as in layers.14."
+            )
+        found = caught[0][kept.to(self.device)]
+        if not bool(torch.isfinite(found.sum(dtype=torch.float32))):
+            raise ModelError(
+                f"{self.name} gives NaN or infinity at {self.hook_point} in {self.dtype}\nTry float32 or bfloat16."
+            )
+        return found
 
 
 def load_backbone(folder: Path, *, hook_point: str, dtype: str = "auto", device: str = "cpu", cache: Path) -> Backbone:
@@ -116,16 +127,28 @@ def load_backbone(folder: Path, *, hook_point: str, dtype: str = "auto", device:
         cache: where file hashes are remembered.
 
     Raises:
-        ModelError: the folder cannot be loaded, or its weights are not finite.
+        ModelError: the folder cannot be loaded, or its weights are not finite or not all there.
+        SettingsError: no such dtype, device or hook point.
     """
     chosen = fast_dtype(device) if dtype == "auto" else _dtype(dtype)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=chosen).to(device)
-    except (OSError, ValueError, KeyError) as err:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=chosen, trust_remote_code=False, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as err:
         raise ModelError(f"cannot load a causal language model from {folder}\n{err}") from err
+    missing = sorted(set(found["missing_keys"]) & dict(model.named_parameters()).keys())
+    if missing:  # transformers would go on with random numbers
+        raise ModelError(f"{folder} lacks {len(missing)} weights, {missing[0]} among them\nGet the files again.")
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError) as err:  # AssertionError: a torch without CUDA
+        if isinstance(err, torch.OutOfMemoryError):
+            raise
+        raise SettingsError(f"the device {device!r} cannot be used: {err}") from err
     for name, weight in model.named_parameters():
-        if not bool(torch.isfinite(weight.sum())):
+        if not bool(torch.isfinite(torch.stack(weight.aminmax())).all()):
             raise ModelError(
                 f"the weights of {folder} are not finite: {name} holds NaN or infinity\nGet the file again."
             )
@@ -147,9 +170,10 @@ def hooked_module(model: Any, hook_point: str) -> Any:
     names = dict(model.base_model.named_modules()) | dict(model.named_modules())
     aliases = [hook_point, hook_point.replace("layers.", "h."), hook_point.replace("layers.", "model.layers.")]
     for name in aliases:
-        if name in names:
+        if name and name in names:
             return names[name]
-    blocks = [name for name in dict(model.base_model.named_modules()) if name.rsplit(".", 1)[-1].isdigit()]
+    numbered = [name for name in dict(model.base_model.named_modules()) if name.rsplit(".", 1)[-1].isdigit()]
+    blocks = [name for name in numbered if name.count(".") == numbered[0].count(".")]
     listed = f"{blocks[0]} to {blocks[-1]}" if blocks else ", ".join(list(names)[1:6])
     raise SettingsError(f"{model.config.model_type} has no module {hook_point!r}; its blocks are {listed}")
 
@@ -179,7 +203,12 @@ def batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
 
 
 def model_hash(folder: Path, cache: Path) -> str:
-    """sha256 over the hashes of weight and tokenizer files; each file's is remembered by path, size and time."""
+    """sha256 over the hashes of weight and tokenizer files; each file's is remembered by path, size and time.
+
+    A converted model is known by what it was converted from: the same on every machine and library version.
+    """
+    if (folder / "source.json").exists():
+        return str(read_json(folder / "source.json")["sha256"])
     files = sorted({path for pattern in WEIGHT_FILES for path in folder.glob(pattern)})
     return hashlib.sha256("".join(remembered_hash(path, cache) for path in files).encode()).hexdigest()
 

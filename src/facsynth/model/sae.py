@@ -68,6 +68,11 @@ class Sae:
         shapes = [tuple(t.shape) for t in (self.W_enc, self.b_enc, self.W_dec, self.b_dec)]
         if shapes != [(self.d_in, self.d_sae), (self.d_sae,), (self.d_sae, self.d_in), (self.d_in,)]:
             raise ModelError(f"the SAE's tensors do not fit each other: W_enc, b_enc, W_dec, b_dec are {shapes}")
+        if self.architecture == "topk" and not 0 < self.k <= self.d_sae:
+            raise ModelError(f"the SAE is a topk one with k = {self.k}; k must lie between 1 and d_sae ({self.d_sae})")
+        limits = None if self.threshold is None else tuple(self.threshold.shape)
+        if limits != ((self.d_sae,) if self.architecture == "jumprelu" else None):
+            raise ModelError(f"the {self.architecture} SAE of {self.d_sae} features has a threshold of shape {limits}")
         for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold"):
             tensor = getattr(self, name)
             if tensor is not None and not bool(torch.isfinite(tensor).all()):
@@ -91,8 +96,9 @@ class Sae:
         """
         if self.d_in != d_model:
             raise ModelError(
-                f"the SAE does not fit the model\n  SAE    reads activations of width {self.d_in} "
-                f"({self.hook_point} of {self.model_name})\n  model  {model_name} has width {d_model}\nUse the model the SAE was trained on."
+                "the SAE does not fit the model\n"
+                f"  SAE    reads activations of width {self.d_in}, from {self.hook_point} of {self.model_name}\n"
+                f"  model  {model_name} has width {d_model}\nUse the model that the SAE was trained on."
             )
 
     def pre_acts(self, activations: torch.Tensor) -> torch.Tensor:
@@ -114,7 +120,7 @@ class Sae:
         if codes not in CODES:
             raise SettingsError(f"no codes {codes!r}; known are {', '.join(CODES)}")
         parts = [self._encode_block(block, codes) for block in activations.split(BLOCK_TOKENS)]
-        starts = range(0, len(activations), BLOCK_TOKENS)
+        starts = range(0, max(len(activations), 1), BLOCK_TOKENS)
         token = torch.cat([token + start for (token, _, _), start in zip(parts, starts, strict=True)])
         return Codes(
             token, torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts]), len(activations)
@@ -230,8 +236,10 @@ def load_sae(folder: Path, *, device: str = "cpu", fingerprint: str = "") -> Sae
     try:
         config = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / "sae_weights.safetensors", device=device)
-    except (OSError, json.JSONDecodeError, SafetensorError) as err:
+    except (OSError, ValueError, SafetensorError) as err:
         raise ModelError(f"{folder} is not a SAELens folder (cfg.json and sae_weights.safetensors)\n{err}") from err
+    if not isinstance(config, dict):
+        raise ModelError(f"{folder}/cfg.json holds no settings of an SAE")
     for key, plain in (("normalize_activations", "none"), ("reshape_activations", "none")):
         if config.get(key, plain) not in (plain, None):
             raise ModelError(f"{folder}: {key} is {config[key]!r}; only {plain!r} is read so far")

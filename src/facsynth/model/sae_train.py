@@ -2,258 +2,32 @@
 
 Before: `text.corpus` and `text.template`. After: `model.sae` opens what is written here. SAELens' trainer is not
 used: it packs documents and knows no content mask, so template text and the first position's huge norm would be
-trained on, and its CPU step is dense in float32. Here the only dense product is the encoder's, in bfloat16 where
-the machine multiplies that faster; both weight gradients are sparse products over the k active latents.
+trained on, and its CPU step is dense in float32 (ours: `model.trainer`).
 
 Activations stream through a shuffle buffer, chunk by chunk. Chunks are kept on disk between epochs up to a stated
-size and are computed again beyond it. A checkpoint is written between buffers; the same command goes on from it.
+size and are computed again beyond it. Attention sinks (`model.chunks`) are dropped and counted, for training and for
+measuring. A checkpoint is written between buffers; the same command goes on from it.
 """
 
 from __future__ import annotations
 
 import itertools
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-from torch.nn.functional import embedding_bag
 
-from facsynth.errors import SettingsError
-from facsynth.model.sae import Reconstruction, Sae, load_sae, reconstruction, save_sae
+from facsynth.errors import InputError
+from facsynth.model.chunks import Chunks
+from facsynth.model.sae import Reconstruction, load_sae, reconstruction, save_sae
+from facsynth.model.trainer import TopKTrainer, TrainSettings
 from facsynth.records import Progress, no_progress
-from facsynth.store import write_atomic
 
-
-class Chunks:
-    """Activations of a corpus in numbered chunks, kept on disk up to a size, computed again beyond it."""
-
-    def __init__(
-        self, folder: Path, compute: Callable[[int], torch.Tensor], sizes: Sequence[int], keep_gb: float
-    ) -> None:
-        """Take how to compute chunk i, a [sizes[i], d_in] tensor, and where to keep it in bfloat16."""
-        self.folder, self.sizes, self._compute, self._keep = folder, list(sizes), compute, keep_gb * 1e9
-
-    @property
-    def n_chunks(self) -> int:
-        """How many there are."""
-        return len(self.sizes)
-
-    def get(self, index: int) -> torch.Tensor:
-        """Activations of one chunk, [n, d_in]."""
-        path = self.folder / f"{index:05d}.safetensors"
-        if path.exists():
-            return load_file(path)["activations"]
-        activations = self._compute(index)
-        kept = sum(file.stat().st_size for file in self.folder.glob("*.safetensors"))
-        if kept + activations.numel() * 2 <= self._keep:
-            stored = {"activations": activations.to(torch.bfloat16)}
-            write_atomic(path, lambda temporary: save_file(stored, temporary))
-        return activations.to(torch.bfloat16)
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """What the trained SAE depends on."""
-
-    d_sae: int = 8192
-    """Number of features."""
-    k: int = 32
-    """Active latents a token (BatchTopK: on average)."""
-    architecture: str = "topk"
-    """topk or batchtopk; batchtopk is saved as jumprelu with the mean smallest activation as threshold."""
-    n_tokens: int = 10_000_000
-    """Tokens seen, over all epochs."""
-    batch_tokens: int = 4096
-    learning_rate: float = 1e-3
-    """Of Adam, after a warm-up of 100 steps, falling linearly to 0 over the last 30 %."""
-    dead_after_tokens: int = 250_000
-    """A latent that did not fire for so many tokens is dead; it gets the auxiliary loss (Gao et al. 2024, A.2)."""
-    aux_share: float = 1 / 32
-    buffer_chunks: int = 16
-    """Chunks mixed in the shuffle buffer."""
-    rng_seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.architecture not in ("topk", "batchtopk"):
-            raise SettingsError(f"cannot train the architecture {self.architecture!r}; known are topk, batchtopk")
-        if not 0 < self.k <= self.d_sae:
-            raise SettingsError(f"k is {self.k}; it must lie between 1 and d_sae ({self.d_sae})")
-
-
-WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec")
-
-
-class Gradients(NamedTuple):
-    """Of one loss; shapes as the trainer's weights (W_enc is [d_sae, d_in] there)."""
-
-    W_enc: torch.Tensor
-    b_enc: torch.Tensor
-    W_dec: torch.Tensor
-    b_dec: torch.Tensor
-    loss: float
-
-
-class TopKTrainer:
-    """Weights, optimiser and gradient of one SAE. The gradient is written out: see `gradients`."""
-
-    def __init__(self, mean: torch.Tensor, scale: float, settings: TrainSettings, *, dtype: torch.dtype) -> None:
-        """Start from random unit decoder rows and their transpose, centred on `mean`.
-
-        Args:
-            mean: [d_in] of the activations.
-            scale: what the centred activations are multiplied with, so that their mean square norm is d_in.
-            settings: shape and optimiser.
-            dtype: of the encoder's product.
-        """
-        generator = torch.Generator().manual_seed(settings.rng_seed)
-        d_in = len(mean)
-        rows = torch.randn((settings.d_sae, d_in), generator=generator)
-        rows /= rows.norm(dim=1, keepdim=True)
-        self.settings, self.dtype, self.mean, self.scale = settings, dtype, mean, scale
-        self.W_dec = torch.nn.Parameter(rows.clone())
-        self.W_enc = torch.nn.Parameter(rows.clone())  # [d_sae, d_in], transposed when saved
-        self.b_enc = torch.nn.Parameter(torch.zeros(settings.d_sae))
-        self.b_dec = torch.nn.Parameter(torch.zeros(d_in))
-        self.since_fired = torch.zeros(settings.d_sae, dtype=torch.int64)
-        self.threshold = torch.zeros(())
-        self.step = 0
-        self.optimizer = torch.optim.Adam(self.parameters(), lr=settings.learning_rate, betas=(0.9, 0.999), fused=True)
-
-    def parameters(self) -> list[torch.nn.Parameter]:
-        """In the order of the checkpoint."""
-        return [self.W_enc, self.b_enc, self.W_dec, self.b_dec]
-
-    def pre_acts(self, x: torch.Tensor) -> torch.Tensor:
-        """[n, d_in] scaled and centred → [n, d_sae] in the product's dtype."""
-        centred = (x - self.b_dec).to(self.dtype)
-        return torch.addmm(self.b_enc.to(self.dtype), centred, self.W_enc.to(self.dtype).T)
-
-    def select(self, pre: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which latents a token keeps: indices [n, k'] and float32 values ≥ 0; BatchTopK pads rows with zeros."""
-        k = self.settings.k
-        if self.settings.architecture == "topk":
-            values, indices = pre.topk(k, dim=1, sorted=False)
-            return indices, values.float().relu()
-        values, indices = pre.topk(min(4 * k, self.settings.d_sae), dim=1)  # no token keeps more than 4k
-        values = values.float().relu()
-        cut = values.flatten().kthvalue(values.numel() - k * len(pre)).values
-        smallest = values[values > cut]
-        if len(smallest):
-            self.threshold.lerp_(smallest.min(), 0.01 if self.step > 100 else 0.3)
-        return indices, torch.where(values > cut, values, 0.0)
-
-    def gradients(self, x: torch.Tensor, indices: torch.Tensor, acts: torch.Tensor, target: torch.Tensor) -> Gradients:
-        """Of sum((x̂ - target)²) / (n·d_in), with x̂ = S W_dec and S the sparse [n, d_sae] of `acts`.
-
-        With E = 2 (x̂ - target) / (n·d_in):  ∂W_dec = Sᵀ E;  ∂S = E W_decᵀ on the kept latents only;
-        ∂W_enc = ∂Sᵀ x.  All three cost nnz·d_in, a hundredth of the encoder's product.
-        """
-        n, d_in = x.shape
-        indices, order = indices.sort(dim=1)
-        acts = acts.gather(1, order)
-        error = embedding_bag(indices, self.W_dec, mode="sum", per_sample_weights=acts) - target
-        loss = float(error.square().sum()) / (n * d_in)
-        error *= 2 / (n * d_in)
-        flat = indices.flatten()
-        rows = torch.arange(0, flat.numel() + 1, indices.shape[1])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # "sparse CSR is in beta state"
-            pattern = torch.sparse_csr_tensor(rows, flat, torch.zeros(flat.numel()), (n, self.settings.d_sae))
-            grad_acts = torch.sparse.sampled_addmm(pattern, error, self.W_dec.T, beta=0.0).values()
-        grad_acts = torch.where(acts.flatten() > 0, grad_acts, 0.0)
-        by_feature = flat.argsort(stable=True)
-        starts = torch.searchsorted(flat[by_feature], torch.arange(self.settings.d_sae))
-        token = by_feature // indices.shape[1]
-
-        def transposed(values: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
-            return embedding_bag(token, dense, starts, mode="sum", per_sample_weights=values[by_feature])
-
-        b_enc = torch.zeros(self.settings.d_sae).index_add_(0, flat, grad_acts)
-        return Gradients(
-            W_enc=transposed(grad_acts, x - self.b_dec),
-            b_enc=b_enc,
-            W_dec=transposed(acts.flatten(), error),
-            b_dec=error.sum(0) - b_enc @ self.W_enc,
-            loss=loss,
-        )
-
-    def update(self, activations: torch.Tensor) -> float:
-        """One optimiser step on raw activations [n, d_in]; gives back the mean squared error over d_in."""
-        with torch.no_grad():
-            x = (activations.float() - self.mean) * self.scale
-            pre = self.pre_acts(x)
-            indices, acts = self.select(pre)
-            gradients = self.gradients(x, indices, acts, x - self.b_dec)
-            auxiliary = self._auxiliary(x, pre, indices, acts)
-            for parameter, name in zip(self.parameters(), WEIGHTS, strict=True):
-                grad = getattr(gradients, name)
-                parameter.grad = (
-                    grad if auxiliary is None else grad + self.settings.aux_share * getattr(auxiliary, name)
-                )
-            self.since_fired += len(x)
-            self.since_fired[indices[acts > 0]] = 0
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.settings.learning_rate * self._schedule()
-            self.optimizer.step()
-            self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True))
-        self.step += 1
-        return gradients.loss
-
-    def _auxiliary(
-        self, x: torch.Tensor, pre: torch.Tensor, indices: torch.Tensor, acts: torch.Tensor
-    ) -> Gradients | None:
-        """Let dead latents rebuild what is left, as in Gao et al. 2024 (arXiv 2406.04093), appendix A.2."""
-        dead = (self.since_fired > self.settings.dead_after_tokens).nonzero().flatten()
-        if not len(dead):
-            return None
-        rows = slice(None, None, 4)  # a quarter of the batch is enough to wake them
-        rebuilt = embedding_bag(indices[rows], self.W_dec, mode="sum", per_sample_weights=acts[rows])
-        values, chosen = pre[rows][:, dead].float().topk(min(2 * self.settings.k, len(dead)), dim=1)
-        return self.gradients(x[rows], dead[chosen], values.relu(), x[rows] - self.b_dec - rebuilt)
-
-    def _schedule(self) -> float:
-        n_steps = max(1, self.settings.n_tokens // self.settings.batch_tokens)
-        decay = (n_steps - self.step) / max(1.0, 0.3 * n_steps)
-        return max(0.0, min(1.0, (self.step + 1) / 100, decay))
-
-    def sae(self, *, hook_point: str, model_name: str) -> Sae:
-        """The SAE on raw activations: mean and scale are folded away, decoder rows keep norm 1."""
-        b_dec = self.mean + self.b_dec.detach() / self.scale
-        batch = self.settings.architecture == "batchtopk"
-        return Sae(
-            self.W_enc.detach().T.contiguous(), self.b_enc.detach() / self.scale, self.W_dec.detach().clone(), b_dec,
-            architecture="jumprelu" if batch else "topk",
-            threshold=(self.threshold / self.scale).expand(self.settings.d_sae).clone() if batch else None,
-            k=self.settings.k, hook_point=hook_point, model_name=model_name,
-        )  # fmt: skip
-
-    def save(self, path: Path) -> None:
-        """Everything the next step depends on, in one file, atomically."""
-        tensors = {name: p.detach() for name, p in zip(WEIGHTS, self.parameters(), strict=True)}
-        for name, p in zip(WEIGHTS, self.parameters(), strict=True):
-            state = self.optimizer.state.get(p, {})
-            tensors |= {f"{name}.{key}": value for key, value in state.items()}
-        tensors |= {"since_fired": self.since_fired, "threshold": self.threshold, "step": torch.tensor(self.step)}
-        tensors |= {"mean": self.mean, "scale": torch.tensor(self.scale, dtype=torch.float64)}
-        write_atomic(path, lambda temporary: save_file({k: v.contiguous() for k, v in tensors.items()}, temporary))
-
-    @classmethod
-    def load(cls, path: Path, settings: TrainSettings, *, dtype: torch.dtype) -> TopKTrainer:
-        """Go on where `save` stopped."""
-        tensors = load_file(path)
-        trainer = cls(tensors["mean"], float(tensors["scale"]), settings, dtype=dtype)
-        trainer.since_fired, trainer.threshold = tensors["since_fired"], tensors["threshold"]
-        trainer.step = int(tensors["step"])
-        for name, parameter in zip(WEIGHTS, trainer.parameters(), strict=True):
-            parameter.data = tensors[name]
-            keys = ("step", "exp_avg", "exp_avg_sq")
-            trainer.optimizer.state[parameter] = {key: tensors[f"{name}.{key}"] for key in keys}
-        return trainer
+RECENT_TOKENS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -262,7 +36,18 @@ class Trained:
 
     folder: Path
     held_out: Reconstruction
+    dead_share_train: float
+    """Share of features that did not fire in the last 1,000,000 tokens of training (or all, if fewer). The one of
+    `held_out` counts rare features as dead where the held-out text is short."""
     n_tokens_seen: int
+    n_sink_tokens: int
+    """Distinct content tokens left out of training and measuring, as attention sinks."""
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """For manifest and config: flat, without the folder."""
+        mine = {"dead_share_train", "n_tokens_seen", "n_sink_tokens"}
+        return asdict(self.held_out) | {name: getattr(self, name) for name in sorted(mine)}
 
 
 def train_sae(
@@ -287,37 +72,60 @@ def train_sae(
         settings: what the result depends on.
         hook_point: written into the config.
         model_name: written into the config.
-        metadata: more keys for the config.
+        metadata: more keys for the config, where the figures go too.
         dtype: of the encoder's product while training.
         save_dtype: of the weights on disk; the figures are of these.
         progress: called after every buffer with the loss in the text.
+
+    Raises:
+        InputError: too few tokens for one batch.
     """
-    checkpoint = out / "checkpoint.safetensors"
-    if checkpoint.exists():
-        trainer = TopKTrainer.load(checkpoint, settings, dtype=dtype)
-    else:
-        trainer = TopKTrainer(*mean_and_scale(train.get(0)), settings, dtype=dtype)
-    n_seen = 0
-    for group in shuffled_groups(train.n_chunks, settings):
-        n_batches = sum(train.sizes[chunk] for chunk in group) // settings.batch_tokens
-        if n_seen < trainer.step * settings.batch_tokens:  # before the checkpoint
-            n_seen += n_batches * settings.batch_tokens
-            continue
-        rows = torch.cat([train.get(chunk) for chunk in group])
-        generator = torch.Generator().manual_seed(settings.rng_seed + trainer.step)
-        loss = 0.0
-        for batch in torch.randperm(len(rows), generator=generator).split(settings.batch_tokens)[:n_batches]:
-            loss = trainer.update(rows[batch])
-        n_seen += n_batches * settings.batch_tokens
-        trainer.save(checkpoint)
-        n_dead = int((trainer.since_fired > settings.dead_after_tokens).sum())
-        progress(f"training the SAE: loss {loss:.3f}, {n_dead} dead", min(n_seen, settings.n_tokens), settings.n_tokens)
-        if n_seen >= settings.n_tokens:
-            break
+    trainer, n_train_sinks = _train(train, out / "checkpoint.safetensors", settings, dtype, progress)
     sae = trainer.sae(hook_point=hook_point, model_name=model_name)
     save_sae(sae, out, metadata=metadata, dtype=save_dtype)
-    measured = reconstruction(load_sae(out), (held_out.get(chunk) for chunk in range(held_out.n_chunks)))
-    return Trained(out, measured, n_seen)
+    n_sinks = torch.zeros(held_out.n_chunks, dtype=torch.int64)
+    measured = reconstruction(load_sae(out), (_rows(held_out, chunk, n_sinks) for chunk in range(held_out.n_chunks)))
+    n_seen = trainer.step * settings.batch_tokens
+    silent = trainer.since_fired >= min(RECENT_TOKENS, n_seen)
+    trained = Trained(out, measured, float(silent.float().mean()), n_seen, n_train_sinks + int(n_sinks.sum()))
+    save_sae(sae, out, metadata={**metadata, **trained.figures}, dtype=save_dtype)
+    return trained
+
+
+def _train(
+    train: Chunks, checkpoint: Path, settings: TrainSettings, dtype: torch.dtype, progress: Progress
+) -> tuple[TopKTrainer, int]:
+    """The trained weights, and how many rows of the chunks that were read are sinks."""
+    groups_done, n_sinks = 0, torch.zeros(train.n_chunks, dtype=torch.int64)
+    if checkpoint.exists():
+        trainer, state = TopKTrainer.load(checkpoint, settings, dtype=dtype)
+        groups_done, n_sinks = int(state["groups_done"]), state["n_sinks"]
+    else:
+        trainer = TopKTrainer(*mean_and_scale(train.without_sinks(0)[0]), settings, dtype=dtype)
+    groups = itertools.islice(shuffled_groups(train.n_chunks, settings), groups_done, None)
+    while trainer.step * settings.batch_tokens < settings.n_tokens:
+        rows = torch.cat([_rows(train, chunk, n_sinks) for chunk in next(groups)])
+        n_batches = len(rows) // settings.batch_tokens  # what is left over comes again in the next epoch
+        generator = torch.Generator().manual_seed(settings.rng_seed + trainer.step)
+        loss = math.nan
+        for batch in torch.randperm(len(rows), generator=generator).split(settings.batch_tokens)[:n_batches]:
+            loss = trainer.update(rows[batch])
+        groups_done += 1
+        if not trainer.step and groups_done * settings.buffer_chunks >= train.n_chunks:
+            raise InputError(
+                f"the corpora give fewer tokens than one batch of {settings.batch_tokens}\n"
+                "Give more text, or set a smaller batch_tokens."
+            )
+        trainer.save(checkpoint, groups_done=torch.tensor(groups_done), n_sinks=n_sinks)
+        n_dead = int((trainer.since_fired > settings.dead_after_tokens).sum())
+        n_seen = min(trainer.step * settings.batch_tokens, settings.n_tokens)
+        progress(f"training the SAE: loss {loss:.3f}, {n_dead} dead", n_seen, settings.n_tokens)
+    return trainer, int(n_sinks.sum())
+
+
+def _rows(chunks: Chunks, index: int, n_sinks: torch.Tensor) -> torch.Tensor:
+    rows, n_sinks[index] = chunks.without_sinks(index)
+    return rows
 
 
 def mean_and_scale(activations: torch.Tensor) -> tuple[torch.Tensor, float]:

@@ -8,9 +8,11 @@ laid along that skeleton, so a message that looks like a header cannot be mistak
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,11 @@ from jinja2 import TemplateError
 from facsynth.errors import InputError, SettingsError
 from facsynth.records import Message, Sample
 
-PINNED = {"date_string": "01 Jan 2025", "strftime_now": lambda fmt: "01 Jan 2025", "enable_thinking": False}
+DATE = "01 Jan 2025"
+PINNED = {"date_string": DATE, "enable_thinking": False}
 """Template variables that would make the same sample render differently on another day."""
+PREAMBLE = f"{{% macro strftime_now(format) %}}{DATE}{{% endmacro %}}\n"
+"""Put before every template: newer transformers hand no functions to templates. The line break is not rendered."""
 
 PLAIN_ROLE = "text"
 
@@ -32,12 +37,17 @@ class Tokens:
 
     ids: npt.NDArray[np.int32]
     """[n_tokens]"""
-    content: npt.NDArray[np.bool_]
-    """[n_tokens], True on tokens of the messages whose role counts; never on the first position."""
+    role: npt.NDArray[np.uint8]
+    """[n_tokens]: 0 is no content; r is a token of a message with the r-th of the roles asked for, sorted."""
     cut: bool = False
     """Whether something past `max_tokens` was left out."""
     merged: int = 0
     """How many messages were joined to the one before, because the template wants turns to alternate."""
+
+    @property
+    def content(self) -> npt.NDArray[np.bool_]:
+        """[n_tokens], True on content tokens; never on the first position or a special token."""
+        return self.role > 0
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,8 @@ class Piece:
 
 
 Turn = tuple[str, tuple[Piece, ...]]
+Range = tuple[int, int, int]
+"""Characters from, to, and the number of the role."""
 JOINT = "\n\n"
 
 
@@ -77,9 +89,8 @@ class Template:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the template text and the pinned variables' names and values."""
-        pinned = {key: value if isinstance(value, str | bool) else "01 Jan 2025" for key, value in PINNED.items()}
-        text = json.dumps([self.tokenizer.chat_template, pinned], sort_keys=True)
+        """sha256 of the template text and what is pinned."""
+        text = json.dumps([self.tokenizer.chat_template, PINNED | {"strftime_now": DATE}], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def tokenize(self, sample: Sample, roles: Collection[str], max_tokens: int) -> Tokens:
@@ -88,23 +99,24 @@ class Template:
         Args:
             sample: messages, already cut to their form; the role `text` alone means no template.
             roles: whose messages are content.
-            max_tokens: longer samples lose whole messages from the end; a single longer message loses tokens.
+            max_tokens: longer samples lose whole messages from the end; the first one that counts loses tokens.
 
         Raises:
             InputError: the template refuses the sample, or nothing of the contents is left to measure.
         """
         messages = sample.messages
         tokens = self._tokenize_all(messages, roles)
-        cut = False
-        while len(tokens.ids) > max_tokens and len(messages) > 1:
-            messages, cut = messages[:-1], True
-            tokens = self._tokenize_all(messages, roles)
+        cut = len(tokens.ids) > max_tokens
+        fewest = next((number for number, m in enumerate(messages, start=1) if m.role in roles), len(messages))
+        if cut and fewest < len(messages):
+            numbers = range(fewest, len(messages))
+            fitting = bisect_right(numbers, max_tokens, key=lambda n: len(self._tokenize_all(messages[:n], roles).ids))
+            tokens = self._tokenize_all(messages[: numbers[max(fitting - 1, 0)]], roles)
         if len(tokens.ids) > max_tokens:
-            cut = True
-            tokens = Tokens(tokens.ids[:max_tokens], tokens.content[:max_tokens], merged=tokens.merged)
+            tokens = Tokens(tokens.ids[:max_tokens], tokens.role[:max_tokens], merged=tokens.merged)
         if not tokens.content.any():
             raise InputError(f"sample {sample.sample_id} has no content tokens: only special tokens, or nothing kept")
-        return Tokens(tokens.ids, tokens.content, cut, tokens.merged)
+        return replace(tokens, cut=cut)
 
     def prompt_ids(self, messages: Sequence[Message], prefix: str = "") -> list[int]:
         """Token ids up to where the assistant's reply starts, `prefix` already written."""
@@ -119,7 +131,7 @@ class Template:
             bos = self.tokenizer.bos_token_id
             ids = [bos, *ids] if bos is not None else ids
             offsets = [(0, 0), *offsets] if bos is not None else offsets
-            ranges, merged = [(0, len(text))], 0
+            ranges, merged = [(0, len(text), 1)], 0
         else:
             text, ranges, merged = self._render(messages, roles)
             ids, offsets = self._encode(text)
@@ -130,42 +142,40 @@ class Template:
         return encoded["input_ids"], encoded["offset_mapping"]
 
     def _mask(
-        self, text: str, ids: list[int], offsets: list[tuple[int, int]], ranges: list[tuple[int, int]]
-    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+        self, text: str, ids: list[int], offsets: list[tuple[int, int]], ranges: list[Range]
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
         """A token counts when it overlaps a content and what it has outside of it is white space."""
         id_array = np.array(ids, dtype=np.int32)
-        content = np.zeros(len(ids), dtype=bool)
+        roles = np.zeros(len(ids), dtype=np.uint8)
         spans = np.array(offsets, dtype=np.int64).reshape(-1, 2)
-        for start, end in ranges:
+        # Tokenizers that trim offsets give a token of white space none: it counts with the character after it.
+        spans[:, 1] = np.maximum(spans[:, 1], spans[:, 0] + 1)
+        for start, end, role in ranges:
             overlap = (spans[:, 0] < end) & (spans[:, 1] > start)
             for index in np.flatnonzero(overlap & ((spans[:, 0] < start) | (spans[:, 1] > end))):
                 a, b = spans[index]
                 overlap[index] = not (text[a:start] + text[max(end, a) : b]).strip()
-            content |= overlap
-        content &= ~np.isin(id_array, self.special_ids)
-        content[:1] = False
-        return id_array, content
+            roles[overlap] = role
+        roles[np.isin(id_array, self.special_ids)] = 0
+        roles[:1] = 0
+        return id_array, roles
 
-    def _render(self, messages: Sequence[Message], roles: Collection[str]) -> tuple[str, list[tuple[int, int]], int]:
+    def _render(self, messages: Sequence[Message], roles: Collection[str]) -> tuple[str, list[Range], int]:
         """The rendered text, the character ranges of the contents that count, and how many messages were merged."""
-        if not self.has_chat:
-            raise SettingsError(
-                "the tokenizer has no chat template, and the samples are chat messages\n"
-                "Use the form `text`, or a model with a chat template."
-            )
         turns: list[Turn] = [(m.role, (Piece(m.role, m.content),)) for m in messages]
         skeleton, turns = self._fitting_skeleton(turns)
         text = self._apply(_as_chat(turns))
+        numbers = {role: number for number, role in enumerate(sorted(roles), start=1)}
         ranges, position = [], len(skeleton[0])
         if not text.startswith(skeleton[0]):
             raise InputError("the chat template renders this sample unlike its placeholders: cannot locate contents")
-        for (_, pieces), following in zip(turns, skeleton[1:], strict=True):
+        for index, ((_, pieces), following) in enumerate(zip(turns, skeleton[1:], strict=True), start=1):
             content = JOINT.join(piece.text for piece in pieces)
-            offset, end = _locate(text, position, content, following)
+            offset, end = _locate(text, position, content, following, last=index == len(turns))
             at = position - offset
             for piece in pieces:
                 if piece.role in roles:
-                    ranges.append((max(at, position), min(at + len(piece.text), end)))
+                    ranges.append((max(at, position), min(at + len(piece.text), end), numbers[piece.role]))
                 at += len(piece.text) + len(JOINT)
             position = end + len(following)
         return text, [r for r in ranges if r[0] < r[1]], len(messages) - len(turns)
@@ -180,7 +190,7 @@ class Template:
                 if roles not in self._skeletons:
                     self._skeletons[roles] = self._skeleton(roles)
                 return self._skeletons[roles], merged
-            except (TemplateError, InputError) as err:
+            except InputError as err:
                 reason = err
         raise InputError(f"the chat template refuses roles {[role for role, _ in turns]}: {reason}")
 
@@ -196,20 +206,37 @@ class Template:
         return [*parts, text]
 
     def _apply(self, chat: list[dict[str, str]], *, add_generation_prompt: bool = False) -> str:
-        rendered = self.tokenizer.apply_chat_template(
-            chat, tokenize=False, add_generation_prompt=add_generation_prompt, **PINNED
-        )
+        if not self.has_chat:
+            raise SettingsError(
+                "the tokenizer has no chat template, and the samples are chat messages\n"
+                "Use the form `text`, or a model with a chat template."
+            )
+        try:
+            source = PREAMBLE + self.tokenizer.get_chat_template()
+            rendered = self.tokenizer.apply_chat_template(
+                chat, chat_template=source, tokenize=False, add_generation_prompt=add_generation_prompt, **PINNED
+            )
+        except (TemplateError, TypeError, ValueError) as err:  # whatever a template raises, or trips over
+            raise InputError(f"the chat template refuses this sample: {err}") from err
         return str(rendered)
 
 
-def _locate(text: str, position: int, content: str, following: str) -> tuple[int, int]:
+def _locate(text: str, position: int, content: str, following: str, *, last: bool) -> tuple[int, int]:
     """(characters the template trimmed on the left, end of the content) at `position` of the rendering."""
-    left = len(content) - len(content.lstrip())
-    for offset, kept in ((0, content), (left, content.strip()), (left, content.lstrip()), (0, content.rstrip())):
-        end = position + len(kept)
-        if text.startswith(kept, position) and text.startswith(following, end):
-            return offset, end
+    core = content.strip()
+    start = content.find(core) if core else len(content)
+    left, right = content[:start], content[start + len(core) :]
+    for before, after in itertools.product(_trims(left, str.lstrip), _trims(right, str.rstrip)):
+        end = position + len(before) + len(core) + len(after)
+        fits = text.startswith(before + core + after, position) and text.startswith(following, end)
+        if fits and (not last or end + len(following) == len(text)):
+            return len(left) - len(before), end
     raise InputError(f"the chat template changes this content, so its tokens cannot be told apart: {content[:80]!r}")
+
+
+def _trims(blank: str, strip: Callable[[str, str], str]) -> tuple[str, str, str]:
+    """What templates leave of the white space at one end of a content: all, what is left of line breaks, nothing."""
+    return blank, strip(blank, "\n"), ""
 
 
 def _as_they_are(turns: list[Turn]) -> list[Turn]:

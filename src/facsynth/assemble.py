@@ -1,0 +1,123 @@
+"""From settings to parts: which model, SAE, background, corpora and writer a run means. The only place that knows
+what `embedded` stands for.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from facsynth.errors import MismatchError, ModelError, SettingsError
+from facsynth.features.encode import EncodeSettings, FeatureSpace
+from facsynth.features.encoded import Encoded
+from facsynth.model.backbone import load_backbone, remembered_hash
+from facsynth.model.embedded import embedded_model
+from facsynth.model.sae import Sae, load_sae
+from facsynth.model.writer import LocalWriter, steering_vectors
+from facsynth.profile import Profile
+from facsynth.records import Progress, no_progress
+from facsynth.settings import EMBEDDED, DataBlock, RunSettings
+from facsynth.store import fingerprint
+from facsynth.text.corpus import Corpus, read_corpus
+from facsynth.text.layouts import Fields
+
+EMBEDDED_SAE = "smollm2-135m-instruct-layers.14"
+
+
+def embedded_sae_folder() -> Path:
+    """The SAE that ships, with its background profile beside it."""
+    return Path(str(files("facsynth").joinpath("data", EMBEDDED_SAE)))
+
+
+def model_folder(path: str, cache: Path) -> Path:
+    """`embedded`, a local folder, or a Hub id, as a local folder.
+
+    Raises:
+        ModelError: neither here nor to be had from the Hub.
+    """
+    if path == EMBEDDED:
+        return embedded_model(cache)
+    if Path(path).is_dir():
+        return Path(path)
+    from huggingface_hub import snapshot_download  # noqa: PLC0415  (only for Hub ids)
+
+    try:
+        return Path(snapshot_download(path, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]))
+    except Exception as err:  # the hub client raises many kinds, all of them mean: not to be had
+        raise ModelError(f"no model {path}: not a folder, and not to be had from the Hub\n{err}") from err
+
+
+def open_sae(path: str, cache: Path, device: str = "cpu") -> Sae:
+    """The SAE a setting means, with its fingerprint: of the weights and of how they are used."""
+    folder = embedded_sae_folder() if path == EMBEDDED else Path(path)
+    weights = folder / "sae_weights.safetensors"
+    if not weights.exists():
+        raise ModelError(f"no SAE in {folder}: sae_weights.safetensors is missing\nGive a SAELens folder with --sae.")
+    sae = load_sae(folder, device=device)
+    used = {"architecture": sae.architecture, "k": sae.k, "centred": sae.centred}
+    return load_sae(folder, device=device, fingerprint=fingerprint([remembered_hash(weights, cache), used]))
+
+
+def open_space(settings: RunSettings, cache: Path, *, dtype: str | None = None) -> FeatureSpace:
+    """Model, SAE and template of a run; `dtype` overrides that of the settings, for decisions in float32."""
+    sae = open_sae(settings.sae.path, cache, settings.model.device)
+    hook_point = settings.model.hook_point or sae.hook_point
+    if not hook_point:
+        raise SettingsError("the SAE does not say where it was trained\nGive its module path with --hook-point.")
+    backbone = load_backbone(
+        model_folder(settings.model.path, cache),
+        hook_point=hook_point,
+        dtype=dtype or settings.model.dtype,
+        device=settings.model.device,
+        cache=cache,
+    )
+    encoding = EncodeSettings(settings.data.form, settings.sae.codes, settings.sae.max_tokens)
+    return FeatureSpace(backbone, sae, encoding)
+
+
+def open_background(settings: RunSettings, space: FeatureSpace) -> Profile | None:
+    """The profile that relevance is contrasted with and thresholds refer to; None where nothing is known.
+
+    Raises:
+        MismatchError: it comes from another SAE.
+    """
+    path = settings.coverage.background
+    if path != EMBEDDED:
+        return Encoded.open(Path(path)).profile
+    if settings.sae.path != EMBEDDED:
+        return None
+    profile = Profile.load(embedded_sae_folder() / "background.npz")
+    if profile.space["sae"] != space.sae.fingerprint:
+        raise MismatchError("the background that ships does not belong to the SAE that ships\nInstall facsynth again.")
+    return profile
+
+
+def read_data(block: DataBlock, which: str, progress: Progress = no_progress) -> Corpus:
+    """The seed set or the anchor, all files of it as one corpus."""
+    sources = block.seed if which == "seed" else block.anchor
+    corpora = [
+        read_corpus(source, form=block.form, fields=Fields(**block.fields), limit=block.limit, progress=progress)
+        for source in sources
+    ]
+    return corpora[0] if len(corpora) == 1 else Corpus.join(corpora)
+
+
+def open_writer(space: FeatureSpace, anchor: Profile, feature_ids: list[int], settings: RunSettings) -> LocalWriter:
+    """The local writer, steered by the attempted features; strength 1 is the mean of their three highest samples.
+
+    Raises:
+        SettingsError: a form that the local writer does not write.
+    """
+    if settings.data.form != "message":
+        raise SettingsError(
+            f"samples of the form {settings.data.form} cannot be written yet, only messages\n"
+            "Measure with `facsynth coverage`, or use --form message."
+        )
+    top = anchor.top_mean(3)
+    strengths = {feature: float(top[feature]) for feature in feature_ids}
+    return LocalWriter(
+        space.backbone,
+        space.template.prompt_ids,
+        steering_vectors(space.sae, strengths),
+        batch_size=settings.writer.batch_size,
+    )

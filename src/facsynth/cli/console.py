@@ -1,0 +1,106 @@
+"""What a person sees: results on stdout; progress, notes and errors on stderr; secrets and caches from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from facsynth.records import Progress
+
+LINE_EVERY_S = 5.0
+"""Without a terminal: a plain line at most so often, and one when a step begins or ends."""
+
+
+def cache_folder() -> Path:
+    """`FACSYNTH_CACHE`, else `facsynth` in the user's cache folder."""
+    own = os.environ.get("FACSYNTH_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(own) if own else Path(base) / "facsynth"
+
+
+@contextmanager
+def shown_progress() -> Iterator[Progress]:
+    """A bar on a terminal, plain lines elsewhere."""
+    if sys.stderr.isatty():
+        yield from _bar()
+    else:
+        yield _lines()
+
+
+def _bar() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int | None) -> None:
+            key = what.partition(":")[0]
+            if key not in tasks:
+                tasks[key] = bar.add_task(what, total=total)
+            bar.update(tasks[key], description=what, completed=done, total=total)
+
+        yield show
+
+
+def _lines() -> Progress:
+    last: dict[str, float] = {}
+
+    def show(what: str, done: int, total: int | None) -> None:
+        key, now = what.partition(":")[0], time.monotonic()
+        if key in last and done != total and now - last[key] < LINE_EVERY_S:
+            return
+        last[key] = now
+        print(f"{what} {done}/{total}" if total else what, file=sys.stderr, flush=True)
+
+    return show
+
+
+def note(text: str) -> None:
+    """One line for people, on stderr."""
+    print(text, file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """The result, for programs."""
+    print(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False))
+
+
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """The result, for people; texts of corpora are never read as markup."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title), box=SIMPLE, title_justify="left")
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_printable(cell)) for cell in row))
+    width = None if sys.stdout.isatty() else 120
+    Console(width=width, soft_wrap=False).print(table)
+
+
+def _printable(text: str) -> str:
+    """Control characters would move the cursor: they are shown as signs."""
+    return "".join(c if c.isprintable() else "⏎" if c == "\n" else "\ufffd" for c in text)
+
+
+def percent(share: float | None) -> str:
+    """A share for people; nothing measured is said as such."""
+    return "not measured" if share is None else f"{100 * share:.1f} %"

@@ -1,0 +1,119 @@
+"""Fill: init, demo, run, synthesize."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from facsynth.cli import options as o
+from facsynth.cli.console import cache_folder, note, percent, print_json, print_table, shown_progress
+from facsynth.errors import InputError, SettingsError
+
+TEMPLATE = """\
+# A facsynth run. Check and start it with:  facsynth run {name} -o runs/mine
+data:
+  seed: [my.jsonl]          # the data you have: .jsonl .json .csv .tsv .parquet (.gz), hf:owner/name
+  anchor: [broad.jsonl]     # what it should reach; never the evaluation set
+  form: message             # which part of a row is encoded: message, chat, preference, ab, text
+  # fields: {{text: body}}    # for rows of another layout
+model: {{path: embedded}}     # or a Hugging Face folder or id, with dtype and device
+sae: {{path: embedded}}       # or a SAELens folder
+coverage:
+  threshold: {threshold}           # of each feature's robust maximum; or 0.0, or q90
+  relevance: contrast       # against the background; or all
+writer: {{strength: {strength}}}      # of steering; 0 leaves the prompt alone
+budget:
+  features: null            # attempt so many, drawn at random; null: all that are missing
+  max_candidates: 12        # a feature, then it is given up
+  max_written_tokens: null  # a hard cap
+  control: 0.1              # plain samples beside, for the chance level
+rng_seed: 0
+"""
+
+
+def init(path: Annotated[Path, typer.Argument(help="File to write.")] = Path("facsynth.yaml")) -> None:
+    """Write a commented settings file."""
+    from facsynth.settings import CoverageBlock, WriterBlock
+
+    if path.exists():
+        raise InputError(f"{path} is there already\nChoose another name.")
+    text = TEMPLATE.format(name=path.name, threshold=CoverageBlock().threshold, strength=WriterBlock().strength)
+    path.write_text(text, encoding="utf-8")
+    print(path)
+
+
+def run(
+    config: Annotated[Path, typer.Argument(help="A settings file; see `facsynth init`.")],
+    out: o.Out,
+    json: o.Json = False,
+) -> None:
+    """The whole job: measure, write, keep what fires, measure again.
+
+    Example:  facsynth run facsynth.yaml -o runs/mine
+    """
+    _run(o.resolve(config), out, json)
+
+
+def synthesize(
+    folder: Annotated[Path, typer.Argument(help="Run folder that `missing` or `run` made.")],
+    json: o.Json = False,
+) -> None:
+    """Write samples for the plan in a run folder; rows with keep = no are left out.
+
+    Example:  facsynth synthesize runs/mine
+    """
+    from facsynth.settings import load_settings
+
+    if not (folder / "facsynth.yaml").exists():
+        raise InputError(f"{folder} is no run folder\nMake one with: facsynth missing my.jsonl -o {folder}")
+    _run(load_settings(folder / "facsynth.yaml"), folder, json)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder.")] = Path("runs/demo"),
+    rng_seed: Annotated[int, typer.Option("--rng-seed", help="Of the features drawn and the samples written.")] = 0,
+    json: o.Json = False,
+) -> None:
+    """The whole job on data, model and SAE that ship: a few minutes, no account, no GPU."""
+    from facsynth.demo import demo_settings
+
+    _run(demo_settings(rng_seed), out, json)
+
+
+def _run(settings: Any, out: Path, json: bool) -> None:
+    from facsynth import pipeline
+
+    if settings.data.form != "message":
+        raise SettingsError(f"samples of the form {settings.data.form} cannot be written yet\nMeasure with `coverage`.")
+    with shown_progress() as progress:
+        summary = pipeline.run(settings, out, cache_folder(), progress)
+    if json:
+        print_json(summary)
+        return
+    print_summary(summary, out)
+
+
+def print_summary(summary: dict[str, Any], out: Path) -> None:
+    """The figures of a finished run, each with its scale."""
+    chance = f"plain samples: {percent(summary['recovered_chance'])} at as many accepted samples, "
+    chance += f"{percent(summary['recovered_chance_tokens'])} at as many written tokens"
+    rejected = ", ".join(f"{n} {reason}" for reason, n in sorted(summary["n_rejected"].items(), key=lambda i: -i[1]))
+    rows = [
+        ("coverage", f"{percent(summary['before'])} → {percent(summary['after'])}"),
+        ("missing features", str(summary["n_missing"])),
+        ("attempted", str(summary["n_attempted"])),
+        ("recovered of attempted", f"{summary['n_recovered']} = {percent(summary['recovered_of_attempted'])}"),
+        ("chance level", chance),
+        ("accepted", f"{summary['n_accepted']}   ({summary['accepted_per_1000_tokens']:.2f} per 1,000 written tokens)"),
+        ("rejected", rejected or "0"),
+        ("given up", str(summary["n_gave_up"])),
+        ("written", f"{summary['writer_calls']} samples, {summary['writer_tokens']} tokens"),
+        ("stopped because", summary["stop_reason"]),
+    ]
+    print_table(str(out), ("", ""), rows)
+    note(f"report: {out / 'report.html'}   samples: {out / 'samples.jsonl'}   prove them: facsynth verify {out}")
+
+
+COMMANDS = {"init": init, "demo": demo, "run": run, "synthesize": synthesize}

@@ -1,0 +1,201 @@
+"""Samples in, pooled codes out: the stage that everything else measures with.
+
+Before: `text.corpus`. Inside: `text.template`, `model.backbone`, `model.sae`. After: `features.spans`, `coverage`.
+
+g_i(x) = max over the content tokens of sample x of latent i's activation (arXiv 2602.10388, section 5.1 and
+appendix D), with its position. An encoded corpus is a folder of Parquet shards, one row a sample, and a profile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from facsynth.errors import InputError, SettingsError
+from facsynth.model.backbone import Backbone, batches
+from facsynth.model.sae import CODES, Codes, Sae
+from facsynth.records import Failure, Sample
+from facsynth.store import fingerprint
+from facsynth.text.forms import form_roles
+from facsynth.text.template import Template, Tokens
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """What codes depend on, besides model, SAE and template."""
+
+    form: str = "message"
+    """Which part of a row is encoded."""
+    codes: str = "native"
+    """native: as the SAE was trained; relu: every positive pre-activation."""
+    max_tokens: int = 4096
+    """Longer samples are cut at a message boundary and counted."""
+
+    def __post_init__(self) -> None:
+        form_roles(self.form)
+        if self.codes not in CODES:
+            raise SettingsError(f"there are no codes {self.codes!r}\nKnown codes: {', '.join(CODES)}.")
+        if self.max_tokens < 2:
+            raise SettingsError(f"max_tokens is {self.max_tokens}\nThe first position never counts: give at least 2.")
+
+
+class Entries(NamedTuple):
+    """One entry for each (sample, role, feature) that fires; [n_entries] each, sorted by those three."""
+
+    sample: npt.NDArray[np.int64]
+    """Index of the sample."""
+    role: npt.NDArray[np.uint8]
+    """As in `Tokens.role`."""
+    feature: npt.NDArray[np.int64]
+    activation: npt.NDArray[np.float32]
+    """Maximum over the content tokens of that role."""
+    position: npt.NDArray[np.int32]
+    """Where, as index into the encoded sequence; the first one of equals."""
+    n_firing: npt.NDArray[np.int32]
+    """On how many content tokens."""
+
+    def take(self, order: npt.NDArray[np.int64]) -> Entries:
+        """The entries at these places, in this order."""
+        return Entries(
+            self.sample[order], self.role[order], self.feature[order],
+            self.activation[order], self.position[order], self.n_firing[order],
+        )  # fmt: skip
+
+
+NO_ENTRIES = Entries(
+    np.zeros(0, np.int64), np.zeros(0, np.uint8), np.zeros(0, np.int64),
+    np.zeros(0, np.float32), np.zeros(0, np.int32), np.zeros(0, np.int32),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Pooled codes of some samples."""
+
+    sample_ids: list[str]
+    tokens: list[Tokens]
+    entries: Entries
+    failures: list[Failure]
+    """Samples that could not be encoded; they are in neither list above."""
+
+    def maxima(self, index: int) -> dict[int, tuple[float, int]]:
+        """By feature: (activation, position) of one sample, over all roles."""
+        best: dict[int, tuple[float, int]] = {}
+        first, last = np.searchsorted(self.entries.sample, [index, index + 1])
+        for row in range(first, last):
+            feature, activation = int(self.entries.feature[row]), float(self.entries.activation[row])
+            if activation > best.get(feature, (0.0, 0))[0]:
+                best[feature] = (activation, int(self.entries.position[row]))
+        return best
+
+
+class FeatureSpace:
+    """A model, an SAE at one of its hook points, and how samples are read: what gives activations their meaning."""
+
+    def __init__(self, backbone: Backbone, sae: Sae, settings: EncodeSettings) -> None:
+        """Put the parts together.
+
+        Raises:
+            ModelError: the SAE's width is not the model's.
+            SettingsError: the backbone is hooked elsewhere than the SAE was trained.
+        """
+        sae.check_model(backbone.d_model, backbone.name)
+        if sae.hook_point and sae.hook_point != backbone.hook_point:
+            raise SettingsError(
+                f"the SAE was trained at {sae.hook_point}, the model is hooked at {backbone.hook_point}\n"
+                f"Use --hook-point {sae.hook_point}."
+            )
+        self.backbone, self.sae, self.settings = backbone, sae, settings
+        self.template = Template(backbone.tokenizer)
+        self.roles = form_roles(settings.form)
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """What two sets must share to be compared. The precision is not in it: see `fingerprint`."""
+        return {
+            "model": self.backbone.fingerprint,
+            "sae": self.sae.fingerprint,
+            "hook_point": self.backbone.hook_point,
+            "template": self.template.fingerprint,
+            "codes": self.settings.codes,
+            "form": self.settings.form,
+            "max_tokens": str(self.settings.max_tokens),
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Of everything that the codes of a sample depend on, the precision included."""
+        return fingerprint({**self.identity, "dtype": str(self.backbone.dtype)})
+
+    def pool(self, samples: Sequence[Sample], token_budget: int = 8192) -> Pooled:
+        """Encode samples; batches are made by length, so they should be many.
+
+        Args:
+            samples: of the space's form; a sample without content is a failure.
+            token_budget: padded tokens a forward pass.
+        """
+        ids, tokens, failures = [], [], []
+        for sample in samples:
+            try:
+                tokens.append(self.template.tokenize(sample, self.roles, self.settings.max_tokens))
+                ids.append(sample.sample_id)
+            except InputError as err:
+                failures.append(Failure(sample.sample_id, str(err), sample.text[:200]))
+        parts = [
+            self._pool_batch(batch, [tokens[i] for i in batch])
+            for batch in batches([len(t.ids) for t in tokens], token_budget)
+        ]
+        return Pooled(ids, tokens, sort_entries(parts), failures)
+
+    def _pool_batch(self, indices: list[int], tokens: list[Tokens]) -> Entries:
+        activations = self.backbone.activations([t.ids for t in tokens], [t.content for t in tokens])
+        codes = self.sae.encode(activations, self.settings.codes)
+        counts = [int(t.content.sum()) for t in tokens]
+        sample = np.repeat(np.array(indices), counts)
+        position = np.concatenate([np.flatnonzero(t.content) for t in tokens])
+        role = np.concatenate([t.role[t.content] for t in tokens])
+        return pool_codes(codes, sample, role, position)
+
+
+def pool_codes(
+    codes: Codes, sample: npt.NDArray[np.int64], role: npt.NDArray[np.uint8], position: npt.NDArray[np.int64]
+) -> Entries:
+    """Maximum over tokens of each (sample, role, feature).
+
+    Args:
+        codes: of n tokens.
+        sample: [n], which sample each token belongs to.
+        role: [n], and which role.
+        position: [n], and its place in the encoded sequence.
+    """
+    token, feature, act = codes.token.cpu().numpy(), codes.feature.cpu().numpy(), codes.act.cpu().numpy()
+    if not len(token):
+        return NO_ENTRIES
+    order = np.lexsort((position[token], -act, feature, role[token], sample[token]))
+    token, feature, act = token[order], feature[order], act[order]
+    key = np.stack([sample[token], role[token].astype(np.int64), feature])
+    starts = np.flatnonzero(np.concatenate([[True], (key[:, 1:] != key[:, :-1]).any(axis=0)]))
+    best = token[starts]
+    return Entries(
+        sample=sample[best].astype(np.int64),
+        role=role[best].astype(np.uint8),
+        feature=feature[starts].astype(np.int64),
+        activation=act[starts].astype(np.float32),
+        position=position[best].astype(np.int32),
+        n_firing=np.diff(np.append(starts, len(token))).astype(np.int32),
+    )
+
+
+def sort_entries(parts: Sequence[Entries]) -> Entries:
+    """Entries of several batches as one, sorted by sample, role and feature."""
+    if not parts:
+        return NO_ENTRIES
+    sample, role, feature, activation, position, n_firing = (
+        np.concatenate([part[column] for part in parts]) for column in range(6)
+    )
+    joined = Entries(sample, role, feature, activation, position, n_firing)
+    return joined.take(np.lexsort((joined.feature, joined.role, joined.sample)))

@@ -1,0 +1,60 @@
+"""The texts that fire a feature most, cut to end with the firing token.
+
+Before: `features.encoded`. After: prompts of `synthesis`, the plan and the report. (The released scripts of the
+paper cut the span before the firing token, so that what fired could not be seen.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from facsynth.features.encoded import Encoded
+from facsynth.records import Span
+
+SPAN_TOKENS = 32
+"""Longest span, in tokens (paper, appendix K)."""
+
+
+def best_spans(encoded: Encoded, tokenizer: Any, feature_ids: Sequence[int], n_spans: int = 5) -> dict[int, list[Span]]:
+    """For each feature its highest samples, best first, one span a sample, equal texts once.
+
+    Args:
+        encoded: where to look.
+        tokenizer: of the model that encoded it.
+        feature_ids: which features.
+        n_spans: at most so many a feature (16 are kept in the profile).
+    """
+    tops = {feature: encoded.profile.top_samples(feature) for feature in feature_ids}
+    wanted = {top.sample_id for samples in tops.values() for top in samples}
+    tokens: dict[str, tuple[list[int], list[int]]] = {}
+    for table in encoded.shards(["sample_id", "token_ids", "token_role"]):
+        for row, sample_id in enumerate(table["sample_id"].to_pylist()):
+            if sample_id in wanted:
+                tokens[sample_id] = (table["token_ids"][row].as_py(), table["token_role"][row].as_py())
+    found: dict[int, list[Span]] = {}
+    for feature, samples in tops.items():
+        spans: dict[str, Span] = {}
+        for top in samples:
+            span = cut_span(*tokens[top.sample_id], top.position, tokenizer)
+            spans.setdefault(
+                span[0].strip(), Span(feature, span[0], span[1], top.activation, top.sample_id, top.position)
+            )
+        found[feature] = list(spans.values())[:n_spans]
+    return found
+
+
+def cut_span(ids: Sequence[int], roles: Sequence[int], position: int, tokenizer: Any) -> tuple[str, str]:
+    """The text of at most 32 content tokens that end at `position`, and the text of that token."""
+    start = position
+    while start > 0 and position - start < SPAN_TOKENS - 1 and roles[start - 1] == roles[position]:
+        start -= 1
+    window = np.asarray(ids[start : position + 1])
+    return str(tokenizer.decode(window)), str(tokenizer.decode(window[-1:]))
+
+
+def span_text(ids: Sequence[int], roles: Sequence[int], tokenizer: Any, position: int) -> str:
+    """`cut_span` without the token."""
+    return cut_span(ids, roles, position, tokenizer)[0]

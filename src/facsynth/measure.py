@@ -1,0 +1,133 @@
+"""One seed set against one anchor: thresholds, relevance, targets, coverage and its scale, in this order.
+
+Before: two encoded corpora. After: the plan, and `outcome`, which writes the figures down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from facsynth.bins import Floats
+from facsynth.coverage.coverage import (
+    Coverage,
+    Targets,
+    UnderRepresented,
+    ceiling,
+    coverage,
+    rarefied,
+    saturation_warning,
+    targets,
+    under_represented,
+)
+from facsynth.coverage.richness import Interval, coverage_interval
+from facsynth.coverage.threshold import Threshold, feature_thresholds
+from facsynth.errors import SettingsError
+from facsynth.features.encoded import Encoded
+from facsynth.meaning.relevance import Relevance, contrast, everything
+from facsynth.profile import Profile
+from facsynth.settings import RunSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Everything that is known about a seed set before anything is written."""
+
+    thresholds: Floats
+    """[d_sae], fixed for the whole run."""
+    relevance: Relevance
+    targets: Targets
+    coverage: Coverage
+    under: UnderRepresented
+    ceiling: float
+    """Of a half of the anchor against the targets of the other, at the seed set's number of samples if it has fewer."""
+    at_equal_tokens: float
+    """Coverage at the number of tokens of the smaller of seed set and anchor half."""
+    ceiling_at_equal_tokens: float
+    interval: Interval | None
+    """95 %; None under 4 samples."""
+    notes: tuple[str, ...]
+    """What a reader should know before trusting the figure."""
+
+
+def measure(anchor: Encoded, seed_set: Encoded, background: Profile | None, settings: RunSettings) -> Measured:
+    """Measure a seed set.
+
+    Args:
+        anchor: what the data should reach.
+        seed_set: the data.
+        background: what relevance is contrasted with and thresholds refer to.
+        settings: threshold, relevance and supports.
+
+    Raises:
+        SettingsError: contrast without a background.
+        InputError: no targets.
+        MismatchError: the two come from different spaces.
+    """
+    asked = settings.coverage
+    threshold = Threshold.parse(asked.threshold)
+    thresholds = feature_thresholds(threshold, anchor.profile, background)
+    relevance = _relevance(anchor.profile, background, thresholds, asked.relevance)
+    support = asked.anchor_support or threshold.anchor_support
+    aims = targets(anchor.profile, thresholds, relevance.feature_ids, support)
+    covered = coverage(seed_set.profile, aims, thresholds, asked.min_support)
+    half, other = anchor.halves()
+    aims_of_half = targets(half, thresholds, relevance.feature_ids, support)
+    n_tokens = min(seed_set.profile.n_tokens, other.n_tokens)
+    interval = None
+    if seed_set.profile.n_samples >= 4:
+        rows = seed_set.incidence(thresholds)
+        interval = coverage_interval(*rows, seed_set.profile.n_samples, aims.feature_ids, min_support=asked.min_support)
+    return Measured(
+        thresholds=thresholds,
+        relevance=relevance,
+        targets=aims,
+        coverage=covered,
+        under=under_represented(seed_set.profile, anchor.profile, aims, thresholds, min_support=asked.min_support),
+        ceiling=ceiling(
+            half, other, thresholds, relevance.feature_ids,
+            anchor_support=support, n_samples=seed_set.profile.n_samples, min_support=asked.min_support,
+        ),
+        at_equal_tokens=rarefied(
+            seed_set.profile, aims, thresholds, n_tokens=n_tokens, min_support=asked.min_support
+        ),
+        ceiling_at_equal_tokens=rarefied(
+            other, aims_of_half, thresholds, n_tokens=n_tokens, min_support=asked.min_support
+        ),
+        interval=interval,
+        notes=(*_notes_on_scale(anchor, relevance, aims, thresholds, background), *_notes_on_data(anchor, seed_set)),
+    )  # fmt: skip
+
+
+def _relevance(anchor: Profile, background: Profile | None, thresholds: Floats, method: str) -> Relevance:
+    if method == "all":
+        return everything(anchor)
+    if background is None:
+        raise SettingsError(
+            "relevance by contrast needs a background, and this SAE has none\n"
+            "Encode broad texts with `facsynth encode` and give the folder with --background, or use --relevance all."
+        )
+    return contrast(anchor, background, thresholds)
+
+
+def _notes_on_scale(
+    anchor: Encoded, relevance: Relevance, aims: Targets, thresholds: Floats, background: Profile | None
+) -> Iterator[str]:
+    if saturation_warning(anchor.profile, aims, thresholds):
+        yield "a tenth of the anchor already covers nearly all targets: coverage tells sets hardly apart"
+    if relevance.method == "all":
+        yield "every feature the anchor fires counts as relevant: most of them are words and syntax"
+    if relevance.dropped_share > 0:
+        yield f"{relevance.dropped_share:.0%} of the anchor are of lengths the background lacks: not contrasted"
+    if background is None:
+        yield "thresholds refer to the anchor itself: no background"
+
+
+def _notes_on_data(anchor: Encoded, seed_set: Encoded) -> Iterator[str]:
+    shared = set(anchor.ids()) & set(seed_set.ids())
+    if shared:
+        yield f"{len(shared)} samples of the seed set are in the anchor too"
+    for name, part in (("anchor", anchor), ("seed set", seed_set)):
+        for key, what in (("n_failures", "rows could not be used"), ("n_cut", "samples were cut at max_tokens")):
+            if part.manifest[key]:
+                yield f"{name}: {part.manifest[key]} {what}, see {part.folder / 'failures.jsonl'}"

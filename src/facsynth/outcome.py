@@ -1,0 +1,228 @@
+"""What a run leaves behind (DESIGN 4): coverage files, samples, provenance, what was rejected, the summary."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from facsynth.bins import Floats
+from facsynth.coverage.chance import chance_at_samples, chance_at_tokens
+from facsynth.coverage.coverage import Coverage, coverage, recovered
+from facsynth.coverage.plan import PlanRow
+from facsynth.features.encode import FeatureSpace
+from facsynth.measure import Measured
+from facsynth.profile import Profile
+from facsynth.records import Message, Sample, Span
+from facsynth.settings import RunSettings
+from facsynth.store import write_json, write_jsonl
+from facsynth.synthesis.accept import NOTHING_FIRES, text_sha256
+from facsynth.synthesis.loop import Candidate, Synthesis
+from facsynth.synthesis.requests import FeatureTask
+from facsynth.text.forms import to_row
+
+
+def coverage_record(before: Measured, profile: Profile, space: FeatureSpace, settings: RunSettings) -> dict[str, Any]:
+    """`coverage/before.json`."""
+    return _coverage_json(before.coverage, before, space, settings) | {
+        "n_under": len(before.under.feature_ids),
+        "under": before.under.feature_ids.tolist(),
+        "ci95": None if before.interval is None else [before.interval.low, before.interval.high],
+        "at_equal_tokens": before.at_equal_tokens,
+        "ceiling_at_equal_tokens": before.ceiling_at_equal_tokens,
+        "notes": list(before.notes),
+        "n_samples": profile.n_samples,
+        "n_tokens": profile.n_tokens,
+    }
+
+
+def _coverage_json(found: Coverage, before: Measured, space: FeatureSpace, settings: RunSettings) -> dict[str, Any]:
+    return {
+        "value": found.value,
+        "ceiling": before.ceiling,
+        "n_target": found.n_target,
+        "n_covered": len(found.covered),
+        "n_missing": len(found.missing),
+        "n_thin": found.n_thin,
+        "missing": found.missing.tolist(),
+        "threshold": settings.coverage.threshold,
+        "relevance": before.relevance.method,
+        "codes": settings.sae.codes,
+        "form": settings.data.form,
+        "min_support": found.min_support,
+        "n_samples": found.n_samples,
+        "n_tokens": found.n_tokens,
+        "fingerprints": dict(space.identity),
+    }
+
+
+def target_record(row: PlanRow, thresholds: Floats, spans: Sequence[Span]) -> dict[str, Any]:
+    """One attempted feature in `targets.json`."""
+    return {
+        "feature_id": row.feature_id,
+        "threshold": float(thresholds[row.feature_id]),
+        "kind": row.kind,
+        "n_wanted": row.n_wanted,
+        "anchor_rate": row.anchor_rate,
+        "seed_rate": row.seed_rate,
+        "spans": [asdict(span) for span in spans],
+    }
+
+
+def sample_of(candidate: Candidate) -> Sample:
+    """The candidate as a sample of the form `message`."""
+    return Sample((Message("user", candidate.text),))
+
+
+def write_outcome(
+    out: Path,
+    *,
+    before: Measured,
+    filled: Profile,
+    written: Synthesis,
+    tasks: Sequence[FeatureTask],
+    space: FeatureSpace,
+    writer: str,
+    settings: RunSettings,
+    seconds: float,
+) -> None:
+    """Write everything that a finished run holds besides its features.
+
+    Args:
+        out: the run folder.
+        before: the seed set's figures.
+        filled: profile of seed set and accepted samples together.
+        written: all candidates.
+        tasks: the attempted features.
+        space: in which acceptance was decided.
+        writer: identity of the writer.
+        settings: of the run.
+        seconds: that the finishing call took.
+    """
+    after = coverage(filled, before.targets, before.thresholds, settings.coverage.min_support)
+    write_json(out / "coverage" / "after.json", _coverage_json(after, before, space, settings))
+    thresholds = {task.feature_id: task.threshold for task in tasks}
+    common = _common_provenance(space, writer, settings)
+    write_jsonl(out / "samples.jsonl", [to_row(sample_of(c), settings.data.form) for c in written.accepted])
+    write_jsonl(out / "provenance.jsonl", [_provenance(c, thresholds[c.feature]) | common for c in written.accepted])
+    write_jsonl(out / "rejected.jsonl", [_rejected(c, thresholds) for c in written.rejected])
+    write_jsonl(out / "gave_up.jsonl", _gave_up(written, thresholds))
+    figures = _recovery(before, filled, tasks, written) | _chance_levels(written, tasks)
+    counts = {
+        "before": before.coverage.value,
+        "after": after.value,
+        "n_accepted": len(written.accepted),
+        "n_rejected": dict(Counter(c.reason for c in written.rejected)),
+        "n_gave_up": len(written.gave_up),
+        "n_control": len(written.control),
+        "writer_calls": written.n_calls,
+        "writer_tokens": written.written_tokens,
+        "accepted_per_1000_tokens": 1000 * len(written.accepted) / max(written.written_tokens, 1),
+        "stop_reason": written.stop_reason,
+        "seconds": round(seconds, 1),
+        "names": _names(settings, space),
+    }
+    write_json(out / "summary.json", figures | counts)
+
+
+def _recovery(
+    before: Measured, filled: Profile, tasks: Sequence[FeatureTask], written: Synthesis
+) -> dict[str, int | float | None]:
+    """Recovered of missing and of attempted. An under-represented feature counts when it has all it wanted."""
+    missing = before.coverage.missing
+    found = recovered(missing, filled, before.thresholds, before.coverage.min_support) if len(missing) else None
+    active = set(found.feature_ids.tolist()) if found else set()
+    is_missing = set(missing.tolist())
+    n_recovered = sum(
+        t.feature_id in active if t.feature_id in is_missing else t.feature_id not in written.gave_up for t in tasks
+    )
+    return {
+        "n_missing": len(missing),
+        "n_attempted": len(tasks),
+        "n_recovered": n_recovered,
+        "recovered": found.value if found else None,
+        "recovered_of_attempted": n_recovered / len(tasks) if tasks else None,
+    }
+
+
+def _chance_levels(written: Synthesis, tasks: Sequence[FeatureTask]) -> dict[str, Any]:
+    """What plain samples would recover of the attempted features, at equal accepted samples and equal tokens."""
+    sound = [c for c in written.control if c.fires or c.reason == NOTHING_FIRES]
+    if not sound or not tasks:
+        return {"recovered_chance": None, "recovered_chance_tokens": None, "chance_extrapolated": None}
+    fired = Counter(feature for c in sound for feature in c.fires)
+    firing = [fired[task.feature_id] for task in tasks]
+    n_tokens = sum(c.written_tokens for c in written.control)
+    levels = (
+        chance_at_samples(firing, len(sound), len(written.accepted)),
+        chance_at_tokens(firing, len(sound), n_tokens, written.written_tokens),
+    )
+    return {
+        "recovered_chance": levels[0].value,
+        "recovered_chance_tokens": levels[1].value,
+        "chance_extrapolated": [level.extrapolated for level in levels],
+    }
+
+
+def _common_provenance(space: FeatureSpace, writer: str, settings: RunSettings) -> dict[str, Any]:
+    return {
+        "source": "written",
+        "writer": writer,
+        "model": space.identity["model"],
+        "sae": space.identity["sae"],
+        "form": settings.data.form,
+        "codes": settings.sae.codes,
+        "rng_seed": settings.rng_seed,
+        "explanation": None,
+        "pair": None,
+    }
+
+
+def _provenance(candidate: Candidate, threshold: float) -> dict[str, Any]:
+    return {
+        "sample_id": candidate.sample_id,
+        "text_sha256": text_sha256(candidate.text),
+        "feature": candidate.feature,
+        "written_for": candidate.written_for,
+        "fires": list(candidate.fires),
+        "threshold": threshold,
+        "activation": candidate.activation,
+        "position": candidate.position,
+        "span": candidate.span,
+        "steering": {str(candidate.written_for): candidate.strength} if candidate.strength else {},
+        "prompt_hash": candidate.prompt_hash,
+    }
+
+
+def _rejected(candidate: Candidate, thresholds: dict[int, float]) -> dict[str, Any]:
+    return {
+        "feature": candidate.written_for,
+        "reason": candidate.reason,
+        "text": candidate.text,
+        "activation": candidate.activation,
+        "threshold": thresholds[candidate.written_for],
+    }
+
+
+def _gave_up(written: Synthesis, thresholds: dict[int, float]) -> list[dict[str, Any]]:
+    rows = []
+    for feature, n_candidates in written.gave_up.items():
+        best = max((c.activation for c in written.rejected if c.feature == feature), default=0.0)
+        reason = f"{n_candidates} candidates, too few fire it" if n_candidates else "no candidate was written"
+        rows.append(
+            {"feature": feature, "reason": reason, "n_candidates": n_candidates, "best_activation": best,
+             "threshold": thresholds[feature]}
+        )  # fmt: skip
+    return rows
+
+
+def _names(settings: RunSettings, space: FeatureSpace) -> dict[str, str]:
+    return {
+        "model": space.backbone.name,
+        "sae": settings.sae.path,
+        "hook_point": space.backbone.hook_point,
+        "seed": ", ".join(Path(source).name for source in settings.data.seed),
+        "anchor": ", ".join(Path(source).name for source in settings.data.anchor),
+    }

@@ -1,0 +1,203 @@
+"""The main path: measure what the seed set covers, write for what it misses, measure again.
+
+Every stage in order, each with its own file; a run folder is what they leave (DESIGN 4). Calling `run` again on
+the same folder goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facsynth import outcome
+from facsynth.assemble import open_background, open_space, open_writer, read_data
+from facsynth.coverage.plan import attempted, make_plan, read_plan, write_plan
+from facsynth.errors import InputError, MismatchError
+from facsynth.features.encode import FeatureSpace
+from facsynth.features.encoded import Encoded, encode
+from facsynth.features.reuse import known_folders, remember
+from facsynth.features.spans import best_spans, span_text
+from facsynth.llm import Ledger, LedgerWriter
+from facsynth.measure import Measured, measure
+from facsynth.profile import merge
+from facsynth.protocols import Writer
+from facsynth.records import Measurement, Progress, Sample, Span, no_progress
+from facsynth.report.build import build_report
+from facsynth.settings import RunSettings, dump_settings, load_settings
+from facsynth.store import Artifact, file_sha256, locked, read_json, read_jsonl, write_atomic, write_json
+from facsynth.synthesis.loop import Synthesis, synthesize
+from facsynth.synthesis.requests import FeatureTask
+from facsynth.synthesis.verify import Verification, verify
+from facsynth.text.corpus import Corpus, read_corpus
+
+
+def run(settings: RunSettings, out: Path, cache: Path, progress: Progress = no_progress) -> dict[str, Any]:
+    """Do the whole job, or what is left of it, and give back `summary.json`.
+
+    Args:
+        settings: of the run.
+        out: the run folder.
+        cache: for converted models and hashes.
+        progress: told of every stage.
+    """
+    started = time.monotonic()
+    with locked(out):
+        folder = open_run(settings, out)
+        if folder.manifest is None:
+            before, space, anchor, seed_set = measure_run(settings, out, cache, progress)
+            tasks = fix_targets(before, settings, out, anchor, space)
+            exact = open_space(settings, cache, dtype="float32")
+            writer = open_writer(space, anchor.profile, [task.feature_id for task in tasks], settings)
+            written = write_samples(tasks, settings, out, writer=writer, exact=exact, progress=progress)
+            accepted = encode_accepted(written, exact, out, progress)
+            filled = merge([seed_set.profile, *([accepted.profile] if accepted else [])])
+            outcome.write_outcome(
+                out, before=before, filled=filled, written=written, tasks=tasks, space=exact,
+                writer=writer.identity, settings=settings, seconds=time.monotonic() - started,
+            )  # fmt: skip
+            folder.finish(n_accepted=len(written.accepted))
+        build_report(out)
+        return dict(read_json(out / "summary.json"))
+
+
+def open_run(settings: RunSettings, out: Path) -> Artifact:
+    """Begin or reopen the run folder; other settings in the same folder are refused."""
+    folder = Artifact(out, "run", settings.model_dump(mode="json"), {})
+    if not (out / "facsynth.yaml").exists():
+        text = dump_settings(settings)
+        write_atomic(out / "facsynth.yaml", lambda path: _write(path, text))
+    return folder
+
+
+def measure_run(
+    settings: RunSettings, out: Path, cache: Path, progress: Progress = no_progress
+) -> tuple[Measured, FeatureSpace, Encoded, Encoded]:
+    """Encode anchor and seed set, and write `coverage/before.json` and, once, `plan.csv`."""
+    space = open_space(settings, cache)
+    anchor, seed_set = (
+        _encode_part(read_data(settings.data, which), space, out / "features" / which, cache, progress)
+        for which in ("anchor", "seed")
+    )
+    before = measure(anchor, seed_set, open_background(settings, space), settings)
+    write_json(out / "coverage" / "before.json", outcome.coverage_record(before, seed_set.profile, space, settings))
+    if not (out / "plan.csv").exists():
+        missing = [*before.coverage.missing.tolist(), *before.under.feature_ids.tolist()]
+        spans = best_spans(anchor, space.backbone.tokenizer, missing, n_spans=1)
+        texts = {feature: found[0].text for feature, found in spans.items() if found}
+        rows = make_plan(
+            before.coverage, before.under, seed_set.profile, anchor.profile, before.thresholds, spans=texts
+        )
+        write_plan(out / "plan.csv", rows)
+    return before, space, anchor, seed_set
+
+
+def fix_targets(
+    before: Measured, settings: RunSettings, out: Path, anchor: Encoded, space: FeatureSpace
+) -> list[FeatureTask]:
+    """The attempted features, fixed in `targets.json` before the first sample is written.
+
+    Raises:
+        MismatchError: plan.csv was edited after that.
+    """
+    path, plan_hash = out / "targets.json", file_sha256(out / "plan.csv")
+    if not path.exists():
+        rows = read_plan(out / "plan.csv", known=before.targets.feature_ids.tolist())
+        chosen = attempted(rows, settings.budget.features, np.random.default_rng(settings.rng_seed))
+        spans = best_spans(anchor, space.backbone.tokenizer, [row.feature_id for row in chosen], n_spans=8)
+        record = {"rng_seed": settings.rng_seed, "n_planned": len(rows), "plan_sha256": plan_hash}
+        attempts = [outcome.target_record(row, before.thresholds, spans[row.feature_id]) for row in chosen]
+        write_json(path, {**record, "attempted": attempts})
+    fixed = read_json(path)
+    if fixed["plan_sha256"] != plan_hash:
+        raise MismatchError(
+            f"{out / 'plan.csv'} was changed after samples were begun\n"
+            "Restore it, or copy it to a new run folder and start there with the same settings."
+        )
+    return [
+        FeatureTask(t["feature_id"], t["threshold"], t["n_wanted"], tuple(Span(**s) for s in t["spans"]))
+        for t in fixed["attempted"]
+    ]
+
+
+def write_samples(
+    tasks: Sequence[FeatureTask],
+    settings: RunSettings,
+    out: Path,
+    *,
+    writer: Writer,
+    exact: FeatureSpace,
+    progress: Progress = no_progress,
+) -> Synthesis:
+    """Write until every attempted feature has its samples or is given up; calls in `ledger.sqlite`."""
+    parents = {"targets": file_sha256(out / "targets.json"), "writer": writer.identity}
+    artifact = Artifact(out / "synthesis", "synthesize", {}, parents)
+    known = {sample_id for part in ("anchor", "seed") for sample_id in Encoded.open(out / "features" / part).ids()}
+    with Ledger.open(out / "ledger.sqlite") as ledger:
+        asked = LedgerWriter(writer, ledger, progress=progress)
+        return synthesize(
+            tasks, asked, measurer(exact), artifact, settings.synthesis, known_ids=known, progress=progress
+        )
+
+
+def measurer(space: FeatureSpace) -> Callable[[Sequence[Sample]], list[Measurement | None]]:
+    """What decides on texts: pooled activations in `space`, and the span that ends at a position."""
+
+    def measure_samples(samples: Sequence[Sample]) -> list[Measurement | None]:
+        pooled = space.pool(samples)
+        found: dict[str, Measurement] = {}
+        for index, (sample_id, tokens) in enumerate(zip(pooled.sample_ids, pooled.tokens, strict=True)):
+            ids, roles = tokens.ids.tolist(), tokens.role.tolist()
+            span = partial(span_text, ids, roles, space.backbone.tokenizer)
+            found[sample_id] = Measurement(pooled.maxima(index), span)
+        return [found.get(sample.sample_id) for sample in samples]
+
+    return measure_samples
+
+
+def encode_accepted(written: Synthesis, exact: FeatureSpace, out: Path, progress: Progress) -> Encoded | None:
+    """The accepted samples as an encoded corpus; None where there are none."""
+    if not written.accepted:
+        return None
+    corpus = Corpus.of([outcome.sample_of(c) for c in written.accepted], name="accepted", form=exact.settings.form)
+    return encode(corpus, exact, out / "features" / "accepted", progress=progress)
+
+
+def verify_run(out: Path, cache: Path) -> Verification:
+    """Encode the accepted samples of a run again, in float32, and compare with their provenance.
+
+    Raises:
+        InputError: the folder holds no finished run.
+    """
+    if not (out / "provenance.jsonl").exists():
+        raise InputError(f"{out} holds no accepted samples to verify\nFinish it with: facsynth synthesize {out}")
+    settings = load_settings(out / "facsynth.yaml")
+    space = open_space(settings, cache, dtype="float32")
+    provenance = read_jsonl(out / "provenance.jsonl")
+    if not provenance and not read_jsonl(out / "samples.jsonl"):
+        return verify([], [], [])
+    samples = list(read_corpus(out / "samples.jsonl", form=settings.data.form))
+    foreign = [key for key in ("model", "sae") if any(row[key] != space.identity[key] for row in provenance)]
+    if foreign:
+        raise MismatchError(
+            f"the samples of {out} were accepted with another {foreign[0]} than {settings.model.path}\n"
+            f"  recorded  {provenance[0][foreign[0]][:16]}…\n  here      {space.identity[foreign[0]][:16]}…"
+        )
+    return verify(samples, provenance, measurer(space)(samples))
+
+
+def _encode_part(corpus: Corpus, space: FeatureSpace, out: Path, cache: Path, progress: Progress) -> Encoded:
+    def named(what: str, done: int, total: int | None) -> None:
+        progress(f"{what} {out.name}", done, total)
+
+    encoded = encode(corpus, space, out, reuse=known_folders(cache, space.fingerprint), progress=named)
+    remember(cache, space.fingerprint, out)
+    return encoded
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

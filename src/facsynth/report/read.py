@@ -1,0 +1,97 @@
+"""Read what a run folder holds, whole or in part. A file that cannot be read is a notice, never a crash."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from facsynth.errors import FacsynthError, InputError
+from facsynth.store import read_json, read_jsonl
+
+_RATE = re.compile(r"\d+(\.\d*)?(e-?\d+)?")
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What a run folder holds; what is not there is empty."""
+
+    name: str
+    summary: dict[str, Any]
+    before: dict[str, Any]
+    after: dict[str, Any]
+    targets: dict[str, Any]
+    samples: list[dict[str, Any]]
+    provenance: list[dict[str, Any]]
+    rejected: list[dict[str, Any]]
+    gave_up: list[dict[str, Any]]
+    plan: list[dict[str, Any]]
+    settings: str
+    notices: tuple[str, ...]
+
+
+def read_run(run: Path) -> RunFiles:
+    """Read a run folder.
+
+    Raises:
+        InputError: there is no such folder, or it holds no file of a run.
+    """
+    if not run.is_dir():
+        raise InputError(f"there is no run folder {run}\nGive the folder that `facsynth run -o` wrote.")
+    notices: list[str] = []
+    found: list[str] = []
+
+    def load(name: str, read: Callable[[Path], Any], empty: Any) -> Any:
+        try:
+            value = read(run / name) if (run / name).exists() else empty
+        except (FacsynthError, OSError, ValueError, csv.Error) as err:
+            notices.append(f"{name} could not be read and is left out: {str(err).splitlines()[0]}")
+            return empty
+        if (run / name).exists():
+            found.append(name)
+        is_table = isinstance(value, list) and all(isinstance(row, dict) for row in value)
+        if not (is_table if empty == [] else isinstance(value, type(empty))):
+            notices.append(f"{name} does not hold what it should and is left out.")
+            return empty
+        return value
+
+    files = RunFiles(
+        name=run.resolve().name,
+        summary=load("summary.json", read_json, {}),
+        before=load("coverage/before.json", read_json, {}),
+        after=load("coverage/after.json", read_json, {}),
+        targets=load("targets.json", read_json, {}),
+        samples=load("samples.jsonl", read_jsonl, []),
+        provenance=load("provenance.jsonl", read_jsonl, []),
+        rejected=load("rejected.jsonl", read_jsonl, []),
+        gave_up=load("gave_up.jsonl", read_jsonl, []),
+        plan=load("plan.csv", _read_plan, []),
+        settings=load("facsynth.yaml", lambda path: path.read_text("utf-8", "replace"), ""),
+        notices=tuple(notices),
+    )
+    if not found and not notices:
+        raise InputError(f"{run} holds no file of a run\nGive the folder that `facsynth run -o` wrote.")
+    return files
+
+
+def _read_plan(path: Path) -> list[dict[str, Any]]:
+    """The rows of plan.csv, more forgiving than `coverage.plan.read_plan`, which reads what is acted upon."""
+    text = path.read_bytes().decode("utf-8-sig", "surrogatepass")
+    rows = []
+    for row in csv.DictReader(io.StringIO(text, newline="")):
+        feature, span = row.get("feature_id") or "", row.get("span") or ""
+        if feature.isdecimal():
+            rate = row.get("anchor_rate") or ""
+            rows.append(
+                {
+                    "feature_id": int(feature),
+                    "kind": row.get("kind"),
+                    "anchor_rate": float(rate) if _RATE.fullmatch(rate) else None,
+                    "span": span.removeprefix("'"),
+                }
+            )
+    return rows

@@ -1,0 +1,75 @@
+"""What is kept and why not: the only place that decides.
+
+Before: `synthesis.loop` hands in what was written and what it fired. A candidate counts for the feature that
+fires, whichever it was written for: activation is the truth, the prompt only a means.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from facsynth.records import Reply
+
+MARGIN = 1.05
+"""Accepted above threshold x 1.05, so that the noise of other batches and machines cannot undo it."""
+MARGIN_AT_ZERO = 0.05
+NOTHING_FIRES = "does not fire"
+MIN_WORDS = 3
+COPIED_WORDS = 10
+"""So many words in a row of a text that was shown to the writer make a candidate a copy."""
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+_OPENING = re.compile(
+    r"(?:(?:sure|okay|certainly|of course)\b.*"
+    r"|.*\bhere(?:'s| is| are)\b.*\b(?:message|example|one|question)s?\b.*):\s*$",
+    re.IGNORECASE,
+)
+
+
+def acceptance_limit(threshold: float) -> float:
+    """What an activation must exceed to be accepted."""
+    return threshold * MARGIN if threshold > 0 else MARGIN_AT_ZERO
+
+
+def text_sha256(text: str) -> str:
+    """What proves that a text is still the accepted one."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def clean_text(reply: str) -> str:
+    """The message itself: no control characters, and nothing that small writers put around it."""
+    text = _CONTROL.sub("", reply).strip()
+    first, newline, rest = text.partition("\n")
+    if newline and rest.strip() and _OPENING.match(first):
+        text = rest.strip()
+    text = re.sub(r"^(?:\*\*)?(?:new )?(?:message|user|question|text)(?:\*\*)?\s*:\s*(?:\*\*)?", "", text, flags=re.I)
+    text = re.sub(r"^(?:[-*•]|\d{1,2}[.)])\s+", "", text.strip())
+    while len(text) > 1 and text[0] in "\"“'`" and text[-1] in "\"”'`":
+        text = text[1:-1].strip()
+    return text.strip()
+
+
+def fault(reply: Reply, text: str, shown: str) -> str:
+    """Why a reply is no candidate, whatever it fires; empty where it is one.
+
+    Args:
+        reply: what the writer gave.
+        text: the reply, cleaned.
+        shown: what the writer was shown, to tell copies.
+    """
+    if reply.error:
+        return "writer error"
+    words = text.lower().split()
+    if len(words) < MIN_WORDS:
+        return "too short"
+    if reply.finish_reason == "length":
+        return "unfinished"
+    fours = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
+    if len(fours) - len(set(fours)) > max(2, len(fours) // 6):
+        return "repeats itself"
+    runs = (" ".join(words[i : i + COPIED_WORDS]) for i in range(len(words) - COPIED_WORDS + 1))
+    shown_words = " ".join(shown.lower().split())
+    if any(run in shown_words for run in runs):
+        return "copies what it was shown"
+    return ""

@@ -1,0 +1,83 @@
+"""What a writer is asked: prompts of a feature's spans, and the plain request of the control.
+
+Before: `coverage.plan` and `features.spans`. After: `synthesis.loop` sends the requests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from facsynth import prompts
+from facsynth.errors import SettingsError
+from facsynth.records import Message, Request, Span
+
+FEATURE_STRIDE = 1 << 20
+"""Random numbers of a request depend on its rng_seed and sample_index: every feature gets its own, 0 the control."""
+
+
+@dataclass(frozen=True)
+class SynthesisSettings:
+    """What the written samples depend on, besides features and writer."""
+
+    per_wave: int = 4
+    """Candidates a feature and wave."""
+    max_candidates: int = 12
+    """Candidates a feature, then it is given up."""
+    max_tokens: int = 96
+    """Longest message; one that does not end within is dropped."""
+    temperature: float = 0.9
+    top_p: float = 0.95
+    strength: float = 0.4
+    """Of steering: 1 adds what the SAE writes for the feature at its anchor maximum. 0: prompts alone."""
+    n_spans: int = 4
+    """Anchor spans shown in a prompt."""
+    max_written_tokens: int | None = None
+    """Cap over all candidates; never exceeded."""
+    control: float = 0.1
+    """Plain-prompt samples beside, as a share of the candidates, for the chance level."""
+    rng_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("per_wave", "max_candidates", "max_tokens", "n_spans"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} is {getattr(self, name)}\nGive at least 1.")
+        if not 0 <= self.control <= 1:
+            raise SettingsError(f"control is {self.control}\nGive a share between 0 and 1.")
+
+
+@dataclass(frozen=True)
+class FeatureTask:
+    """One feature to write for."""
+
+    feature_id: int
+    threshold: float
+    n_wanted: int
+    spans: tuple[Span, ...]
+
+
+def feature_request(task: FeatureTask, index: int, settings: SynthesisSettings) -> Request:
+    """Ask for candidate `index` of a feature: its spans as examples, its direction as steering."""
+    n = len(task.spans)
+    chosen = [task.spans[(index + i) % n] for i in range(min(settings.n_spans, n))]
+    listed = "\n".join(f"- {' '.join(span.text.split())}" for span in chosen)
+    return Request(
+        messages=(Message("user", prompts.fill("write_message", spans=listed)),),
+        max_tokens=settings.max_tokens,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        rng_seed=settings.rng_seed * FEATURE_STRIDE + task.feature_id + 1,
+        sample_index=index,
+        steering=((task.feature_id, settings.strength),) if settings.strength else (),
+    )
+
+
+def plain_request(index: int, settings: SynthesisSettings) -> Request:
+    """Ask for a message and nothing more: the control."""
+    return Request(
+        messages=(Message("user", prompts.fill("write_plain")),),
+        max_tokens=settings.max_tokens,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        rng_seed=settings.rng_seed * FEATURE_STRIDE,
+        sample_index=index,
+    )

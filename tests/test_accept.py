@@ -1,0 +1,67 @@
+"""What is kept and why not."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from facsynth.records import Reply
+from facsynth.synthesis.accept import acceptance_limit, clean_text, fault, text_sha256
+
+
+def reply(text: str, finish_reason: str = "stop", error: str = "") -> Reply:
+    return Reply(text, finish_reason, 10, 10, 0.1, error)
+
+
+def test_acceptance_leaves_a_margin_above_the_threshold_and_above_zero() -> None:
+    assert acceptance_limit(2.0) == pytest.approx(2.1)
+    assert acceptance_limit(0.0) == 0.05
+
+
+@pytest.mark.parametrize(
+    ("raw", "clean"),
+    [
+        ('"How long do eggs keep?"', "How long do eggs keep?"),
+        ("Here is a new message:\n\nHow long do eggs keep?", "How long do eggs keep?"),
+        ("Message: How long do eggs keep?", "How long do eggs keep?"),
+        ("1. How long do eggs keep?", "How long do eggs keep?"),
+        ("- “How long do eggs keep?”", "How long do eggs keep?"),
+        ("How long do eggs keep?", "How long do eggs keep?"),
+        ("Here is what I tried:\nnothing helps", "Here is what I tried:\nnothing helps"),
+        ('She said "no" to "that"', 'She said "no" to "that"'),
+    ],
+)
+def test_what_small_writers_put_around_a_message_is_taken_off(raw: str, clean: str) -> None:
+    assert clean_text(raw) == clean
+
+
+@given(st.text(max_size=200))
+def test_cleaning_twice_is_cleaning_once_for_what_is_kept(text: str) -> None:
+    once = clean_text(text)
+    assert once == once.strip()
+    assert len(once) <= len(text)
+
+
+@pytest.mark.parametrize(
+    ("given_reply", "shown", "reason"),
+    [
+        (reply("", "error", "non-finite: logits"), "", "writer error"),
+        (reply("too short"), "", "too short"),
+        (reply("this one never ends because", "length"), "", "unfinished"),
+        (reply("the cat sat down " * 8), "", "repeats itself"),
+        (
+            reply("well then one two three four five six seven eight nine ten indeed"),
+            "One two  three four five six seven eight nine ten.".replace(".", ""),
+            "copies what it was shown",
+        ),
+        (reply("How long do eggs keep in the fridge?"), "How long do eggs keep in a cellar?", ""),
+    ],
+)
+def test_a_reply_that_is_no_candidate_says_why(given_reply: Reply, shown: str, reason: str) -> None:
+    assert fault(given_reply, given_reply.text, shown) == reason
+
+
+def test_text_hash_sees_every_character_and_takes_any() -> None:
+    assert text_sha256("a") != text_sha256("a ")
+    assert len(text_sha256("\ud800")) == 64

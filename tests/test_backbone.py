@@ -1,0 +1,255 @@
+"""Activations at the hook are those of the whole model, whatever they are batched with, and nothing more is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+import tiny
+from facsynth.errors import ModelError, SettingsError
+from facsynth.model.backbone import Backbone, batches, fast_dtype, load_backbone, model_hash, pad
+
+LENGTHS = (9, 2, 17, 5, 17, 1, 30)
+
+
+@pytest.fixture(scope="module")
+def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    root = tmp_path_factory.mktemp("models")
+
+    def folder_of(family: str) -> Path:
+        folder = root / family
+        return folder if folder.exists() else tiny.save_model(folder, family, n_blocks=4)
+
+    return folder_of
+
+
+@pytest.fixture(scope="module")
+def llama(folder_of: Callable[[str], Path]) -> Backbone:
+    return tiny.backbone(folder_of("llama"))
+
+
+def sequences(vocabulary: int = 400, lengths: tuple[int, ...] = LENGTHS) -> list[Any]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(20, vocabulary, n).astype(np.int32) for n in lengths]
+
+
+def everything(ids: list[Any]) -> list[Any]:
+    return [np.ones(len(row), dtype=bool) for row in ids]
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_the_hook_gives_the_hidden_states_after_its_block(family: str, folder_of: Callable[[str], Path]) -> None:
+    for block in (0, 2):
+        backbone = tiny.backbone(folder_of(family), f"layers.{block}")
+        for row in sequences():
+            with torch.no_grad():
+                whole = backbone.model(input_ids=torch.tensor(row)[None].long(), output_hidden_states=True)
+            found = backbone.activations([row], everything([row]))
+            assert found.shape == (len(row), backbone.d_model)
+            torch.testing.assert_close(found, whole.hidden_states[block + 1][0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_batch_order_and_padding_change_nothing(family: str, folder_of: Callable[[str], Path]) -> None:
+    backbone = tiny.backbone(folder_of(family), "layers.2")
+    ids = sequences()
+    alone = [backbone.activations([row], everything([row])) for row in ids]
+    together = backbone.activations(ids, everything(ids)).split(list(LENGTHS))
+    backwards = backbone.activations(ids[::-1], everything(ids)[::-1]).split(list(LENGTHS[::-1]))
+    for one, two, three in zip(alone, together, backwards[::-1], strict=True):
+        torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(three, one, rtol=1e-4, atol=1e-4)
+    padded, attention, positions = pad(ids, side="left")  # as writing needs it
+    with torch.no_grad():
+        left = backbone.model(
+            input_ids=padded, attention_mask=attention, position_ids=positions, output_hidden_states=True
+        ).hidden_states[3]
+    for row, one in enumerate(alone):
+        torch.testing.assert_close(left[row, -len(one) :], one, rtol=1e-4, atol=1e-4)
+
+
+def test_only_the_kept_positions_come_back_in_order(llama: Backbone) -> None:
+    ids = sequences()
+    rng = np.random.default_rng(1)
+    keep = [rng.random(len(row)) < 0.5 for row in ids]
+    found = llama.activations(ids, keep)
+    whole = llama.activations(ids, everything(ids))
+    assert torch.equal(found, whole[torch.from_numpy(np.concatenate(keep))])
+    assert 0 < len(found) < len(whole)
+
+
+def test_blocks_behind_the_hook_and_the_head_are_never_run(llama: Backbone) -> None:
+    ran: list[str] = []
+    modules = dict(llama.model.named_modules())
+    names = [*(f"model.layers.{block}" for block in range(4)), "model.norm", "lm_head"]
+    handles = [modules[n].register_forward_pre_hook(lambda module, inputs, n=n: ran.append(n)) for n in names]
+    llama.activations(sequences(), everything(sequences()))
+    for handle in handles:
+        handle.remove()
+    assert ran == ["model.layers.0", "model.layers.1"]
+
+
+def n_hooks(backbone: Backbone) -> int:
+    return sum(len(module._forward_hooks) for module in backbone.model.modules())
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("x"), KeyboardInterrupt()]
+)
+def test_an_error_in_the_forward_pass_comes_through_and_leaves_no_hook(llama: Backbone, error: BaseException) -> None:
+    def fail(module: Any, inputs: Any) -> None:
+        raise error
+
+    ids = sequences()
+    before = llama.activations(ids, everything(ids))
+    handle = llama.model.base_model.layers[0].register_forward_pre_hook(fail)
+    with pytest.raises(type(error)) as caught:
+        llama.activations(ids, everything(ids))
+    handle.remove()
+    assert caught.value is error
+    assert n_hooks(llama) == 0
+    assert torch.equal(llama.activations(ids, everything(ids)), before)
+
+
+@pytest.mark.parametrize(
+    ("family", "blocks"),
+    [("llama", "layers.0 to layers.3"), ("gpt2", "h.0 to h.3"), ("gpt_neox", "layers.0 to layers.3")],
+)
+@pytest.mark.parametrize("hook_point", ["layers.4", "blocks.1.hook_resid_post", ""])
+def test_an_unknown_module_is_a_settings_error_that_lists_the_blocks(
+    family: str, blocks: str, hook_point: str, folder_of: Callable[[str], Path]
+) -> None:
+    with pytest.raises(SettingsError, match=f"has no module '{hook_point}'; its blocks are {blocks}"):
+        tiny.backbone(folder_of(family), hook_point)
+
+
+@pytest.mark.parametrize("hook_point", ["layers.1", "model.layers.1", "layers.1.mlp", "norm"])
+def test_a_module_is_found_from_the_body_and_from_the_top(hook_point: str, folder_of: Callable[[str], Path]) -> None:
+    ids = sequences()
+    assert len(tiny.backbone(folder_of("llama"), hook_point).activations(ids, everything(ids))) == sum(LENGTHS)
+
+
+@pytest.mark.parametrize("hook_point", ["rotary_emb", "lm_head", "layers.0.mlp.gate_proj", "layers"])
+def test_a_module_without_activations_for_every_token_is_refused(
+    hook_point: str, folder_of: Callable[[str], Path]
+) -> None:
+    ids = sequences()
+    backbone = tiny.backbone(folder_of("llama"), hook_point)
+    with pytest.raises(ModelError, match=f"{hook_point} of llama gives no activations of width 32"):
+        backbone.activations(ids, everything(ids))
+    assert n_hooks(backbone) == 0
+
+
+def changed(source: Path, target: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> Path:
+    target.mkdir()
+    for path in source.iterdir():
+        target.joinpath(path.name).write_bytes(path.read_bytes())
+    tensors = load_file(target / "model.safetensors")
+    change(tensors)
+    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(
+    value: float, folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    name = "model.layers.2.mlp.up_proj.weight"
+    folder = changed(folder_of("llama"), tmp_path / "nan", lambda tensors: tensors[name][3, 4].fill_(value))
+    with pytest.raises(ModelError, match=f"not finite: {name} holds NaN or infinity"):
+        tiny.backbone(folder)
+
+
+def test_large_finite_weights_are_not_mistaken_for_infinity(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
+    name = "model.layers.3.input_layernorm.weight"
+    folder = changed(folder_of("llama"), tmp_path / "big", lambda tensors: tensors[name].fill_(6e4))
+    assert tiny.backbone(folder, "layers.2", dtype="float16").dtype == torch.float16
+
+
+def test_missing_weights_are_refused_instead_of_made_up(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
+    name = "model.layers.1.self_attn.q_proj.weight"
+    folder = changed(folder_of("llama"), tmp_path / "less", lambda tensors: tensors.pop(name))
+    with pytest.raises(ModelError, match=f"lacks 1 weights, {name} among them"):
+        tiny.backbone(folder)
+
+
+@pytest.mark.parametrize("damage", ["empty folder", "truncated", "broken config", "broken tokenizer"])
+def test_a_folder_that_cannot_be_loaded_is_a_model_error(
+    damage: str, folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = changed(folder_of("llama"), tmp_path / "damaged", lambda tensors: None)
+    if damage == "empty folder":
+        folder = tmp_path
+    elif damage == "truncated":
+        data = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+    else:
+        (folder / ("config.json" if damage == "broken config" else "tokenizer.json")).write_text("{")
+    with pytest.raises(ModelError, match="cannot load a causal language model"):
+        tiny.backbone(folder)
+
+
+def test_activations_that_overflow_are_a_model_error(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
+    name = "model.layers.0.mlp.down_proj.weight"
+    folder = changed(folder_of("llama"), tmp_path / "hot", lambda tensors: tensors[name].mul_(2e4))
+    backbone, ids = tiny.backbone(folder, dtype="float16"), sequences()
+    with pytest.raises(ModelError, match=r"gives NaN or infinity at layers.1 in torch.float16"):
+        backbone.activations(ids, everything(ids))
+
+
+@pytest.mark.parametrize("settings", [{"dtype": "fp8"}, {"device": "tpu"}, {"device": "cuda:99"}])
+def test_a_wrong_dtype_or_device_is_a_settings_error(
+    settings: dict[str, str], folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=next(iter(settings.values()))):
+        load_backbone(folder_of("llama"), hook_point="layers.1", cache=tmp_path, **settings)
+
+
+def test_the_fingerprint_follows_weights_and_tokenizer(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
+    source, cache = folder_of("llama"), tmp_path / "cache"
+    name = "model.layers.2.mlp.up_proj.weight"
+    same = changed(source, tmp_path / "same", lambda tensors: None)
+    other = changed(source, tmp_path / "other", lambda tensors: tensors[name][0, 0].add_(1))
+    hashes = [model_hash(folder, cache) for folder in (source, same, other)]
+    assert hashes[0] == hashes[1] == tiny.backbone(source).fingerprint
+    assert hashes[0] != hashes[2]
+    (same / "README.md").write_text("more")
+    assert model_hash(same, cache) == hashes[0]
+    (same / "chat_template.jinja").write_text("{{ messages }}")
+    assert model_hash(same, cache) != hashes[0]
+
+
+def test_auto_is_a_dtype_that_the_machine_has() -> None:
+    assert fast_dtype("cpu") in (torch.float32, torch.bfloat16)
+
+
+@given(st.lists(st.integers(1, 200), max_size=60), st.integers(1, 600))
+def test_batches_hold_every_sequence_once_within_the_budget(lengths: list[int], token_budget: int) -> None:
+    found = list(batches(lengths, token_budget))
+    assert sorted(index for batch in found for index in batch) == list(range(len(lengths)))
+    for batch in found:
+        assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= token_budget
+    flat = [lengths[index] for batch in found for index in batch]
+    assert flat == sorted(flat, reverse=True)
+    for batch, following in zip(found, found[1:], strict=False):
+        assert (len(batch) + 1) * lengths[batch[0]] > token_budget, f"{following[0]} had room"
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=6), st.sampled_from(["left", "right"]))
+def test_padding_keeps_tokens_and_counts_positions_from_the_first(lengths: list[int], side: str) -> None:
+    ids = [np.arange(1, n + 1, dtype=np.int32) for n in lengths]
+    padded, attention, positions = pad(ids, side=side)
+    for row, tokens in enumerate(ids):
+        real = attention[row].bool()
+        assert padded[row][real].tolist() == tokens.tolist()
+        assert positions[row][real].tolist() == list(range(len(tokens)))
+        assert not padded[row][~real].any()
+        assert real[0 if side == "right" else -1]

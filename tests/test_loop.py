@@ -1,0 +1,182 @@
+"""The writing loop, with a scripted writer and a measure that reads numbers out of the text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from facsynth.errors import SettingsError
+from facsynth.llm import Ledger, LedgerWriter, ScriptedWriter
+from facsynth.records import Measurement, Request, Sample, Span
+from facsynth.store import Artifact
+from facsynth.synthesis.loop import Candidate, Synthesis, synthesize
+from facsynth.synthesis.requests import FeatureTask, SynthesisSettings, feature_request
+
+SPANS = tuple(Span(0, f"piece {n}", "piece", 9.0, "0" * 16, 3) for n in range(6))
+
+
+def task(feature_id: int, n_wanted: int = 1) -> FeatureTask:
+    return FeatureTask(feature_id, threshold=1.0, n_wanted=n_wanted, spans=SPANS)
+
+
+def measure(samples: Sequence[Sample]) -> list[Measurement | None]:
+    """`fires 3=2.5` in a text fires feature 3 with 2.5; `broken` cannot be encoded."""
+    found: list[Measurement | None] = []
+    for sample in samples:
+        maxima = {int(f): (float(a), 1) for f, a in re.findall(r"(\d+)=([\d.]+)", sample.text)}
+        found.append(None if "broken" in sample.text else Measurement(maxima, lambda position: f"until {position}"))
+    return found
+
+
+def run(
+    folder: Path,
+    answer: Callable[[Request], str],
+    tasks: Sequence[FeatureTask],
+    *,
+    known_ids: Sequence[str] = (),
+    per_wave: int = 2,
+    max_candidates: int = 6,
+    max_written_tokens: int | None = None,
+    control: float = 0.0,
+) -> tuple[Synthesis, ScriptedWriter]:
+    settings = SynthesisSettings(
+        per_wave=per_wave, max_candidates=max_candidates, max_tokens=20, control=control,
+        max_written_tokens=max_written_tokens,
+    )  # fmt: skip
+    writer = ScriptedWriter(answer)
+    artifact = Artifact(folder, "synthesize", {}, {})
+    return synthesize(tasks, writer, measure, artifact, settings, known_ids=known_ids), writer
+
+
+def feature_of(request: Request) -> int:
+    return request.steering[0][0] if request.steering else -1
+
+
+def test_a_feature_gets_what_it_wants_and_no_more_is_written_for_it(tmp_path: Path) -> None:
+    found, writer = run(tmp_path, lambda r: f"try {r.sample_index} fires {feature_of(r)}=3.0", [task(1), task(2)])
+    assert [c.feature for c in found.accepted] == [1, 2]
+    assert len(writer.history) == 4
+    assert [c.reason for c in found.rejected] == ["fires only what has its samples"] * 2
+    assert found.gave_up == {}
+    assert found.stop_reason == "every attempted feature has its samples"
+
+
+def test_the_strongest_candidate_of_a_wave_is_the_one_kept(tmp_path: Path) -> None:
+    found, _ = run(tmp_path, lambda r: f"try {r.sample_index} fires 1={2 + r.sample_index}.5", [task(1)], per_wave=3)
+    assert [c.activation for c in found.accepted] == [4.5]
+
+
+def test_a_candidate_counts_for_whatever_attempted_feature_it_fires(tmp_path: Path) -> None:
+    found, _ = run(
+        tmp_path, lambda r: f"try {r.sample_index} by {feature_of(r)} fires 2={4 - feature_of(r)}.0",
+        [task(1), task(2, 2)], max_candidates=2, per_wave=1,
+    )  # fmt: skip
+    assert [(c.written_for, c.feature) for c in found.accepted] == [(1, 2), (2, 2)]
+    assert found.gave_up == {1: 2}
+
+
+def test_just_above_the_threshold_is_not_enough(tmp_path: Path) -> None:
+    found, _ = run(tmp_path, lambda r: f"try {r.sample_index} fires 1=1.04", [task(1)])
+    assert found.accepted == []
+    assert {c.reason for c in found.rejected} == {"does not fire"}
+    assert max(c.activation for c in found.rejected) == 1.04
+    assert found.stop_reason == "the candidates of the remaining features are spent"
+
+
+def test_equal_texts_and_known_samples_count_once(tmp_path: Path) -> None:
+    known = Sample(measure_text("known text fires 1=3.0")).sample_id
+    answers = {0: "known text fires 1=3.0", 1: "a fresh text fires 1=3.0"}
+    found, _ = run(
+        tmp_path, lambda r: answers.get(r.sample_index, "a fresh text fires 1=3.0"), [task(1, 2)], known_ids=[known]
+    )
+    assert len(found.accepted) == 1
+    assert {c.reason for c in found.rejected} == {"is there already"}
+
+
+def measure_text(text: str):  # type: ignore[no-untyped-def]
+    from facsynth.records import Message
+
+    return (Message("user", text),)
+
+
+def test_what_cannot_be_encoded_is_a_row_with_its_reason(tmp_path: Path) -> None:
+    found, _ = run(tmp_path, lambda r: f"broken text number {r.sample_index} 1=3.0", [task(1)], max_candidates=2)
+    assert [c.reason for c in found.rejected] == ["cannot be encoded"] * 2
+
+
+def test_the_cap_on_tokens_is_never_exceeded(tmp_path: Path) -> None:
+    found, _ = run(
+        tmp_path, lambda r: "nothing of use " * 3 + str(r.sample_index), [task(n) for n in range(5)],
+        max_written_tokens=65,
+    )  # fmt: skip
+    assert found.written_tokens <= 65
+    assert found.stop_reason == "the cap on written tokens is reached"
+    assert found.gave_up.keys() == {0, 1, 2, 3, 4}
+
+
+def test_the_control_is_plain_and_kept_apart(tmp_path: Path) -> None:
+    found, writer = run(tmp_path, lambda r: f"plain or not {r.sample_index} fires 7=9", [task(1), task(7)], control=0.5)
+    plain = [r for r in writer.history if not r.steering]
+    assert len(plain) == len(found.control) == -(-(len(found.accepted) + len(found.rejected)) // 2)
+    assert all("piece" not in r.messages[0].content for r in plain)
+    assert all(7 in c.fires for c in found.control)
+    assert not set(found.control) & set(found.accepted)
+
+
+def test_every_span_is_shown_in_some_prompt() -> None:
+    settings = SynthesisSettings(n_spans=2)
+    shown = " ".join(feature_request(task(1), index, settings).messages[0].content for index in range(6))
+    assert all(span.text in shown for span in SPANS)
+
+
+def test_interrupted_anywhere_the_result_is_the_same(tmp_path: Path) -> None:
+    def answer(request: Request) -> str:
+        n = request.sample_index
+        return f"a text of {n} fires {feature_of(request)}={n / 2}"
+
+    tasks = [task(n, 2) for n in range(4)]
+    settings = SynthesisSettings(per_wave=2, max_candidates=6, max_tokens=20, control=0.5)
+    whole = tmp_path / "whole"
+    with Ledger.open(tmp_path / "whole.sqlite") as ledger:
+        writer = LedgerWriter(ScriptedWriter(answer), ledger)
+        expected = synthesize(tasks, writer, measure, Artifact(whole, "synthesize", {}, {}), settings)
+
+    class StopError(Exception):
+        pass
+
+    for stop_after in (1, 6, 11, 20, 27):
+        folder, ledger_path = tmp_path / f"{stop_after}", tmp_path / f"{stop_after}.sqlite"
+        calls = 0
+
+        def interrupted(request: Request, stop_after: int = stop_after) -> str:
+            nonlocal calls
+            calls += 1
+            if calls == stop_after:
+                raise StopError
+            return answer(request)
+
+        for writer_answer in (interrupted, answer):
+            with Ledger.open(ledger_path) as ledger:
+                writer = LedgerWriter(ScriptedWriter(writer_answer), ledger)
+                artifact = Artifact(folder, "synthesize", {}, {})
+                try:
+                    result = synthesize(tasks, writer, measure, artifact, settings)
+                except StopError:
+                    continue
+        assert result == expected
+        for path in sorted(whole.rglob("*.jsonl")):
+            assert (folder / path.relative_to(whole)).read_bytes() == path.read_bytes()
+
+
+def test_settings_that_write_nothing_are_refused() -> None:
+    with pytest.raises(SettingsError, match="per_wave is 0"):
+        SynthesisSettings(per_wave=0)
+    with pytest.raises(SettingsError, match="control is 2"):
+        SynthesisSettings(control=2)
+
+
+def test_candidates_are_plain_rows() -> None:
+    assert Candidate(1, "text", "").fires == ()
