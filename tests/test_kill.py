@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests import tiny_run
+
+import tiny_run
 
 COMMAND = [sys.executable, "-m", "facsynth.cli.main", "run"]
 

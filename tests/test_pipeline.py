@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests import tiny_run
 
+import tiny_run
 from facsynth import pipeline
 from facsynth.errors import InputError, MismatchError
 from facsynth.features.encoded import Encoded

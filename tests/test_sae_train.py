@@ -147,11 +147,11 @@ def test_latents_that_stay_silent_are_woken_by_the_auxiliary_loss() -> None:
         settings = replace(TOY, dead_after_tokens=500, aux_share=aux_share, n_tokens=100_000)
         trainer = TopKTrainer(*mean_and_scale(toy_chunk(0)), settings, dtype=torch.float32)
         with torch.no_grad():
-            trainer.W_enc[16:] *= 0.1  # never among the three largest
+            trainer.W_enc[16:] *= 0.01  # hardly ever among the three largest
         for index in range(120):
             trainer.update(toy_chunk(index, 256))
         n_woken[aux_share] = int((trainer.since_fired[16:] < 256 * 60).sum())
-    assert n_woken[0.0] == 0
+    assert n_woken[0.0] < 4
     assert n_woken[1 / 32] >= 8
 
 
@@ -165,7 +165,9 @@ def test_training_goes_on_after_a_stop_at_any_buffer_to_the_same_bytes(
 ) -> None:
     settings = replace(TOY, architecture=architecture, n_tokens=9000)
     buffers: list[int] = []
-    unbroken = train(tmp_path / "0", settings, dtype=dtype, progress=lambda what, done, total: buffers.append(done))
+    rows = {"train": chunks(tmp_path / "chunks", 7, with_sinks), "dtype": dtype}
+    unbroken = train(tmp_path / "0", settings, **rows, progress=lambda what, done, total: buffers.append(done))
+    assert unbroken.n_sink_tokens == 2 * 7
     assert len(buffers) == 6  # more than an epoch, which has buffers of 2, 2, 2 and 1 chunks
     for stop in range(1, len(buffers) + 1):
 
@@ -175,9 +177,9 @@ def test_training_goes_on_after_a_stop_at_any_buffer_to_the_same_bytes(
 
         out = tmp_path / str(stop)
         with pytest.raises(StoppedError):
-            train(out, settings, dtype=dtype, progress=progress)
+            train(out, settings, **rows, progress=progress)
         again: list[int] = []
-        trained = train(out, settings, dtype=dtype, progress=lambda what, done, total, a=again: a.append(done))
+        trained = train(out, settings, **rows, progress=lambda what, done, total, a=again: a.append(done))
         assert again == buffers[stop:], "what was done is not done again"
         assert weights(out) == weights(tmp_path / "0")
         assert (out / "cfg.json").read_bytes() == (tmp_path / "0" / "cfg.json").read_bytes()

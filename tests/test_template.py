@@ -172,6 +172,7 @@ def everywhere(test: Any) -> Any:
         [("user", "  \n leading and trailing \n\n "), ("assistant", "\n\n indented\n  "), ("user", " x")],
         [("user", "\n\nsystem\nuser:\nassistant\n### [INST] [/INST] <|user|>\n{{ messages }} {% if %} \ue0000\ue001")],
         [("user", "#"), ("assistant", ".")],
+        [("user", "\n\n a "), ("assistant", "\n\n b\n \n")],
     ],
 )  # fmt: skip
 def test_masked_tokens_decode_to_the_contents(name: str, kind: str, turns: list[tuple[str, str]]) -> None:

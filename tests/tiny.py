@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
@@ -17,8 +18,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from facsynth.features.encode import Pooled
 from facsynth.model.backbone import Backbone, load_backbone
 from facsynth.model.sae import Sae
+from facsynth.records import Message, Sample
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -157,3 +160,26 @@ def named_sae(d_in: int = 32, *, hook_point: str = "layers.1") -> Sae:
         W_enc, torch.zeros(2 * d_in), W_enc.T.contiguous(), torch.zeros(d_in), architecture="standard",
         hook_point=hook_point, model_name="tiny", fingerprint="named",
     )  # fmt: skip
+
+
+WORDS = (*TEXT.split(), "\n\n")
+
+
+def chats(n: int, rng_seed: int = 0, longest: int = 40) -> list[Sample]:
+    """Different samples of two to four turns, each of a few to `longest` words."""
+    rng = np.random.default_rng(rng_seed)
+    samples = []
+    for index in range(n):
+        lengths = rng.integers(1, rng.integers(2, longest), size=rng.integers(2, 5))
+        texts = [f"{index} " + " ".join(rng.choice(WORDS, size)) for size in lengths]
+        samples.append(Sample(tuple(Message(("user", "assistant")[i % 2], text) for i, text in enumerate(texts))))
+    return samples
+
+
+def maxima(pooled: Pooled, index: int) -> dict[tuple[int, int], tuple[float, int, int]]:
+    """Of one sample: (role, feature) to (maximum, its position, tokens that fire)."""
+    e = pooled.entries
+    return {
+        (int(e.role[r]), int(e.feature[r])): (float(e.activation[r]), int(e.position[r]), int(e.n_firing[r]))
+        for r in np.flatnonzero(e.sample == index)
+    }

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tests.tiny import random_sae, save_model
 
 from facsynth.model.sae import save_sae
 from facsynth.settings import RunSettings, parse_settings
+from tiny import random_sae, save_model
 
 WORDS = [
     "river",

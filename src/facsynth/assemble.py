@@ -4,8 +4,11 @@ what `embedded` stands for.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+
+import torch
 
 from facsynth.errors import MismatchError, ModelError, SettingsError
 from facsynth.features.encode import EncodeSettings, FeatureSpace
@@ -55,11 +58,12 @@ def open_sae(path: str, cache: Path, device: str = "cpu") -> Sae:
         raise ModelError(f"no SAE in {folder}: sae_weights.safetensors is missing\nGive a SAELens folder with --sae.")
     sae = load_sae(folder, device=device)
     used = {"architecture": sae.architecture, "k": sae.k, "centred": sae.centred}
-    return load_sae(folder, device=device, fingerprint=fingerprint([remembered_hash(weights, cache), used]))
+    return replace(sae, fingerprint=fingerprint([remembered_hash(weights, cache), used]))
 
 
 def open_space(settings: RunSettings, cache: Path, *, dtype: str | None = None) -> FeatureSpace:
     """Model, SAE and template of a run; `dtype` overrides that of the settings, for decisions in float32."""
+    _check_device(settings.model.device)
     sae = open_sae(settings.sae.path, cache, settings.model.device)
     hook_point = settings.model.hook_point or sae.hook_point
     if not hook_point:
@@ -73,6 +77,14 @@ def open_space(settings: RunSettings, cache: Path, *, dtype: str | None = None) 
     )
     encoding = EncodeSettings(settings.data.form, settings.sae.codes, settings.sae.max_tokens)
     return FeatureSpace(backbone, sae, encoding)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as err:  # AssertionError: a torch without CUDA
+        reason = str(err).splitlines()[0]
+        raise SettingsError(f"the device {device!r} cannot be used: {reason}\nUse --device cpu.") from err
 
 
 def open_background(settings: RunSettings, space: FeatureSpace) -> Profile | None:
@@ -102,17 +114,21 @@ def read_data(block: DataBlock, which: str, progress: Progress = no_progress) ->
     return corpora[0] if len(corpora) == 1 else Corpus.join(corpora)
 
 
-def open_writer(space: FeatureSpace, anchor: Profile, feature_ids: list[int], settings: RunSettings) -> LocalWriter:
-    """The local writer, steered by the attempted features; strength 1 is the mean of their three highest samples.
+def check_form(settings: RunSettings) -> None:
+    """Refuse a form that no writer writes.
 
     Raises:
-        SettingsError: a form that the local writer does not write.
+        SettingsError: saying what can be done instead.
     """
     if settings.data.form != "message":
         raise SettingsError(
             f"samples of the form {settings.data.form} cannot be written yet, only messages\n"
-            "Measure with `facsynth coverage`, or use --form message."
+            "Measure with `facsynth coverage`, or set the form to message."
         )
+
+
+def open_writer(space: FeatureSpace, anchor: Profile, feature_ids: list[int], settings: RunSettings) -> LocalWriter:
+    """The local writer, steered by the attempted features; strength 1 is the mean of their three highest samples."""
     top = anchor.top_mean(3)
     strengths = {feature: float(top[feature]) for feature in feature_ids}
     return LocalWriter(

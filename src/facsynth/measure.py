@@ -27,6 +27,7 @@ from facsynth.features.encoded import Encoded
 from facsynth.meaning.relevance import Relevance, contrast, everything
 from facsynth.profile import Profile
 from facsynth.settings import RunSettings
+from facsynth.store import read_jsonl
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +66,7 @@ def measure(anchor: Encoded, seed_set: Encoded, background: Profile | None, sett
         MismatchError: the two come from different spaces.
     """
     asked = settings.coverage
+    check_background(background, settings)
     threshold = Threshold.parse(asked.threshold)
     thresholds = feature_thresholds(threshold, anchor.profile, background)
     relevance = _relevance(anchor.profile, background, thresholds, asked.relevance)
@@ -95,18 +97,31 @@ def measure(anchor: Encoded, seed_set: Encoded, background: Profile | None, sett
             other, aims_of_half, thresholds, n_tokens=n_tokens, min_support=asked.min_support
         ),
         interval=interval,
-        notes=(*_notes_on_scale(anchor, relevance, aims, thresholds, background), *_notes_on_data(anchor, seed_set)),
+        notes=(
+            *_notes_on_scale(anchor, relevance, aims, thresholds, background),
+            *_notes_on_overlap(anchor, seed_set),
+            *notes_on_rows("anchor", anchor),
+            *notes_on_rows("seed set", seed_set),
+        ),
     )  # fmt: skip
 
 
-def _relevance(anchor: Profile, background: Profile | None, thresholds: Floats, method: str) -> Relevance:
-    if method == "all":
-        return everything(anchor)
-    if background is None:
+def check_background(background: Profile | None, settings: RunSettings) -> None:
+    """Refuse contrast without a background; `measure` does too, but only after encoding.
+
+    Raises:
+        SettingsError: saying how to make one.
+    """
+    if background is None and settings.coverage.relevance == "contrast":
         raise SettingsError(
             "relevance by contrast needs a background, and this SAE has none\n"
             "Encode broad texts with `facsynth encode` and give the folder with --background, or use --relevance all."
         )
+
+
+def _relevance(anchor: Profile, background: Profile | None, thresholds: Floats, method: str) -> Relevance:
+    if method == "all" or background is None:
+        return everything(anchor)
     return contrast(anchor, background, thresholds)
 
 
@@ -123,11 +138,22 @@ def _notes_on_scale(
         yield "thresholds refer to the anchor itself: no background"
 
 
-def _notes_on_data(anchor: Encoded, seed_set: Encoded) -> Iterator[str]:
+def _notes_on_overlap(anchor: Encoded, seed_set: Encoded) -> Iterator[str]:
     shared = set(anchor.ids()) & set(seed_set.ids())
     if shared:
         yield f"{len(shared)} samples of the seed set are in the anchor too"
-    for name, part in (("anchor", anchor), ("seed set", seed_set)):
-        for key, what in (("n_failures", "rows could not be used"), ("n_cut", "samples were cut at max_tokens")):
-            if part.manifest[key]:
-                yield f"{name}: {part.manifest[key]} {what}, see {part.folder / 'failures.jsonl'}"
+
+
+def notes_on_rows(name: str, part: Encoded) -> Iterator[str]:
+    """What became of the rows of a corpus that are not encoded as they stand."""
+    failures = part.folder / "failures.jsonl"
+    if n_failures := part.manifest["n_failures"]:
+        first = read_jsonl(failures)[0]
+        told = f"the first is {first['where']}: {first['reason'].splitlines()[0]}"
+        yield f"{name}: rows that could not be used: {n_failures}, all in {failures}; {told}"
+    for key, what in (
+        ("n_cut", "samples that were cut at max_tokens"),
+        ("n_repaired", "samples that had broken characters taken out"),
+    ):
+        if part.manifest[key]:
+            yield f"{name}: {what}: {part.manifest[key]}"

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from facsynth import outcome
-from facsynth.assemble import open_background, open_space, open_writer, read_data
+from facsynth.assemble import check_form, open_background, open_space, open_writer, read_data
 from facsynth.coverage.plan import attempted, make_plan, read_plan, write_plan
 from facsynth.errors import InputError, MismatchError
 from facsynth.features.encode import FeatureSpace
@@ -23,7 +23,7 @@ from facsynth.features.encoded import Encoded, encode
 from facsynth.features.reuse import known_folders, remember
 from facsynth.features.spans import best_spans, span_text
 from facsynth.llm import Ledger, LedgerWriter
-from facsynth.measure import Measured, measure
+from facsynth.measure import Measured, check_background, measure
 from facsynth.profile import merge
 from facsynth.protocols import Writer
 from facsynth.records import Measurement, Progress, Sample, Span, no_progress
@@ -34,6 +34,10 @@ from facsynth.synthesis.loop import Synthesis, synthesize
 from facsynth.synthesis.requests import FeatureTask
 from facsynth.synthesis.verify import Verification, verify
 from facsynth.text.corpus import Corpus, read_corpus
+
+VERIFY_SAMPLES = 256
+PROVED_BY = {"model", "sae", "feature", "threshold", "activation", "text_sha256"}
+"""What `verify` needs of each row of provenance.jsonl."""
 
 
 def run(settings: RunSettings, out: Path, cache: Path, progress: Progress = no_progress) -> dict[str, Any]:
@@ -46,6 +50,7 @@ def run(settings: RunSettings, out: Path, cache: Path, progress: Progress = no_p
         progress: told of every stage.
     """
     started = time.monotonic()
+    check_form(settings)
     with locked(out):
         folder = open_run(settings, out)
         if folder.manifest is None:
@@ -66,7 +71,11 @@ def run(settings: RunSettings, out: Path, cache: Path, progress: Progress = no_p
 
 
 def open_run(settings: RunSettings, out: Path) -> Artifact:
-    """Begin or reopen the run folder; other settings in the same folder are refused."""
+    """Begin or reopen the run folder; other settings in the same folder are refused once anything was encoded."""
+    plan = out / "plan.json"
+    if plan.exists() and not (out / "features").exists() and read_json(plan).get("stage") == "run":
+        for name in ("plan.json", "facsynth.yaml"):
+            (out / name).unlink(missing_ok=True)
     folder = Artifact(out, "run", settings.model_dump(mode="json"), {})
     if not (out / "facsynth.yaml").exists():
         text = dump_settings(settings)
@@ -74,16 +83,33 @@ def open_run(settings: RunSettings, out: Path) -> Artifact:
     return folder
 
 
+def read_parts(settings: RunSettings, progress: Progress = no_progress) -> tuple[Corpus, Corpus]:
+    """Anchor and seed set; both before anything is loaded or encoded, so that a slip is told at once."""
+    return read_data(settings.data, "anchor", progress), read_data(settings.data, "seed", progress)
+
+
 def measure_run(
-    settings: RunSettings, out: Path, cache: Path, progress: Progress = no_progress
+    settings: RunSettings,
+    out: Path,
+    cache: Path,
+    progress: Progress = no_progress,
+    *,
+    data: tuple[Corpus, Corpus] | None = None,
 ) -> tuple[Measured, FeatureSpace, Encoded, Encoded]:
-    """Encode anchor and seed set, and write `coverage/before.json` and, once, `plan.csv`."""
+    """Encode anchor and seed set, and write `coverage/before.json` and, once, `plan.csv`.
+
+    `data` is for a caller that has read it: stdin can be read only once.
+    """
+    corpora = data or _read_unless_known(settings, out, progress)
+    progress("loading the model", 0, None)
     space = open_space(settings, cache)
+    background = open_background(settings, space)
+    check_background(background, settings)
     anchor, seed_set = (
-        _encode_part(read_data(settings.data, which), space, out / "features" / which, cache, progress)
-        for which in ("anchor", "seed")
+        _encode_part(corpus, space, out / "features" / which, cache, progress)
+        for which, corpus in zip(("anchor", "seed"), corpora, strict=True)
     )
-    before = measure(anchor, seed_set, open_background(settings, space), settings)
+    before = measure(anchor, seed_set, background, settings)
     write_json(out / "coverage" / "before.json", outcome.coverage_record(before, seed_set.profile, space, settings))
     if not (out / "plan.csv").exists():
         missing = [*before.coverage.missing.tolist(), *before.under.feature_ids.tolist()]
@@ -167,7 +193,7 @@ def encode_accepted(written: Synthesis, exact: FeatureSpace, out: Path, progress
     return encode(corpus, exact, out / "features" / "accepted", progress=progress)
 
 
-def verify_run(out: Path, cache: Path) -> Verification:
+def verify_run(out: Path, cache: Path, progress: Progress = no_progress) -> Verification:
     """Encode the accepted samples of a run again, in float32, and compare with their provenance.
 
     Raises:
@@ -178,6 +204,12 @@ def verify_run(out: Path, cache: Path) -> Verification:
     settings = load_settings(out / "facsynth.yaml")
     space = open_space(settings, cache, dtype="float32")
     provenance = read_jsonl(out / "provenance.jsonl")
+    for number, row in enumerate(provenance, start=1):
+        if lacking := sorted(PROVED_BY - row.keys()):
+            raise InputError(
+                f"{out / 'provenance.jsonl'}, row {number} has no {', '.join(lacking)}\n"
+                "It was changed by something else; restore it."
+            )
     if not provenance and not read_jsonl(out / "samples.jsonl"):
         return verify([], [], [])
     samples = list(read_corpus(out / "samples.jsonl", form=settings.data.form))
@@ -187,10 +219,29 @@ def verify_run(out: Path, cache: Path) -> Verification:
             f"the samples of {out} were accepted with another {foreign[0]} than {settings.model.path}\n"
             f"  recorded  {provenance[0][foreign[0]][:16]}…\n  here      {space.identity[foreign[0]][:16]}…"
         )
-    return verify(samples, provenance, measurer(space)(samples))
+    decide = measurer(space)
+    measured: list[Measurement | None] = []
+    for start in range(0, len(samples), VERIFY_SAMPLES):
+        progress("verifying", start, len(samples))
+        measured += decide(samples[start : start + VERIFY_SAMPLES])
+    progress("verifying", len(samples), len(samples))
+    return verify(samples, provenance, measured)
 
 
-def _encode_part(corpus: Corpus, space: FeatureSpace, out: Path, cache: Path, progress: Progress) -> Encoded:
+def _read_unless_known(
+    settings: RunSettings, out: Path, progress: Progress
+) -> tuple[Corpus, Corpus] | tuple[None, None]:
+    """Anchor and seed set, or nothing where stdin was one of them and both are encoded: it is gone by now."""
+    encoded = all((out / "features" / which / "manifest.json").exists() for which in ("anchor", "seed"))
+    if encoded and "-" in (*settings.data.anchor, *settings.data.seed):
+        return None, None
+    return read_parts(settings, progress)
+
+
+def _encode_part(corpus: Corpus | None, space: FeatureSpace, out: Path, cache: Path, progress: Progress) -> Encoded:
+    if corpus is None:
+        return Encoded.open(out)
+
     def named(what: str, done: int, total: int | None) -> None:
         progress(f"{what} {out.name}", done, total)
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
+from facsynth.coverage.threshold import Threshold
 from facsynth.errors import SettingsError
 from facsynth.synthesis.requests import SynthesisSettings
+from facsynth.text.forms import form_roles
+from facsynth.text.layouts import Fields, kind_of
 
 EMBEDDED = "embedded"
+_T = TypeVar("_T")
 
 
 class _Block(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelBlock(_Block):
@@ -51,6 +57,27 @@ class DataBlock(_Block):
     limit: int | None = Field(default=None, ge=1)
     """Samples read of each file at most."""
 
+    @field_validator("seed", "anchor", mode="before")
+    @classmethod
+    def _one_file(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("seed", "anchor")
+    @classmethod
+    def _some_file(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _not_empty(value)
+
+    @field_validator("form")
+    @classmethod
+    def _known_form(cls, value: str) -> str:
+        form_roles(value)
+        return value
+
+    @field_validator("fields")
+    @classmethod
+    def _known_fields(cls, value: dict[str, str]) -> dict[str, str]:
+        return _check_fields(value)
+
 
 class CoverageBlock(_Block):
     """When a feature is active, which features count, and how many samples make one active."""
@@ -62,6 +89,12 @@ class CoverageBlock(_Block):
     anchor_support: int | None = Field(default=None, ge=1)
     """3, or 10 for a quantile threshold, where nothing is said."""
     min_support: int = Field(default=1, ge=1)
+
+    @field_validator("threshold", mode="before")
+    @classmethod
+    def _one_spelling(cls, value: Any) -> Any:
+        """YAML makes a number of 0.0, and 0 means the same."""
+        return str(Threshold.parse(str(value))) if isinstance(value, str | int | float) else value
 
 
 class WriterBlock(_Block):
@@ -97,7 +130,7 @@ class RunSettings(_Block):
     coverage: CoverageBlock = CoverageBlock()
     writer: WriterBlock = WriterBlock()
     budget: BudgetBlock = BudgetBlock()
-    rng_seed: int = 0
+    rng_seed: int = Field(default=0, ge=0)
 
     @property
     def synthesis(self) -> SynthesisSettings:
@@ -116,6 +149,38 @@ class RunSettings(_Block):
         )
 
 
+class CorpusBlock(_Block):
+    """One corpus of a recipe."""
+
+    path: str
+    form: str
+    fields: dict[str, str] = {}
+    limit: int | None = Field(default=None, ge=1)
+
+    @field_validator("fields")
+    @classmethod
+    def _known_fields(cls, value: dict[str, str]) -> dict[str, str]:
+        return _check_fields(value)
+
+
+class RecipeFile(_Block):
+    """What `train-sae` reads."""
+
+    corpora: tuple[CorpusBlock, ...]
+    hook_point: str
+    model: str = EMBEDDED
+    save_dtype: Literal["float32", "float16"] = "float32"
+    train: dict[str, Any] = {}
+    harvest: dict[str, Any] = {}
+    background_pieces: int | None = Field(default=None, ge=1)
+    """Encode so many pieces of the corpora as a background, beside the SAE."""
+
+    @field_validator("corpora")
+    @classmethod
+    def _some_corpus(cls, value: tuple[CorpusBlock, ...]) -> tuple[CorpusBlock, ...]:
+        return _not_empty(value)
+
+
 def load_settings(path: Path) -> RunSettings:
     """Read and check a run's YAML."""
     return parse_settings(read_yaml(path), str(path))
@@ -125,28 +190,41 @@ def read_yaml(path: Path) -> Any:
     """What a settings file says.
 
     Raises:
-        SettingsError: not there, or not YAML.
+        SettingsError: not there, not to be read, or not YAML.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as err:
-        raise SettingsError(f"no settings file {path}\nWrite one with: facsynth init {path}") from err
+        raise SettingsError(f"there is no settings file {path}\nWrite one with: facsynth init {path}") from err
+    except OSError as err:
+        raise SettingsError(f"the settings file {path} cannot be read: {err.strerror}\nGive a file of yours.") from err
     except (yaml.YAMLError, UnicodeDecodeError) as err:
-        raise SettingsError(f"{path} is not YAML: {err}") from err
+        raise SettingsError(f"{path} is not YAML: {err}\nCompare it with a fresh one from: facsynth init") from err
 
 
 def parse_settings(raw: Any, name: str) -> RunSettings:
-    """Check what a YAML file says; `name` is what messages call it.
+    """Check what a run's YAML says; `name` is what messages call it.
 
     Raises:
         SettingsError: an unknown key (with the nearest known one), a missing one, or a wrong value.
     """
-    if not isinstance(raw, dict):
-        raise SettingsError(f"{name} holds {type(raw).__name__}, not blocks such as `data:`")
+    return _parse(RunSettings, raw, name)
+
+
+def parse_recipe(raw: Any, name: str) -> RecipeFile:
+    """`parse_settings` for a recipe of `train-sae`."""
+    return _parse(RecipeFile, raw, name)
+
+
+def parse_part(kind: type[_T], raw: dict[str, Any], name: str) -> _T:
+    """The settings of a stage, a dataclass, from a part of a file; as `parse_settings`."""
+    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]  # a dataclass
+    for key in raw.keys() - set(known):
+        raise SettingsError(f"{name}: {_unknown(str(key), known)}")
     try:
-        return RunSettings.model_validate(raw)
+        return TypeAdapter(kind).validate_python(raw)
     except ValidationError as err:
-        raise SettingsError(f"{name}: " + "\n".join(_explain(dict(e)) for e in err.errors())) from err
+        raise SettingsError(f"{name}: " + "\n".join(_explain(dict(e), known) for e in err.errors())) from err
 
 
 def dump_settings(settings: RunSettings) -> str:
@@ -154,15 +232,63 @@ def dump_settings(settings: RunSettings) -> str:
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _explain(error: dict[str, Any]) -> str:
-    where = ".".join(str(part) for part in error["loc"])
+_B = TypeVar("_B", bound=_Block)
+
+
+def _parse(kind: type[_B], raw: Any, name: str) -> _B:
+    if not isinstance(raw, dict):
+        found = "is empty" if raw is None else f"holds {kind_of(raw)}"
+        raise SettingsError(
+            f"{name} {found}, not blocks such as {next(iter(kind.model_fields))}\nSee one with: facsynth init"
+        )
+    try:
+        # A block whose lines are all commented out is null.
+        return kind.model_validate({key: value for key, value in raw.items() if value is not None})
+    except SettingsError as err:
+        raise SettingsError(f"{name}: {err}") from err
+    except ValidationError as err:
+        found = "\n".join(_explain(dict(e), _known_at(kind, e)) for e in err.errors())
+        raise SettingsError(f"{name}: {found}") from err
+
+
+def _known_at(kind: Any, error: Mapping[str, Any]) -> Collection[str]:
+    """The keys of the block that an error is about, or lies in."""
+    inside = error["loc"] if error["type"] == "model_type" else error["loc"][:-1]
+    for part in inside:
+        if part in getattr(kind, "model_fields", {}):
+            kind = kind.model_fields[part].annotation
+            kind = CorpusBlock if kind == tuple[CorpusBlock, ...] else kind
+    return list(getattr(kind, "model_fields", {}))
+
+
+def _explain(error: dict[str, Any], known: Collection[str]) -> str:
+    where, found = ".".join(str(part) for part in error["loc"]), error["input"]
     if error["type"] == "extra_forbidden":
-        block: Any = RunSettings
-        for part in error["loc"][:-1]:
-            block = block.model_fields[str(part)].annotation
-        near = difflib.get_close_matches(str(error["loc"][-1]), block.model_fields, n=1, cutoff=0.4)
-        hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(block.model_fields)}"
-        return f"unknown key `{where}`; {hint}"
+        return _unknown(where, known)
     if error["type"] == "missing":
         return f"`{where}` is missing"
-    return f"`{where}` is {error['input']!r}: {error['msg']}"
+    if error["type"] == "model_type":
+        return f"`{where}` is {kind_of(found)}; it has keys of its own: {', '.join(known)}"
+    reason = error["msg"].removeprefix("Value error, ").replace("tuple", "list")
+    return f"`{where}` is {found!r}: {reason}"
+
+
+def _unknown(where: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(where.rpartition(".")[2], known, n=1, cutoff=0.4)
+    hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(known)}"
+    return f"unknown key `{where}`; {hint}"
+
+
+def _not_empty(value: tuple[_T, ...]) -> tuple[_T, ...]:
+    if not value:
+        raise ValueError("name at least one file")
+    return value
+
+
+def _check_fields(value: dict[str, str]) -> dict[str, str]:
+    known = [field.name for field in dataclasses.fields(Fields)]
+    for name in value:
+        if name not in known:
+            raise ValueError(_unknown(name, known))
+    Fields(**value)
+    return value

@@ -6,13 +6,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from facsynth.records import Progress
 
+Panel = dict[str, Callable[..., None]]
 LINE_EVERY_S = 5.0
 """Without a terminal: a plain line at most so often, and one when a step begins or ends."""
 
@@ -40,7 +41,7 @@ def _bar() -> Iterator[Progress]:
 
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -51,6 +52,8 @@ def _bar() -> Iterator[Progress]:
         def show(what: str, done: int, total: int | None) -> None:
             key = what.partition(":")[0]
             if key not in tasks:
+                for task in bar.tasks:
+                    bar.update(task.id, visible=task.total is not None)  # of unknown length: ends as the next begins
                 tasks[key] = bar.add_task(what, total=total)
             bar.update(tasks[key], description=what, completed=done, total=total)
 
@@ -65,7 +68,8 @@ def _lines() -> Progress:
         if key in last and done != total and now - last[key] < LINE_EVERY_S:
             return
         last[key] = now
-        print(f"{what} {done}/{total}" if total else what, file=sys.stderr, flush=True)
+        count = f" {done}/{total}" if total else f" {done}" if done else ""
+        print(f"{what}{count}", file=sys.stderr, flush=True)
 
     return show
 
@@ -87,7 +91,7 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title), box=SIMPLE, title_justify="left")
+    table = Table(title=Text(title), box=SIMPLE, title_justify="left", show_header=any(header))
     for name in header:
         table.add_column(name, overflow="fold")
     for row in rows:

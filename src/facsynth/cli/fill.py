@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from facsynth.cli import options as o
-from facsynth.cli.console import cache_folder, note, percent, print_json, print_table, shown_progress
-from facsynth.errors import InputError, SettingsError
+from facsynth.cli.console import Panel, cache_folder, note, percent, print_json, print_table, shown_progress
+from facsynth.cli.measuring import print_notes
+from facsynth.errors import InputError
+
+if TYPE_CHECKING:
+    from facsynth.settings import RunSettings
 
 TEMPLATE = """\
-# A facsynth run. Check and start it with:  facsynth run {name} -o runs/mine
+# A facsynth run. Check and start it with:  facsynth run {path} -o runs/mine
 data:
   seed: [my.jsonl]          # the data you have: .jsonl .json .csv .tsv .parquet (.gz), hf:owner/name
   anchor: [broad.jsonl]     # what it should reach; never the evaluation set
@@ -26,41 +30,62 @@ coverage:
 writer: {{strength: {strength}}}      # of steering; 0 leaves the prompt alone
 budget:
   features: null            # attempt so many, drawn at random; null: all that are missing
-  max_candidates: 12        # a feature, then it is given up
+  max_candidates: {max_candidates}        # a feature, then it is given up
   max_written_tokens: null  # a hard cap
-  control: 0.1              # plain samples beside, for the chance level
+  control: {control}              # plain samples beside, for the chance level
 rng_seed: 0
 """
 
 
 def init(path: Annotated[Path, typer.Argument(help="File to write.")] = Path("facsynth.yaml")) -> None:
-    """Write a commented settings file."""
-    from facsynth.settings import CoverageBlock, WriterBlock
+    """Write a commented settings file.
+
+    Example:  facsynth init facsynth.yaml
+    """
+    from facsynth.settings import BudgetBlock, CoverageBlock, WriterBlock
+    from facsynth.store import write_atomic
 
     if path.exists():
         raise InputError(f"{path} is there already\nChoose another name.")
-    text = TEMPLATE.format(name=path.name, threshold=CoverageBlock().threshold, strength=WriterBlock().strength)
-    path.write_text(text, encoding="utf-8")
+    budget = BudgetBlock()
+    text = TEMPLATE.format(
+        path=path, threshold=CoverageBlock().threshold, strength=WriterBlock().strength,
+        max_candidates=budget.max_candidates, control=budget.control,
+    )  # fmt: skip
+    write_atomic(path, lambda temporary: _write(temporary, text))
     print(path)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 def run(
     config: Annotated[Path, typer.Argument(help="A settings file; see `facsynth init`.")],
     out: o.Out,
+    features: Annotated[
+        int | None, typer.Option("--features", min=1, help="Attempt so many, drawn at random. [the file's, or all]")
+    ] = None,
+    rng_seed: Annotated[
+        int | None, typer.Option("--rng-seed", min=0, help="Of all that is drawn. [the file's]")
+    ] = None,
     json: o.Json = False,
 ) -> None:
     """The whole job: measure, write, keep what fires, measure again.
 
     Example:  facsynth run facsynth.yaml -o runs/mine
     """
-    _run(o.resolve(config), out, json)
+    settings = o.resolve(config, features=features, rng_seed=rng_seed)
+    _run(settings, out, json)
+    if o.uses_example_anchor(settings):
+        note(f"note: {config} names no anchor, so it was the example that ships: everyday messages")
 
 
 def synthesize(
     folder: Annotated[Path, typer.Argument(help="Run folder that `missing` or `run` made.")],
     json: o.Json = False,
 ) -> None:
-    """Write samples for the plan in a run folder; rows with keep = no are left out.
+    """Write samples for the plan in a run folder, but for rows with keep = no.
 
     Example:  facsynth synthesize runs/mine
     """
@@ -73,26 +98,29 @@ def synthesize(
 
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder.")] = Path("runs/demo"),
-    rng_seed: Annotated[int, typer.Option("--rng-seed", help="Of the features drawn and the samples written.")] = 0,
+    rng_seed: Annotated[int, typer.Option("--rng-seed", min=0, help="Of all that is drawn.")] = 0,
     json: o.Json = False,
 ) -> None:
-    """The whole job on data, model and SAE that ship: a few minutes, no account, no GPU."""
+    """The whole job on data, model and SAE that ship, in a few minutes.
+
+    Example:  facsynth demo
+    """
     from facsynth.demo import demo_settings
 
     _run(demo_settings(rng_seed), out, json)
 
 
-def _run(settings: Any, out: Path, json: bool) -> None:
+def _run(settings: RunSettings, out: Path, json: bool) -> None:
     from facsynth import pipeline
+    from facsynth.store import read_json
 
-    if settings.data.form != "message":
-        raise SettingsError(f"samples of the form {settings.data.form} cannot be written yet\nMeasure with `coverage`.")
     with shown_progress() as progress:
         summary = pipeline.run(settings, out, cache_folder(), progress)
     if json:
         print_json(summary)
-        return
-    print_summary(summary, out)
+    else:
+        print_summary(summary, out)
+    print_notes(read_json(out / "coverage" / "before.json"))
 
 
 def print_summary(summary: dict[str, Any], out: Path) -> None:
@@ -116,4 +144,4 @@ def print_summary(summary: dict[str, Any], out: Path) -> None:
     note(f"report: {out / 'report.html'}   samples: {out / 'samples.jsonl'}   prove them: facsynth verify {out}")
 
 
-COMMANDS = {"init": init, "demo": demo, "run": run, "synthesize": synthesize}
+COMMANDS: Panel = {"init": init, "demo": demo, "run": run, "synthesize": synthesize}

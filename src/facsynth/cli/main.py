@@ -2,18 +2,85 @@
 
 from __future__ import annotations
 
+import errno
+import inspect
+import io
 import os
 import sys
+from typing import Any
 
-import click
 import typer
+from typer.core import TyperGroup
 
 from facsynth import __version__
-from facsynth.cli import fill, measuring, proving, training
+from facsynth.cli import advanced, fill, measuring, proving
+from facsynth.cli.console import Panel
 from facsynth.errors import FacsynthError
+
+PANELS: dict[str, Panel] = {
+    "Measure": measuring.COMMANDS,
+    "Fill": fill.COMMANDS,
+    "Prove": proving.COMMANDS,
+    "Advanced": advanced.COMMANDS,
+}
+MACHINE = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file is larger than this system lets it be (see ulimit -f)",
+    errno.EACCES: "this user may not read or write it",
+    errno.EPERM: "this user may not read or write it",
+    errno.EROFS: "the file system can only be read",
+    errno.EIO: "the disk does not answer as it should",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.EMFILE: "this process has too many files open (see ulimit -n)",
+}
+"""What the machine may refuse at any read or write. Other OSErrors that come this far are bugs, with a traceback."""
+
+
+class Commands(TyperGroup):
+    """Commands listed by panel; an error or a Ctrl-C ends in a message and an exit code."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Plain text: Typer's own panels take twice as long to load and change with the terminal."""
+        del ctx
+        for panel, commands in PANELS.items():
+            with formatter.section(panel):
+                formatter.write_dl([(name, _summary(command)) for name, command in commands.items()])
+
+    def invoke(self, ctx: Any) -> Any:
+        """0 done, 1 error, 2 usage or settings, 3 a limit does not hold, 4 done in part, 130 stopped."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except FacsynthError as err:
+            raise _stop(str(err), err.exit_code) from err
+        except KeyboardInterrupt as err:
+            raise _stop("stopped; what was finished is kept, the same command goes on", 130) from err
+        except BrokenPipeError as err:  # of `| head`; nobody reads on, and Python flushes once more at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from err
+        except OSError as err:
+            if err.errno not in MACHINE:
+                raise
+            where = f"{err.filename}: " if err.filename else ""
+            what = f"{where}{MACHINE[err.errno]} ({err.strerror})"
+            raise _stop(f"{what}\nWhat was finished is kept. Mend that and run the same command again.", 1) from err
+        return result
+
+
+def _stop(message: str, code: int) -> typer.Exit:
+    print(f"facsynth: {message}", file=sys.stderr)
+    return typer.Exit(code)
+
+
+def _summary(command: Any) -> str:
+    """The first paragraph of a command's docstring, on one line."""
+    return " ".join(inspect.cleandoc(command.__doc__).split("\n\n")[0].split())
+
 
 app = typer.Typer(
     name="facsynth",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -21,8 +88,8 @@ app = typer.Typer(
     help="Find what your fine-tuning data never teaches, and write it.\n\n"
     "Start with:  facsynth demo   or   facsynth coverage my.jsonl",
 )
-for panel, module in (("Measure", measuring), ("Fill", fill), ("Prove", proving), ("Advanced", training)):
-    for name, command in module.COMMANDS.items():
+for panel, commands in PANELS.items():
+    for name, command in commands.items():
         app.command(name, rich_help_panel=panel)(command)
 
 
@@ -37,27 +104,14 @@ def version(
 
 
 def main() -> None:
-    """Run a command and leave with its exit code: 0 done, 1 error, 2 usage, 3 limit, 4 in part, 130 stopped."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    """Run a command and leave with its exit code."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' own bars go by it too
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        code = app(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
-    except FacsynthError as err:
-        print(f"facsynth: {err}", file=sys.stderr)
-        sys.exit(err.exit_code)
-    except click.UsageError as err:
-        err.show()
-        sys.exit(2)
-    except click.exceptions.Exit as err:
-        sys.exit(err.exit_code)
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        print("facsynth: stopped; what was finished is kept, the same command goes on", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 gets ? for →
+    app()
 
 
 if __name__ == "__main__":

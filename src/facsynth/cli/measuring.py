@@ -1,15 +1,21 @@
-"""Measure: coverage, missing, encode."""
+"""Measure: coverage, missing."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from facsynth.cli import options as o
-from facsynth.cli.console import cache_folder, note, percent, print_json, print_table, shown_progress
+from facsynth.cli.console import Panel, cache_folder, note, percent, print_json, print_table, shown_progress
 from facsynth.errors import LimitError
+
+if TYPE_CHECKING:
+    from facsynth.settings import RunSettings
+
+LARGER = "--model meta-llama/Llama-3.1-8B-Instruct --sae SAE_FOLDER"
 
 
 def coverage(
@@ -25,15 +31,16 @@ def coverage(
     completion_field: o.CompletionField = None,
     messages_field: o.MessagesField = None,
     chosen_field: o.ChosenField = None,
+    rejected_field: o.RejectedField = None,
     threshold: o.Threshold = None,
     relevance: o.Relevance = None,
     background: o.Background = None,
     limit: o.Limit = None,
     device: o.Device = None,
     dtype: o.Dtype = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder to keep. [in the user's cache]")] = None,
+    out: o.Kept = None,
     fail_under: Annotated[
-        float | None, typer.Option("--fail-under", help="Exit with 3 below this share (0 to 1).")
+        float | None, typer.Option("--fail-under", min=0, max=1, help="Exit with 3 below this share.")
     ] = None,
     json: o.Json = False,
 ) -> None:
@@ -41,27 +48,19 @@ def coverage(
 
     Example:  facsynth coverage my.jsonl --anchor broad.jsonl
     """
-    fields = o.field_map(
-        text=text_field, prompt=prompt_field, completion=completion_field, messages=messages_field, chosen=chosen_field
-    )
     settings = o.resolve(
-        config, seed, data__anchor=anchor, data__form=form, data__fields=fields, data__limit=limit,
-        model__path=model, model__hook_point=hook_point, model__device=device, model__dtype=dtype, sae__path=sae,
-        coverage__threshold=threshold, coverage__relevance=relevance, coverage__background=background,
+        config, seed, anchor=anchor, model=model, sae=sae, hook_point=hook_point, form=form, text_field=text_field,
+        prompt_field=prompt_field, completion_field=completion_field, messages_field=messages_field,
+        chosen_field=chosen_field, rejected_field=rejected_field, threshold=threshold, relevance=relevance,
+        background=background, limit=limit, device=device, dtype=dtype,
     )  # fmt: skip
-    folder = _measure(settings, out)
-    record = _read(folder, "coverage/before.json")
+    record = _record(_measure(settings, out))
     if json:
         print_json(record)
     else:
         _print_coverage(record, settings)
-    for text in record["notes"]:
-        note(f"note: {text}")
-    if settings.model.path == "embedded":
-        note(
-            "This is a first look, on a model of 135M parameters. The same on an 8B model and your own anchor:\n"
-            f"  facsynth coverage {' '.join(settings.data.seed)} --anchor ANCHOR --model MODEL --sae SAE"
-        )
+    print_notes(record)
+    _note_first_look(settings)
     if fail_under is not None and record["value"] < fail_under:
         raise LimitError(f"coverage is {record['value']:.3f}, below the limit of {fail_under} that was asked for")
 
@@ -70,92 +69,82 @@ def missing(
     seed: o.Seed,
     anchor: o.Anchor = None,
     config: o.Config = None,
-    form: o.Form = None,
-    text_field: o.TextField = None,
-    threshold: o.Threshold = None,
-    relevance: o.Relevance = None,
-    limit: o.Limit = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder to keep. [in the user's cache]")] = None,
-    n: Annotated[int, typer.Option("--top", min=1, help="Rows to print; plan.csv holds all.")] = 25,
-    json: o.Json = False,
-) -> None:
-    """What a data set misses: features with their best anchor spans, and plan.csv to edit and give back.
-
-    Example:  facsynth missing my.jsonl --anchor broad.jsonl -o runs/mine
-    """
-    settings = o.resolve(
-        config, seed, data__anchor=anchor, data__form=form, data__fields=o.field_map(text=text_field),
-        data__limit=limit, coverage__threshold=threshold, coverage__relevance=relevance,
-    )  # fmt: skip
-    folder = _measure(settings, out)
-    record = _read(folder, "coverage/before.json")
-    from facsynth.coverage.plan import read_plan
-
-    rows = read_plan(folder / "plan.csv", known=[*record["missing"], *record["under"]])
-    if json:
-        print_json([{**vars(row)} for row in rows])
-        return
-    print_table(
-        f"{len(rows)} features to fill: {record['n_missing']} missing, {record['n_under']} under-represented",
-        ("feature", "kind", "anchor", "seed", "span that fires it (its last token does)"),
-        [(str(r.feature_id), r.kind, percent(r.anchor_rate), percent(r.seed_rate), r.span[-90:]) for r in rows[:n]],
-    )
-    note(f"all of them, to edit (keep, n_wanted) and give back: {folder / 'plan.csv'}\n  facsynth synthesize {folder}")
-
-
-def encode(
-    corpus: Annotated[str, typer.Argument(help="What to encode.")],
-    out: o.Out,
     model: o.Model = None,
     sae: o.Sae = None,
     hook_point: o.HookPoint = None,
     form: o.Form = None,
     text_field: o.TextField = None,
+    prompt_field: o.PromptField = None,
+    completion_field: o.CompletionField = None,
+    messages_field: o.MessagesField = None,
+    chosen_field: o.ChosenField = None,
+    rejected_field: o.RejectedField = None,
+    threshold: o.Threshold = None,
+    relevance: o.Relevance = None,
+    background: o.Background = None,
     limit: o.Limit = None,
     device: o.Device = None,
     dtype: o.Dtype = None,
+    out: o.Kept = None,
+    n: Annotated[int, typer.Option("--top", min=1, help="Rows to print; plan.csv holds all.")] = 25,
     json: o.Json = False,
 ) -> None:
-    """Encode a corpus once, to a folder: an anchor for many runs, or a background.
+    """What a data set misses: features with their best spans, and a plan to edit.
 
-    Example:  facsynth encode broad.jsonl -o runs/broad
+    Example:  facsynth missing my.jsonl --anchor broad.jsonl -o runs/mine
     """
     settings = o.resolve(
-        None, [corpus], data__form=form, data__fields=o.field_map(text=text_field), data__limit=limit,
-        model__path=model, model__hook_point=hook_point, model__device=device, model__dtype=dtype, sae__path=sae,
+        config, seed, anchor=anchor, model=model, sae=sae, hook_point=hook_point, form=form, text_field=text_field,
+        prompt_field=prompt_field, completion_field=completion_field, messages_field=messages_field,
+        chosen_field=chosen_field, rejected_field=rejected_field, threshold=threshold, relevance=relevance,
+        background=background, limit=limit, device=device, dtype=dtype,
     )  # fmt: skip
-    from facsynth.assemble import open_space, read_data
-    from facsynth.features.encoded import encode as encode_corpus
-    from facsynth.store import locked
+    folder = _measure(settings, out)
+    record = _record(folder)
+    from facsynth.coverage.plan import read_plan
 
-    with shown_progress() as progress, locked(out):
-        space = open_space(settings, cache_folder())
-        encoded = encode_corpus(read_data(settings.data, "seed", progress), space, out, progress=progress)
+    rows = read_plan(folder / "plan.csv", known=[*record["missing"], *record["under"]])
     if json:
-        print_json(encoded.manifest)
+        print_json([vars(row) for row in rows])
     else:
-        print(f"{encoded.profile.n_samples} samples, {encoded.profile.n_tokens} content tokens: {out}")
+        print_table(
+            f"{len(rows)} features to fill: {record['n_missing']} missing, {record['n_under']} under-represented",
+            ("feature", "kind", "anchor", "seed", "span that fires it (its last token does)"),
+            [(str(r.feature_id), r.kind, percent(r.anchor_rate), percent(r.seed_rate), r.span[-90:]) for r in rows[:n]],
+        )
+    print_notes(record)
+    note(f"all of them, to edit (keep, n_wanted): {folder / 'plan.csv'}   then: facsynth synthesize {folder}")
 
 
-def _measure(settings: Any, out: Path | None) -> Path:
-    from facsynth.pipeline import measure_run, open_run
+def print_notes(record: dict[str, Any]) -> None:
+    """What a reader should know before trusting the figures of `coverage/before.json`."""
+    for text in record["notes"]:
+        note(f"note: {text}")
+
+
+def _measure(settings: RunSettings, out: Path | None) -> Path:
+    """Measure into the run folder; without one, into one of its own for these settings and these data."""
+    from facsynth.pipeline import measure_run, open_run, read_parts
     from facsynth.store import fingerprint, locked
 
     cache = cache_folder()
-    folder = out or cache / "runs" / fingerprint(settings.model_dump(mode="json"))[:16]
-    with shown_progress() as progress, locked(folder):
-        open_run(settings, folder)
-        measure_run(settings, folder, cache, progress)
+    with shown_progress() as progress:
+        data = read_parts(settings, progress)
+        key = fingerprint([settings.model_dump(mode="json"), *(part.fingerprint for part in data)])[:16]
+        folder = out or cache / "runs" / key
+        with locked(folder):
+            open_run(settings, folder)
+            measure_run(settings, folder, cache, progress, data=data)
     return folder
 
 
-def _read(folder: Path, name: str) -> dict[str, Any]:
+def _record(folder: Path) -> dict[str, Any]:
     from facsynth.store import read_json
 
-    return dict(read_json(folder / name))
+    return dict(read_json(folder / "coverage" / "before.json"))
 
 
-def _print_coverage(record: dict[str, Any], settings: Any) -> None:
+def _print_coverage(record: dict[str, Any], settings: RunSettings) -> None:
     low, high = record["ci95"] or (None, None)
     rows = [
         ("coverage", f"{percent(record['value'])}   (95 %: {percent(low)} to {percent(high)})"),
@@ -176,4 +165,19 @@ def _print_coverage(record: dict[str, Any], settings: Any) -> None:
     print_table(", ".join(Path(source).name for source in settings.data.seed), ("", ""), rows)
 
 
-COMMANDS = {"coverage": coverage, "missing": missing, "encode": encode}
+def _note_first_look(settings: RunSettings) -> None:
+    """Say what the first look stands on, and how to take the second one."""
+    shipped = []
+    if settings.model.path == "embedded":
+        shipped.append("a model of 135M parameters")
+    if o.uses_example_anchor(settings):
+        shipped.append("the example anchor, everyday messages")
+    if shipped:
+        anchor = "broad.jsonl" if o.uses_example_anchor(settings) else shlex.join(settings.data.anchor)
+        note(
+            f"This is a first look, on {' and '.join(shipped)}. On an 8B model and an anchor of your own:\n"
+            f"  facsynth coverage {shlex.join(settings.data.seed)} --anchor {anchor} {LARGER}"
+        )
+
+
+COMMANDS: Panel = {"coverage": coverage, "missing": missing}

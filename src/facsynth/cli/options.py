@@ -37,13 +37,26 @@ Device = Annotated[str | None, typer.Option("--device", help="A torch device. [c
 Dtype = Annotated[str | None, typer.Option("--dtype", help="auto, float32 or bfloat16. [auto]")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Run folder; the same command goes on in it.")]
+Kept = Annotated[Path | None, typer.Option("--out", "-o", help="Run folder to keep. [in the user's cache]")]
 
-FIELD_OPTIONS = ("text", "prompt", "completion", "messages", "chosen", "rejected")
-
-
-def field_map(**given: str | None) -> dict[str, str]:
-    """The fields that were named."""
-    return {name: path for name, path in given.items() if path is not None}
+KEYS = {
+    "anchor": "data.anchor",
+    "form": "data.form",
+    "limit": "data.limit",
+    "model": "model.path",
+    "hook_point": "model.hook_point",
+    "device": "model.device",
+    "dtype": "model.dtype",
+    "sae": "sae.path",
+    "threshold": "coverage.threshold",
+    "relevance": "coverage.relevance",
+    "background": "coverage.background",
+    "features": "budget.features",
+    "rng_seed": "rng_seed",
+    **{f"{part}_field": f"data.fields.{part}" for part in
+       ("text", "prompt", "completion", "messages", "chosen", "rejected")},
+}  # fmt: skip
+"""Where each option stands in a settings file."""
 
 
 def resolve(config: Path | None, seed: list[str] | None = None, **options: Any) -> RunSettings:
@@ -52,22 +65,36 @@ def resolve(config: Path | None, seed: list[str] | None = None, **options: Any) 
     Args:
         config: a YAML file.
         seed: the seed set's files.
-        options: by dotted key, `coverage.threshold`; None is not said.
+        options: by the names of `KEYS`; None is not said.
     """
     from facsynth.demo import example_file
     from facsynth.settings import parse_settings, read_yaml
 
-    raw: dict[str, Any] = read_yaml(config) if config else {}
-    data = raw.setdefault("data", {})
-    if seed:
-        data["seed"] = seed
-    for key, value in options.items():
-        if value is not None and value != {}:
-            block, _, name = key.partition("__")
-            if name:
-                raw.setdefault(block, {})[name] = value
-            else:
-                raw[block] = value
-    if isinstance(data, dict) and not data.get("anchor"):
-        data["anchor"] = [str(example_file("anchor.jsonl"))]
-    return parse_settings(raw, str(config) if config else "the command line")
+    raw = read_yaml(config) if config else {}
+    options = {KEYS[name]: value for name, value in options.items() if value is not None}
+    options |= {"data.seed": seed} if seed else {}
+    if isinstance(raw, dict):
+        for key, value in options.items():
+            _put(raw, key.split("."), value)
+        data = raw.get("data")
+        if isinstance(data, dict) and data.get("anchor") is None:
+            data["anchor"] = [str(example_file("anchor.jsonl"))]
+    sources = [*([str(config)] if config else []), *(["the command line"] if options else [])]
+    return parse_settings(raw, " with ".join(sources))
+
+
+def uses_example_anchor(settings: RunSettings) -> bool:
+    """Whether nothing else was named."""
+    from facsynth.demo import example_file
+
+    return settings.data.anchor == (str(example_file("anchor.jsonl")),)
+
+
+def _put(raw: dict[str, Any], path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        if raw.get(part) is None:
+            raw[part] = {}
+        if not isinstance(raw[part], dict):  # what is wrong with it is said when the settings are checked
+            return
+        raw = raw[part]
+    raw[path[-1]] = value

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from facsynth.cli import options as o
-from facsynth.cli.console import cache_folder, note, print_json, print_table
+from facsynth.cli.console import Panel, cache_folder, note, print_json, print_table, shown_progress
 from facsynth.cli.fill import print_summary
 from facsynth.errors import InputError, LimitError
 
@@ -21,13 +21,16 @@ def verify(
     strict: Annotated[bool, typer.Option("--strict", help="Marginal samples fail too.")] = False,
     json: o.Json = False,
 ) -> None:
-    """Encode the accepted samples again and compare with their provenance; exit 3 where one does not hold.
+    """Prove every accepted sample: encode it again, exit 3 where one does not hold.
 
     Example:  facsynth verify runs/demo
     """
     from facsynth.pipeline import verify_run
 
-    found = verify_run(folder, cache_folder())
+    _check_run_folder(folder)
+    with shown_progress() as progress:
+        progress("loading the model", 0, None)
+        found = verify_run(folder, cache_folder(), progress)
     if json:
         print_json(
             {"n_samples": found.n_samples, "holds": found.holds, "findings": [asdict(f) for f in found.findings]}
@@ -47,11 +50,13 @@ def verify(
 
 
 def report(folder: RunFolder) -> None:
-    """Write report.html again from what the run folder holds."""
+    """Write report.html again from what the run folder holds.
+
+    Example:  facsynth report runs/demo
+    """
     from facsynth.report.build import build_report
 
-    if not (folder / "plan.json").exists():
-        raise InputError(f"{folder} is no run folder (no plan.json)")
+    _check_run_folder(folder)
     print(build_report(folder))
 
 
@@ -66,22 +71,23 @@ def show(
     """
     from facsynth.store import read_json, read_jsonl
 
-    if not (folder / "plan.json").exists():
-        raise InputError(f"{folder} is no run folder (no plan.json)")
+    _check_run_folder(folder)
     if feature is None and (folder / "summary.json").exists():
         print_summary(read_json(folder / "summary.json"), folder)
     targets = read_json(folder / "targets.json")["attempted"] if (folder / "targets.json").exists() else []
     if feature is not None:
         found = next((t for t in targets if t["feature_id"] == feature), None)
         if found is None:
-            known = ", ".join(str(t["feature_id"]) for t in targets[:12])
-            raise InputError(f"feature {feature} was not attempted in {folder}; attempted are {known} …")
+            known = ", ".join(str(t["feature_id"]) for t in targets[:12]) or "none so far"
+            raise InputError(
+                f"feature {feature} was not attempted in {folder}\nAttempted: {known}{' …' * (len(targets) > 12)}"
+            )
         print_table(
             f"feature {feature}, threshold {found['threshold']:.3f}: anchor spans",
             ("activation", "span (its last token fires)"),
             [(f"{s['activation']:.2f}", s["text"][-100:]) for s in found["spans"]],
         )
-    samples = zip(read_jsonl(folder / "samples.jsonl"), read_jsonl(folder / "provenance.jsonl"), strict=True)
+    samples = zip(read_jsonl(folder / "samples.jsonl"), read_jsonl(folder / "provenance.jsonl"), strict=False)
     rows = [
         (
             str(p["feature"]),
@@ -96,4 +102,13 @@ def show(
     print_table(f"{len(rows)} accepted samples", ("feature", "fires", "threshold", "where", "sample"), rows[:n])
 
 
-COMMANDS = {"verify": verify, "report": report, "show": show}
+def _check_run_folder(folder: Path) -> None:
+    from facsynth.store import read_json
+
+    plan = read_json(folder / "plan.json") if (folder / "plan.json").exists() else None
+    if not isinstance(plan, dict) or plan.get("stage") != "run":
+        found = "there is no such folder" if not folder.is_dir() else "no plan.json of a run in it"
+        raise InputError(f"{folder} is no run folder: {found}\nName one that `facsynth run`, `missing` or `demo` made.")
+
+
+COMMANDS: Panel = {"verify": verify, "report": report, "show": show}

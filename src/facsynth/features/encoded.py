@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from facsynth.errors import InputError
+from facsynth.errors import InputError, MismatchError
 from facsynth.features.encode import Entries, FeatureSpace, Pooled, sort_entries
 from facsynth.profile import Profile, ProfileBuilder
 from facsynth.records import Progress, Sample, no_progress
@@ -117,8 +117,13 @@ def encode(
 
     Raises:
         InputError: no sample could be encoded.
-        MismatchError: the folder was begun with another corpus or space.
+        MismatchError: the folder was begun with another corpus or space, or the corpus was read in another form.
     """
+    if corpus.form != space.settings.form:
+        raise MismatchError(
+            f"{corpus.name} was read in the form {corpus.form}, the feature space is of the form "
+            f"{space.settings.form}\nRead it in that form, with --form {space.settings.form}."
+        )
     settings = {**space.identity, "dtype": str(space.backbone.dtype)}
     artifact = Artifact(out, "encode", settings, {"corpus": corpus.fingerprint})
     if artifact.manifest is not None:

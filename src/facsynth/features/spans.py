@@ -52,7 +52,8 @@ def cut_span(ids: Sequence[int], roles: Sequence[int], position: int, tokenizer:
     while start > 0 and position - start < SPAN_TOKENS - 1 and roles[start - 1] == roles[position]:
         start -= 1
     window = np.asarray(ids[start : position + 1])
-    return str(tokenizer.decode(window)), str(tokenizer.decode(window[-1:]))
+    text, token = (tokenizer.decode(part, clean_up_tokenization_spaces=False) for part in (window, window[-1:]))
+    return str(text), str(token)
 
 
 def span_text(ids: Sequence[int], roles: Sequence[int], tokenizer: Any, position: int) -> str:

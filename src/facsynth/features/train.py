@@ -75,16 +75,9 @@ def train_on_corpora(
     if not parts.train or not parts.held_out:
         raise InputError("the corpora are too small to train on and hold a share out\nGive more text.")
 
-    def chunks(name: str, part: list[list[Tokens]], keep: float) -> Chunks:
-        def compute(index: int) -> torch.Tensor:
-            progress(f"{name}: activations of chunk", index, len(part))
-            return chunk_activations(part[index], backbone)
-
-        return Chunks(out / "activations" / name, compute, len(part), keep)
-
     trained = train_sae(
-        chunks("train", parts.train, keep_gb),
-        chunks("held_out", parts.held_out, keep_gb / 10),
+        _chunks(out / "activations" / "train", parts.train, backbone, keep_gb, progress),
+        _chunks(out / "activations" / "held_out", parts.held_out, backbone, keep_gb / 10, progress),
         out,
         recipe.train,
         hook_point=backbone.hook_point,
@@ -99,6 +92,16 @@ def train_on_corpora(
     write_jsonl(out / "corpora.failures.jsonl", [asdict(failure) for failure in failures])
     artifact.finish(**trained.figures, n_distinct_tokens=n_distinct, n_samples=parts.n_samples)
     return trained
+
+
+def _chunks(
+    folder: Path, documents: Sequence[list[Tokens]], backbone: Backbone, keep_gb: float, progress: Progress
+) -> Chunks:
+    def compute(index: int) -> torch.Tensor:
+        progress(f"{folder.name}: activations of chunk", index, len(documents))
+        return chunk_activations(documents[index], backbone)
+
+    return Chunks(folder, compute, len(documents), keep_gb)
 
 
 def _trained(out: Path, manifest: dict[str, Any]) -> Trained:

@@ -148,8 +148,6 @@ class Template:
         id_array = np.array(ids, dtype=np.int32)
         roles = np.zeros(len(ids), dtype=np.uint8)
         spans = np.array(offsets, dtype=np.int64).reshape(-1, 2)
-        # Tokenizers that trim offsets give a token of white space none: it counts with the character after it.
-        spans[:, 1] = np.maximum(spans[:, 1], spans[:, 0] + 1)
         for start, end, role in ranges:
             overlap = (spans[:, 0] < end) & (spans[:, 1] > start)
             for index in np.flatnonzero(overlap & ((spans[:, 0] < start) | (spans[:, 1] > end))):

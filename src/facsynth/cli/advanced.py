@@ -1,0 +1,125 @@
+"""Advanced: encode, train-sae."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from facsynth.cli import options as o
+from facsynth.cli.console import Panel, cache_folder, note, print_json, print_table, shown_progress
+from facsynth.records import Progress
+
+if TYPE_CHECKING:
+    from facsynth.settings import RecipeFile
+
+
+def encode(
+    corpus: Annotated[str, typer.Argument(help="What to encode: a file, - for stdin, or hf:owner/name.")],
+    out: o.Out,
+    model: o.Model = None,
+    sae: o.Sae = None,
+    hook_point: o.HookPoint = None,
+    form: o.Form = None,
+    text_field: o.TextField = None,
+    prompt_field: o.PromptField = None,
+    completion_field: o.CompletionField = None,
+    messages_field: o.MessagesField = None,
+    chosen_field: o.ChosenField = None,
+    rejected_field: o.RejectedField = None,
+    limit: o.Limit = None,
+    device: o.Device = None,
+    dtype: o.Dtype = None,
+    json: o.Json = False,
+) -> None:
+    """Encode a corpus to a folder, for instance as a background.
+
+    Example:  facsynth encode broad.jsonl -o runs/broad
+    """
+    settings = o.resolve(
+        None, [corpus], model=model, sae=sae, hook_point=hook_point, form=form, text_field=text_field,
+        prompt_field=prompt_field, completion_field=completion_field, messages_field=messages_field,
+        chosen_field=chosen_field, rejected_field=rejected_field, limit=limit, device=device, dtype=dtype,
+    )  # fmt: skip
+    from facsynth.assemble import open_space, read_data
+    from facsynth.features.encoded import encode as encode_corpus
+    from facsynth.measure import notes_on_rows
+    from facsynth.store import locked
+
+    with shown_progress() as progress:
+        data = read_data(settings.data, "seed", progress)
+        with locked(out):
+            progress("loading the model", 0, None)
+            encoded = encode_corpus(data, open_space(settings, cache_folder()), out, progress=progress)
+    if json:
+        print_json(encoded.manifest)
+    else:
+        print(f"{encoded.profile.n_samples} samples, {encoded.profile.n_tokens} content tokens: {out}")
+    for text in notes_on_rows("corpus", encoded):
+        note(f"note: {text}")
+
+
+def train_sae(
+    recipe: Annotated[Path, typer.Argument(help="A YAML recipe: model, hook_point, corpora, train, harvest.")],
+    out: o.Out,
+    data: Annotated[Path, typer.Option("--data", help="Folder that the recipe's paths start from.")] = Path(),
+    keep_gb: Annotated[float, typer.Option("--keep-gb", min=0, help="Disk for activations between epochs.")] = 8.0,
+    json: o.Json = False,
+) -> None:
+    """Train a TopK or BatchTopK SAE from a corpus; it goes on from its checkpoint.
+
+    Example:  facsynth train-sae recipe.yaml --data corpora -o runs/sae
+    """
+    from facsynth.settings import parse_recipe, read_yaml
+
+    asked = parse_recipe(read_yaml(recipe), str(recipe))
+    with shown_progress() as progress:
+        manifest = _train(asked, str(recipe), out, data, keep_gb, progress)
+    if json:
+        print_json(manifest)
+        return
+    names = {"fvu": "FVU", "l0": "L0", "dead_share": "dead share (held out)", "n_tokens": "held-out tokens"}
+    print_table(str(out), ("", ""), [(names.get(key, key), str(value)) for key, value in manifest.items()])
+
+
+def _train(asked: RecipeFile, name: str, out: Path, data: Path, keep_gb: float, progress: Progress) -> dict[str, Any]:
+    import numpy as np
+
+    from facsynth.assemble import model_folder, open_sae
+    from facsynth.features.background import background_pieces
+    from facsynth.features.encode import EncodeSettings, FeatureSpace
+    from facsynth.features.encoded import encode
+    from facsynth.features.harvest import HarvestSettings
+    from facsynth.features.train import Recipe, train_on_corpora
+    from facsynth.model.backbone import load_backbone
+    from facsynth.model.trainer import TrainSettings
+    from facsynth.settings import parse_part
+    from facsynth.store import locked, read_json
+    from facsynth.text.corpus import Corpus, read_corpus
+    from facsynth.text.layouts import Fields
+
+    recipe = Recipe(
+        parse_part(HarvestSettings, asked.harvest, f"{name}, harvest"),
+        parse_part(TrainSettings, asked.train, f"{name}, train"),
+        asked.save_dtype,
+    )
+    corpora = [
+        read_corpus(data / c.path, form=c.form, fields=Fields(**c.fields), limit=c.limit, progress=progress)
+        for c in asked.corpora
+    ]
+    with locked(out):
+        cache = cache_folder()
+        progress("loading the model", 0, None)
+        backbone = load_backbone(model_folder(asked.model, cache), hook_point=asked.hook_point, cache=cache)
+        train_on_corpora(corpora, backbone, out, recipe, keep_gb=keep_gb, progress=progress)
+        if asked.background_pieces:
+            space = FeatureSpace(backbone, open_sae(str(out), cache), EncodeSettings())
+            rng = np.random.default_rng(recipe.harvest.rng_seed)
+            pieces = background_pieces(corpora, asked.background_pieces, rng)
+            encoded = encode(Corpus.of(pieces, name="background"), space, out / "background", progress=progress)
+            encoded.profile.save(out / "background.npz")
+    return dict(read_json(out / "manifest.json"))
+
+
+COMMANDS: Panel = {"encode": encode, "train-sae": train_sae}
