@@ -44,9 +44,8 @@ def main(anchor: str, narrow: str, background: str) -> None:
     halves = Encoded.open(Path(anchor)).halves()
     narrow_set, ground = Encoded.open(Path(narrow)).profile, Encoded.open(Path(background)).profile
     print(f"tokens: halves {halves[0].n_tokens}, {halves[1].n_tokens}; narrow {narrow_set.n_tokens}")
-    print(
-        "| threshold | relevance | log-odds | anchor support | min support | targets | half | narrow |\n|---|---|---|---|---|---|---|---|"
-    )
+    columns = ("threshold", "relevance", "log-odds", "anchor support", "min support", "targets", "half", "narrow")
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for threshold, relevance, support, min_support in product(THRESHOLDS, ("all", "contrast"), (3, 5, 10), (1, 2)):
         for log_odds in LOG_ODDS if relevance == "contrast" else (0.0,):
             rows = [
@@ -57,9 +56,8 @@ def main(anchor: str, narrow: str, background: str) -> None:
                 for a, b in (halves, halves[::-1])
             ]  # fmt: skip
             broad, low, n = np.mean(rows, axis=0)
-            print(
-                f"| {threshold} | {relevance} | {log_odds} | {support} | {min_support} | {n:.0f} | {broad:.3f} | {low:.3f} |"
-            )
+            cells = (threshold, relevance, log_odds, support, min_support, f"{n:.0f}", f"{broad:.3f}", f"{low:.3f}")
+            print(f"| {' | '.join(map(str, cells))} |")
 
 
 if __name__ == "__main__":

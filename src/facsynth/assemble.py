@@ -5,12 +5,13 @@ what `embedded` stands for.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
 import torch
 
-from facsynth.errors import MismatchError, ModelError, SettingsError
+from facsynth.errors import InputError, MismatchError, ModelError, SettingsError
 from facsynth.features.encode import EncodeSettings, FeatureSpace
 from facsynth.features.encoded import Encoded
 from facsynth.model.backbone import load_backbone, remembered_hash
@@ -105,12 +106,19 @@ def open_background(settings: RunSettings, space: FeatureSpace) -> Profile | Non
 
 
 def read_data(block: DataBlock, which: str, progress: Progress = no_progress) -> Corpus:
-    """The seed set or the anchor, all files of it as one corpus."""
-    sources = block.seed if which == "seed" else block.anchor
-    corpora = [
-        read_corpus(source, form=block.form, fields=Fields(**block.fields), limit=block.limit, progress=progress)
-        for source in sources
-    ]
+    """The seed set or the anchor, all files of it as one corpus.
+
+    Named fields are those of the seed set; a file of the anchor that lacks them is read in the layout it has.
+    """
+    corpora = []
+    for source in block.seed if which == "seed" else block.anchor:
+        read = partial(read_corpus, source, form=block.form, limit=block.limit, progress=progress)
+        try:
+            corpora.append(read(fields=Fields(**block.fields)))
+        except InputError:
+            if which == "seed" or not block.fields or source == "-":
+                raise
+            corpora.append(read())
     return corpora[0] if len(corpora) == 1 else Corpus.join(corpora)
 
 

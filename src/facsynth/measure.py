@@ -30,6 +30,17 @@ from facsynth.settings import RunSettings
 from facsynth.store import read_jsonl
 
 
+@dataclass(frozen=True)
+class Scale:
+    """What coverage is read against, each in [0, 1]."""
+
+    ceiling: float
+    """Of a half of the anchor against the targets of the other, at the seed set's number of samples if it has fewer."""
+    at_equal_tokens: float
+    """Coverage at the number of tokens of the smaller of seed set and anchor half."""
+    ceiling_at_equal_tokens: float
+
+
 @dataclass(frozen=True, eq=False)
 class Measured:
     """Everything that is known about a seed set before anything is written."""
@@ -40,11 +51,8 @@ class Measured:
     targets: Targets
     coverage: Coverage
     under: UnderRepresented
-    ceiling: float
-    """Of a half of the anchor against the targets of the other, at the seed set's number of samples if it has fewer."""
-    at_equal_tokens: float
-    """Coverage at the number of tokens of the smaller of seed set and anchor half."""
-    ceiling_at_equal_tokens: float
+    scale: Scale | None
+    """None where the anchor is too small to be halved."""
     interval: Interval | None
     """95 %; None under 4 samples."""
     notes: tuple[str, ...]
@@ -73,32 +81,22 @@ def measure(anchor: Encoded, seed_set: Encoded, background: Profile | None, sett
     support = asked.anchor_support or threshold.anchor_support
     aims = targets(anchor.profile, thresholds, relevance.feature_ids, support)
     covered = coverage(seed_set.profile, aims, thresholds, asked.min_support)
-    half, other = anchor.halves()
-    aims_of_half = targets(half, thresholds, relevance.feature_ids, support)
-    n_tokens = min(seed_set.profile.n_tokens, other.n_tokens)
     interval = None
     if seed_set.profile.n_samples >= 4:
         rows = seed_set.incidence(thresholds)
         interval = coverage_interval(*rows, seed_set.profile.n_samples, aims.feature_ids, min_support=asked.min_support)
+    scale = _scale(anchor, seed_set.profile, thresholds, relevance, aims, asked.min_support)
     return Measured(
         thresholds=thresholds,
         relevance=relevance,
         targets=aims,
         coverage=covered,
         under=under_represented(seed_set.profile, anchor.profile, aims, thresholds, min_support=asked.min_support),
-        ceiling=ceiling(
-            half, other, thresholds, relevance.feature_ids,
-            anchor_support=support, n_samples=seed_set.profile.n_samples, min_support=asked.min_support,
-        ),
-        at_equal_tokens=rarefied(
-            seed_set.profile, aims, thresholds, n_tokens=n_tokens, min_support=asked.min_support
-        ),
-        ceiling_at_equal_tokens=rarefied(
-            other, aims_of_half, thresholds, n_tokens=n_tokens, min_support=asked.min_support
-        ),
+        scale=scale,
         interval=interval,
         notes=(
             *_notes_on_scale(anchor, relevance, aims, thresholds, background),
+            *(() if scale else ("the anchor is too small to be halved: no ceiling, and nothing at equal tokens",)),
             *_notes_on_overlap(anchor, seed_set),
             *notes_on_rows("anchor", anchor),
             *notes_on_rows("seed set", seed_set),
@@ -123,6 +121,24 @@ def _relevance(anchor: Profile, background: Profile | None, thresholds: Floats, 
     if method == "all" or background is None:
         return everything(anchor)
     return contrast(anchor, background, thresholds)
+
+
+def _scale(  # noqa: PLR0917 -- private, called once
+    anchor: Encoded, seed_set: Profile, thresholds: Floats, relevance: Relevance, aims: Targets, min_support: int
+) -> Scale | None:
+    half, other = anchor.halves()
+    aims_of_half = targets(half, thresholds, relevance.feature_ids, aims.anchor_support)
+    if not len(aims_of_half.feature_ids) or not other.n_samples:
+        return None
+    n_tokens = min(seed_set.n_tokens, other.n_tokens)
+    return Scale(
+        ceiling=ceiling(
+            half, other, thresholds, relevance.feature_ids,
+            anchor_support=aims.anchor_support, n_samples=seed_set.n_samples, min_support=min_support,
+        ),
+        at_equal_tokens=rarefied(seed_set, aims, thresholds, n_tokens=n_tokens, min_support=min_support),
+        ceiling_at_equal_tokens=rarefied(other, aims_of_half, thresholds, n_tokens=n_tokens, min_support=min_support),
+    )  # fmt: skip
 
 
 def _notes_on_scale(

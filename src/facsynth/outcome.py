@@ -30,8 +30,8 @@ def coverage_record(before: Measured, profile: Profile, space: FeatureSpace, set
         "n_under": len(before.under.feature_ids),
         "under": before.under.feature_ids.tolist(),
         "ci95": None if before.interval is None else [before.interval.low, before.interval.high],
-        "at_equal_tokens": before.at_equal_tokens,
-        "ceiling_at_equal_tokens": before.ceiling_at_equal_tokens,
+        "at_equal_tokens": before.scale and before.scale.at_equal_tokens,
+        "ceiling_at_equal_tokens": before.scale and before.scale.ceiling_at_equal_tokens,
         "notes": list(before.notes),
         "n_samples": profile.n_samples,
         "n_tokens": profile.n_tokens,
@@ -41,7 +41,7 @@ def coverage_record(before: Measured, profile: Profile, space: FeatureSpace, set
 def _coverage_json(found: Coverage, before: Measured, space: FeatureSpace, settings: RunSettings) -> dict[str, Any]:
     return {
         "value": found.value,
-        "ceiling": before.ceiling,
+        "ceiling": before.scale and before.scale.ceiling,
         "n_target": found.n_target,
         "n_covered": len(found.covered),
         "n_missing": len(found.missing),

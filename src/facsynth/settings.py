@@ -32,8 +32,8 @@ class ModelBlock(_Block):
     """`embedded`, or a local folder in Hugging Face form."""
     hook_point: str | None = None
     """Module path, from 0; the SAE's own where nothing is said."""
-    dtype: str = "auto"
-    """float32, bfloat16, or auto: bfloat16 where the machine multiplies it in hardware. Acceptance is float32."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: bfloat16 where the machine multiplies it in hardware. Acceptance is float32."""
     device: str = "cpu"
 
 
@@ -238,9 +238,7 @@ _B = TypeVar("_B", bound=_Block)
 def _parse(kind: type[_B], raw: Any, name: str) -> _B:
     if not isinstance(raw, dict):
         found = "is empty" if raw is None else f"holds {kind_of(raw)}"
-        raise SettingsError(
-            f"{name} {found}, not blocks such as {next(iter(kind.model_fields))}\nSee one with: facsynth init"
-        )
+        raise SettingsError(f"{name} {found}; it needs blocks: {', '.join(kind.model_fields)}")
     try:
         # A block whose lines are all commented out is null.
         return kind.model_validate({key: value for key, value in raw.items() if value is not None})

@@ -42,12 +42,12 @@ def encode(
         prompt_field=prompt_field, completion_field=completion_field, messages_field=messages_field,
         chosen_field=chosen_field, rejected_field=rejected_field, limit=limit, device=device, dtype=dtype,
     )  # fmt: skip
-    from facsynth.assemble import open_space, read_data
-    from facsynth.features.encoded import encode as encode_corpus
-    from facsynth.measure import notes_on_rows
-    from facsynth.store import locked
-
     with shown_progress() as progress:
+        from facsynth.assemble import open_space, read_data
+        from facsynth.features.encoded import encode as encode_corpus
+        from facsynth.measure import notes_on_rows
+        from facsynth.store import locked
+
         data = read_data(settings.data, "seed", progress)
         with locked(out):
             progress("loading the model", 0, None)

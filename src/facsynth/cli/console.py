@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,13 @@ def cache_folder() -> Path:
 
 @contextmanager
 def shown_progress() -> Iterator[Progress]:
-    """A bar on a terminal, plain lines elsewhere."""
-    if sys.stderr.isatty():
-        yield from _bar()
-    else:
-        yield _lines()
+    """A bar on a terminal, plain lines elsewhere. What takes seconds to import belongs inside."""
+    with _bar() if sys.stderr.isatty() else nullcontext(_lines()) as progress:
+        progress("starting", 0, None)
+        yield progress
 
 
+@contextmanager
 def _bar() -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn

@@ -91,8 +91,7 @@ def synthesize(
     """
     from facsynth.settings import load_settings
 
-    if not (folder / "facsynth.yaml").exists():
-        raise InputError(f"{folder} is no run folder\nMake one with: facsynth missing my.jsonl -o {folder}")
+    o.check_run_folder(folder)
     _run(load_settings(folder / "facsynth.yaml"), folder, json)
 
 
@@ -111,10 +110,11 @@ def demo(
 
 
 def _run(settings: RunSettings, out: Path, json: bool) -> None:
-    from facsynth import pipeline
     from facsynth.store import read_json
 
     with shown_progress() as progress:
+        from facsynth import pipeline
+
         summary = pipeline.run(settings, out, cache_folder(), progress)
     if json:
         print_json(summary)

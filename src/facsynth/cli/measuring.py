@@ -58,7 +58,7 @@ def coverage(
     if json:
         print_json(record)
     else:
-        _print_coverage(record, settings)
+        print_coverage(record, settings)
     print_notes(record)
     _note_first_look(settings)
     if fail_under is not None and record["value"] < fail_under:
@@ -124,11 +124,11 @@ def print_notes(record: dict[str, Any]) -> None:
 
 def _measure(settings: RunSettings, out: Path | None) -> Path:
     """Measure into the run folder; without one, into one of its own for these settings and these data."""
-    from facsynth.pipeline import measure_run, open_run, read_parts
-    from facsynth.store import fingerprint, locked
-
     cache = cache_folder()
     with shown_progress() as progress:
+        from facsynth.pipeline import measure_run, open_run, read_parts
+        from facsynth.store import fingerprint, locked
+
         data = read_parts(settings, progress)
         key = fingerprint([settings.model_dump(mode="json"), *(part.fingerprint for part in data)])[:16]
         folder = out or cache / "runs" / key
@@ -144,10 +144,14 @@ def _record(folder: Path) -> dict[str, Any]:
     return dict(read_json(folder / "coverage" / "before.json"))
 
 
-def _print_coverage(record: dict[str, Any], settings: RunSettings) -> None:
-    low, high = record["ci95"] or (None, None)
+def print_coverage(record: dict[str, Any], settings: RunSettings) -> None:
+    """The figures of `coverage/before.json`, each with its scale."""
+    if record["ci95"]:
+        interval = f"95 %: {percent(record['ci95'][0])} to {percent(record['ci95'][1])}"
+    else:
+        interval = "too few samples for an interval"
     rows = [
-        ("coverage", f"{percent(record['value'])}   (95 %: {percent(low)} to {percent(high)})"),
+        ("coverage", f"{percent(record['value'])}   ({interval})"),
         ("ceiling", f"{percent(record['ceiling'])}   a half of the anchor, on the other half's features"),
         (
             "at equal tokens",

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from facsynth.errors import InputError
+
 if TYPE_CHECKING:
     from facsynth.settings import RunSettings
 
@@ -88,6 +90,20 @@ def uses_example_anchor(settings: RunSettings) -> bool:
     from facsynth.demo import example_file
 
     return settings.data.anchor == (str(example_file("anchor.jsonl")),)
+
+
+def check_run_folder(folder: Path) -> None:
+    """Refuse a folder that holds no run.
+
+    Raises:
+        InputError: saying what is there.
+    """
+    from facsynth.store import read_json
+
+    plan = read_json(folder / "plan.json") if (folder / "plan.json").is_file() else None
+    if not isinstance(plan, dict) or plan.get("stage") != "run":
+        found = "there is no plan.json of a run in it" if folder.is_dir() else "there is no such folder"
+        raise InputError(f"{folder} is no run folder: {found}\nName one that `facsynth missing`, `run` or `demo` made.")
 
 
 def _put(raw: dict[str, Any], path: list[str], value: Any) -> None:

@@ -11,6 +11,7 @@ import typer
 from facsynth.cli import options as o
 from facsynth.cli.console import Panel, cache_folder, note, print_json, print_table, shown_progress
 from facsynth.cli.fill import print_summary
+from facsynth.cli.measuring import print_coverage
 from facsynth.errors import InputError, LimitError
 
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.")]
@@ -25,10 +26,10 @@ def verify(
 
     Example:  facsynth verify runs/demo
     """
-    from facsynth.pipeline import verify_run
-
-    _check_run_folder(folder)
+    o.check_run_folder(folder)
     with shown_progress() as progress:
+        from facsynth.pipeline import verify_run
+
         progress("loading the model", 0, None)
         found = verify_run(folder, cache_folder(), progress)
     if json:
@@ -45,7 +46,8 @@ def verify(
     note(f"{n_sound} of {found.n_samples} samples fire their feature as recorded; {found.n('marginal')} marginal")
     if not found.holds or (strict and found.findings):
         raise LimitError(
-            f"{folder} does not verify: {found.n('text changed')} texts changed, {found.n('does not fire')} do not fire"
+            f"{folder} does not verify: {found.n('text changed')} texts changed, "
+            f"{found.n('does not fire')} do not fire, {found.n('marginal')} are marginal"
         )
 
 
@@ -56,7 +58,7 @@ def report(folder: RunFolder) -> None:
     """
     from facsynth.report.build import build_report
 
-    _check_run_folder(folder)
+    o.check_run_folder(folder)
     print(build_report(folder))
 
 
@@ -71,8 +73,11 @@ def show(
     """
     from facsynth.store import read_json, read_jsonl
 
-    _check_run_folder(folder)
-    if feature is None and (folder / "summary.json").exists():
+    o.check_run_folder(folder)
+    if not (folder / "summary.json").exists():
+        _show_unfinished(folder)
+        return
+    if feature is None:
         print_summary(read_json(folder / "summary.json"), folder)
     targets = read_json(folder / "targets.json")["attempted"] if (folder / "targets.json").exists() else []
     if feature is not None:
@@ -102,13 +107,14 @@ def show(
     print_table(f"{len(rows)} accepted samples", ("feature", "fires", "threshold", "where", "sample"), rows[:n])
 
 
-def _check_run_folder(folder: Path) -> None:
+def _show_unfinished(folder: Path) -> None:
+    from facsynth.settings import load_settings
     from facsynth.store import read_json
 
-    plan = read_json(folder / "plan.json") if (folder / "plan.json").exists() else None
-    if not isinstance(plan, dict) or plan.get("stage") != "run":
-        found = "there is no such folder" if not folder.is_dir() else "no plan.json of a run in it"
-        raise InputError(f"{folder} is no run folder: {found}\nName one that `facsynth run`, `missing` or `demo` made.")
+    record = folder / "coverage" / "before.json"
+    if record.exists():
+        print_coverage(read_json(record), load_settings(folder / "facsynth.yaml"))
+    note(f"{folder} is not finished; go on with: facsynth synthesize {folder}")
 
 
 COMMANDS: Panel = {"verify": verify, "report": report, "show": show}

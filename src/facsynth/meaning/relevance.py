@@ -44,7 +44,7 @@ def everything(anchor: Profile) -> Relevance:
 
 
 def contrast(
-    anchor: Profile, background: Profile, thresholds: Floats, *, q: float = 0.05, min_log_odds: float = math.log(2)
+    anchor: Profile, background: Profile, thresholds: Floats, *, q: float = 0.05, min_log_odds: float = math.log(3)
 ) -> Relevance:
     """Features that anchor samples fire more often than background samples of the same length.
 

