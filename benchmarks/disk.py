@@ -16,7 +16,7 @@ from facsynth.text.corpus import Corpus
 
 def rows(quick: bool) -> list[Row]:
     """Gigabytes for 10M content tokens, and the share of the cost."""
-    samples = anchor_samples(24 if quick else 600)
+    samples = anchor_samples(24 if quick else 300)
     space, numbers = open_embedded(), itertools.count()
     n_changed = max(1, round(len(samples) / 100))
     step = len(samples) // n_changed

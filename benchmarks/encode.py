@@ -27,7 +27,7 @@ from facsynth.model.sae import Sae
 from facsynth.records import Sample
 from facsynth.text.corpus import Corpus
 
-N_SAMPLES, N_CHECKED = 300, 24
+N_SAMPLES, N_CHECKED = 150, 12
 SLOW_SHARE = 5
 """The recipe of the scripts gets every fifth sample: rates are compared."""
 NO_SAELENS = "sae_lens is not installed (pip install 'facsynth[saelens]')"

@@ -18,7 +18,7 @@ from facsynth.model.backbone import pad
 from facsynth.model.writer import LocalWriter
 from facsynth.records import Message, Request
 
-N_PROMPTS, N_SPANS = 8, 4
+N_PROMPTS, N_SPANS = 8, 2
 """As in a wave: a prompt a feature, several samples a prompt."""
 
 
@@ -26,7 +26,7 @@ def rows(quick: bool) -> list[Row]:
     """Written tokens a second, the reading of prompts counted."""
     _check(_requests(4, 4 if quick else 12, temperature=0.0), open_embedded("float32"))
     space = open_embedded()
-    asked = _requests(8, 4) if quick else _requests(64, 32)
+    asked = _requests(8, 4) if quick else _requests(64, 24)
     alone = [replace(asked[0], max_tokens=4 if quick else 12)]
     found: dict[str, list[float]] = {"ours": [], "generate": [], "alone": []}
     for repeat in range(1 if quick else REPEATS):

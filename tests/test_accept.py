@@ -36,6 +36,11 @@ def test_what_small_writers_put_around_a_message_is_taken_off(raw: str, clean: s
     assert clean_text(raw) == clean
 
 
+def test_whole_sentences_of_an_unfinished_reply_are_kept() -> None:
+    assert clean_text("How long do eggs keep? I have six (brown) ones. They are", unfinished=True).endswith("ones.")
+    assert clean_text("no end of it in", unfinished=True) == ""
+
+
 @given(st.text(max_size=200))
 def test_cleaning_twice_is_cleaning_once_for_what_is_kept(text: str) -> None:
     once = clean_text(text)
@@ -48,7 +53,7 @@ def test_cleaning_twice_is_cleaning_once_for_what_is_kept(text: str) -> None:
     [
         (reply("", "error", "non-finite: logits"), "", "writer error"),
         (reply("too short"), "", "too short"),
-        (reply("this one never ends because", "length"), "", "unfinished"),
+        (reply("", "length"), "", "unfinished"),
         (reply("the cat sat down " * 8), "", "repeats itself"),
         (
             reply("well then one two three four five six seven eight nine ten indeed"),

@@ -13,9 +13,9 @@ from facsynth.llm import Ledger, LedgerWriter, ScriptedWriter
 from facsynth.records import Measurement, Request, Sample, Span
 from facsynth.store import Artifact
 from facsynth.synthesis.loop import Candidate, Synthesis, synthesize
-from facsynth.synthesis.requests import FeatureTask, SynthesisSettings, feature_request
+from facsynth.synthesis.requests import FeatureTask, SynthesisSettings, feature_request, firing_words
 
-SPANS = tuple(Span(0, f"piece {n}", "piece", 9.0, "0" * 16, 3) for n in range(6))
+SPANS = tuple(Span(0, f"piece {n}", str(n), 9.0, "0" * 16, 3, f"piece {n} goes on") for n in range(6))
 
 
 def task(feature_id: int, n_wanted: int = 1) -> FeatureTask:
@@ -130,6 +130,29 @@ def test_every_span_is_shown_in_some_prompt() -> None:
     settings = SynthesisSettings(n_spans=2)
     shown = " ".join(feature_request(task(1), index, settings).messages[0].content for index in range(6))
     assert all(span.text in shown for span in SPANS)
+
+
+def test_steering_rises_from_wave_to_wave_and_none_is_none() -> None:
+    asked = [feature_request(task(1), index, SynthesisSettings(per_wave=2)).steering[0][1] for index in range(6)]
+    assert asked == pytest.approx([0.2, 0.2, 0.3, 0.3, 0.4, 0.4])
+    assert feature_request(task(1), 0, SynthesisSettings(strength=0)).steering == ()
+
+
+def test_the_words_that_fire_are_whole_words_once() -> None:
+    spans = [
+        Span(
+            0,
+            "over the weekend and lost all its lea",
+            "lea",
+            9.0,
+            "0" * 16,
+            3,
+            "over the weekend and lost all its leaves.",
+        ),
+        Span(0, "now all Leaves", " Leaves", 8.0, "0" * 16, 3, "now all Leaves fall"),
+        Span(0, "a wall", " wall", 7.0, "0" * 16, 3, "a wall."),
+    ]
+    assert firing_words(spans) == ['"leaves"', '"wall"']
 
 
 def test_interrupted_anywhere_the_result_is_the_same(tmp_path: Path) -> None:

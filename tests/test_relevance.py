@@ -36,7 +36,7 @@ def test_planted_features_are_found_and_hardly_others() -> None:
     assert planted >= 40
     assert len(found.feature_ids) - planted <= 4
     assert (found.method, found.dropped_share) == ("contrast", 0.0)
-    assert (found.log_odds >= math.log(2)).all()
+    assert (found.log_odds >= math.log(3)).all()
     assert (found.q_values < 0.05).all()
     assert len(found.log_odds) == len(found.q_values) == len(found.feature_ids)
 

@@ -71,6 +71,8 @@ class Span:
     sample_id: str
     position: int
     """Index of the firing token in the encoded sequence."""
+    context: str = ""
+    """The span and how its sentence goes on: an example for a writer."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ class Request:
     """(feature_id, strength s) pairs; local writers only. DESIGN: h ← h + s·a_i·d_i."""
     prefix: str = ""
     """Text the reply starts with; part of the returned text."""
+    one_line: bool = False
+    """The reply ends with its first line break."""
 
     def as_json(self) -> dict[str, Any]:
         """What the reply depends on, the writer's identity excepted; key order fixed by canonical JSON."""
@@ -109,6 +113,7 @@ class Request:
             "rng_seed": self.rng_seed,
             "steering": [list(pair) for pair in self.steering],
             "prefix": self.prefix,
+            "one_line": self.one_line,
         }
 
 

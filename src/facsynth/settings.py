@@ -102,9 +102,9 @@ class WriterBlock(_Block):
 
     batch_size: int = Field(default=64, ge=1)
     strength: float = Field(default=0.4, ge=0)
-    temperature: float = Field(default=0.9, ge=0)
+    temperature: float = Field(default=0.8, ge=0)
     top_p: float = Field(default=0.95, gt=0, le=1)
-    max_tokens: int = Field(default=96, ge=4)
+    max_tokens: int = Field(default=64, ge=4)
     n_spans: int = Field(default=4, ge=1)
 
 
@@ -114,7 +114,7 @@ class BudgetBlock(_Block):
     features: int | None = Field(default=None, ge=1)
     """Attempt so many features, drawn at random with `rng_seed`; all where nothing is said."""
     per_wave: int = Field(default=4, ge=1)
-    max_candidates: int = Field(default=12, ge=1)
+    max_candidates: int = Field(default=20, ge=1)
     """A feature, then it is given up."""
     max_written_tokens: int | None = Field(default=None, ge=1)
     control: float = Field(default=0.1, ge=0, le=1)

@@ -6,6 +6,7 @@ paper cut the span before the firing token, so that what fired could not be seen
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 from facsynth.features.encoded import Encoded
 from facsynth.records import Span
 
+FOLLOWING_TOKENS = 16
+_SENTENCE_END = re.compile(r"[.!?](?:\s|$)|\n")
 SPAN_TOKENS = 32
 """Longest span, in tokens (paper, appendix K)."""
 
@@ -38,22 +41,30 @@ def best_spans(encoded: Encoded, tokenizer: Any, feature_ids: Sequence[int], n_s
     for feature, samples in tops.items():
         spans: dict[str, Span] = {}
         for top in samples:
-            span = cut_span(*tokens[top.sample_id], top.position, tokenizer)
-            spans.setdefault(
-                span[0].strip(), Span(feature, span[0], span[1], top.activation, top.sample_id, top.position)
-            )
+            text, token, context = cut_span(*tokens[top.sample_id], top.position, tokenizer)
+            span = Span(feature, text, token, top.activation, top.sample_id, top.position, context)
+            spans.setdefault(text.strip(), span)
         found[feature] = list(spans.values())[:n_spans]
     return found
 
 
-def cut_span(ids: Sequence[int], roles: Sequence[int], position: int, tokenizer: Any) -> tuple[str, str]:
-    """The text of at most 32 content tokens that end at `position`, and the text of that token."""
-    start = position
+def cut_span(ids: Sequence[int], roles: Sequence[int], position: int, tokenizer: Any) -> tuple[str, str, str]:
+    """The text of at most 32 content tokens that end at `position`, that token, and the span with what follows.
+
+    What follows goes on to the end of the sentence, or for 16 tokens.
+    """
+
+    def decode(part: slice) -> str:
+        return str(tokenizer.decode(np.asarray(ids[part]), clean_up_tokenization_spaces=False))
+
+    start, end = position, position + 1
     while start > 0 and position - start < SPAN_TOKENS - 1 and roles[start - 1] == roles[position]:
         start -= 1
-    window = np.asarray(ids[start : position + 1])
-    text, token = (tokenizer.decode(part, clean_up_tokenization_spaces=False) for part in (window, window[-1:]))
-    return str(text), str(token)
+    while end < len(ids) and end - position <= FOLLOWING_TOKENS and roles[end] == roles[position]:
+        end += 1
+        if _SENTENCE_END.search(decode(slice(position + 1, end))):
+            break
+    return decode(slice(start, position + 1)), decode(slice(position, position + 1)), decode(slice(start, end))
 
 
 def span_text(ids: Sequence[int], roles: Sequence[int], tokenizer: Any, position: int) -> str:

@@ -49,7 +49,8 @@ def contrast(
     """Features that anchor samples fire more often than background samples of the same length.
 
     One-sided Cochran-Mantel-Haenszel over half octaves of content length, Benjamini-Hochberg at `q`, and shrunk
-    Mantel-Haenszel log-odds of at least `min_log_odds`. Strata that lack either set are dropped.
+    Mantel-Haenszel log-odds of at least `min_log_odds` (log 3: calibrated, docs/LOG.md). Strata that lack either set
+    are dropped.
 
     With a of n1 anchor and c of n0 background samples firing in a stratum of N, and m = a + c, the statistic is A = Σ a
     with mean Σ n1 m / N and variance Σ n1 n0 m (N - m) / (N² (N - 1)). Differs: its null distribution is taken as the

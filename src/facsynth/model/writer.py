@@ -72,12 +72,12 @@ class _Row:
     """stop, length or error; empty while it writes."""
     error: str = ""
 
-    def take(self, token: int, finite: bool, stop_ids: frozenset[int]) -> None:
+    def take(self, token: int, finite: bool, stop_ids: frozenset[int], line_ids: frozenset[int]) -> None:
         if not finite:
             self.fail(f"non-finite: the logits of token {len(self.written)} hold NaN or infinity; steer less")
             return
         self.written.append(token)
-        if token in stop_ids:
+        if token in stop_ids or (self.request.one_line and token in line_ids):
             self.end = "stop"
         elif len(self.written) == self.request.max_tokens:
             self.end = "length"
@@ -122,7 +122,7 @@ class LocalWriter:
         self._prompt_ids = prompt_ids
         self._vectors = vectors
         self._module = hooked_module(backbone.model, backbone.hook_point)
-        self._stop_ids = _stop_ids(backbone)
+        self._stop_ids, self._line_ids = _stop_ids(backbone), _line_ids(backbone)
 
     def write(self, requests: Sequence[Request]) -> list[Reply]:
         """Answer every request; each reply depends on nothing but the batch it is in, cut in the given order.
@@ -196,7 +196,7 @@ class LocalWriter:
             tokens, finite = _sample(logits, rows, step)
             for row, token, is_finite in zip(rows, tokens.tolist(), finite.tolist(), strict=True):
                 if not row.end:
-                    row.take(token, is_finite, self._stop_ids)
+                    row.take(token, is_finite, self._stop_ids, self._line_ids)
             going = [index for index, row in enumerate(rows) if not row.end]
             if not going:
                 return
@@ -278,6 +278,12 @@ def _stop_ids(backbone: Backbone) -> frozenset[int]:
     extra = ends if isinstance(ends, list) else [ends]
     named = [backbone.tokenizer.eos_token_id, backbone.tokenizer.pad_token_id]
     return frozenset(i for i in [*backbone.tokenizer.all_special_ids, *extra, *named] if i is not None)
+
+
+def _line_ids(backbone: Backbone) -> frozenset[int]:
+    """Tokens that hold a line break."""
+    texts = backbone.tokenizer.batch_decode([[index] for index in range(len(backbone.tokenizer))])
+    return frozenset(index for index, text in enumerate(texts) if "\n" in text)
 
 
 def _identity(backbone: Backbone, vectors: Mapping[int, torch.Tensor]) -> str:

@@ -20,6 +20,7 @@ COPIED_WORDS = 10
 """So many words in a row of a text that was shown to the writer make a candidate a copy."""
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+_SENTENCE = re.compile(r"[.!?][\"'”’)]*(?=\s|$)")
 _OPENING = re.compile(
     r"(?:(?:sure|okay|certainly|of course)\b.*"
     r"|.*\bhere(?:'s| is| are)\b.*\b(?:message|example|one|question)s?\b.*):\s*$",
@@ -37,9 +38,14 @@ def text_sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def clean_text(reply: str) -> str:
-    """The message itself: no control characters, and nothing that small writers put around it."""
+def clean_text(reply: str, *, unfinished: bool = False) -> str:
+    """The message itself: no control characters, and nothing that small writers put around it.
+
+    Of an `unfinished` reply whole sentences are kept.
+    """
     text = _CONTROL.sub("", reply).strip()
+    if unfinished:
+        text = text[: max((found.end() for found in _SENTENCE.finditer(text)), default=0)]
     first, newline, rest = text.partition("\n")
     if newline and rest.strip() and _OPENING.match(first):
         text = rest.strip()
@@ -60,11 +66,11 @@ def fault(reply: Reply, text: str, shown: str) -> str:
     """
     if reply.error:
         return "writer error"
+    if reply.finish_reason == "length" and not text:
+        return "unfinished"
     words = text.lower().split()
     if len(words) < MIN_WORDS:
         return "too short"
-    if reply.finish_reason == "length":
-        return "unfinished"
     fours = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
     if len(fours) - len(set(fours)) > max(2, len(fours) // 6):
         return "repeats itself"

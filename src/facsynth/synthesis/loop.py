@@ -178,7 +178,10 @@ class _Loop:
                 self.known_ids.add(candidate.sample_id)
 
     def _decide(self, requests: list[tuple[int, Request]], replies: Sequence[Reply]) -> list[Candidate]:
-        texts = [clean_text(reply.text) for reply in replies]
+        texts = [
+            clean_text(reply.text.removeprefix(request.prefix), unfinished=reply.finish_reason == "length")
+            for (_, request), reply in zip(requests, replies, strict=True)
+        ]
         faults = [
             fault(reply, text, request.messages[-1].content)
             for (_, request), reply, text in zip(requests, replies, texts, strict=True)

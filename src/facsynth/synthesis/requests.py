@@ -5,6 +5,8 @@ Before: `coverage.plan` and `features.spans`. After: `synthesis.loop` sends the 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from facsynth import prompts
@@ -14,6 +16,9 @@ from facsynth.records import Message, Request, Span
 FEATURE_STRIDE = 1 << 20
 """Random numbers of a request depend on its rng_seed and sample_index: every feature gets its own, 0 the control."""
 
+FIRST_STRENGTH, STRENGTH_STEP = 0.5, 0.25
+"""Steering begins at half of `strength` and rises by a quarter a wave: little for what fires easily."""
+
 
 @dataclass(frozen=True)
 class SynthesisSettings:
@@ -21,14 +26,14 @@ class SynthesisSettings:
 
     per_wave: int = 4
     """Candidates a feature and wave."""
-    max_candidates: int = 12
+    max_candidates: int = 20
     """Candidates a feature, then it is given up."""
-    max_tokens: int = 96
+    max_tokens: int = 64
     """Longest message; one that does not end within is dropped."""
-    temperature: float = 0.9
+    temperature: float = 0.8
     top_p: float = 0.95
     strength: float = 0.4
-    """Of steering: 1 adds what the SAE writes for the feature at its anchor maximum. 0: prompts alone."""
+    """Of steering in the third wave: 1 adds what the SAE writes for the feature at its anchor maximum. 0: none."""
     n_spans: int = 4
     """Anchor spans shown in a prompt."""
     max_written_tokens: int | None = None
@@ -58,23 +63,40 @@ class FeatureTask:
 def feature_request(task: FeatureTask, index: int, settings: SynthesisSettings) -> Request:
     """Ask for candidate `index` of a feature: its spans as examples, its direction as steering."""
     n = len(task.spans)
+    strength = settings.strength * (FIRST_STRENGTH + STRENGTH_STEP * (index // settings.per_wave))
     chosen = [task.spans[(index + i) % n] for i in range(min(settings.n_spans, n))]
-    listed = "\n".join(f"- {' '.join(span.text.split())}" for span in chosen)
+    listed = "\n".join(f"{number}. {' '.join(span.context.split())}" for number, span in enumerate(chosen, start=1))
     return Request(
-        messages=(Message("user", prompts.fill("write_message", spans=listed)),),
+        messages=(
+            Message("user", prompts.fill("write_message", spans=listed, words=", ".join(firing_words(task.spans)))),
+        ),
+        prefix=f"{len(chosen) + 1}.",
+        one_line=True,
         max_tokens=settings.max_tokens,
         temperature=settings.temperature,
         top_p=settings.top_p,
         rng_seed=settings.rng_seed * FEATURE_STRIDE + task.feature_id + 1,
         sample_index=index,
-        steering=((task.feature_id, settings.strength),) if settings.strength else (),
+        steering=((task.feature_id, strength),) if strength else (),
     )
+
+
+def firing_words(spans: Sequence[Span], n_words: int = 3) -> list[str]:
+    """The words that the firing tokens of the best spans are part of, each once."""
+    words: dict[str, str] = {}
+    for span in spans:
+        rest = re.match(r"\w*", span.context.removeprefix(span.text))
+        word = (span.text.split() or [""])[-1] + (rest.group() if rest else "")
+        words.setdefault(word.lower(), f'"{word}"')
+    return list(words.values())[:n_words]
 
 
 def plain_request(index: int, settings: SynthesisSettings) -> Request:
     """Ask for a message and nothing more: the control."""
     return Request(
         messages=(Message("user", prompts.fill("write_plain")),),
+        prefix="1.",
+        one_line=True,
         max_tokens=settings.max_tokens,
         temperature=settings.temperature,
         top_p=settings.top_p,
