@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -11,8 +12,10 @@ import resource
 import shlex
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 from tests.tiny_cli import Done, Parts, facsynth
@@ -280,43 +283,50 @@ def test_a_slip_in_the_settings_does_not_spoil_the_folder(tiny: Parts) -> None:
     assert "begun with another coverage" in other.stderr
 
 
-def everything_from(master: int) -> str:
-    """What a terminal was sent whose other end is closed."""
-    shown = b""
-    while True:
-        try:
-            shown += os.read(master, 1 << 16)
-        except OSError:  # the end
-            os.close(master)
-            return shown.decode("utf-8", "replace")
+@contextlib.contextmanager
+def terminal() -> Iterator[tuple[TextIO, list[str]]]:
+    """A terminal to write to, and what it was sent once it is closed; read all the while, as a full one blocks."""
+    master, slave = pty.openpty()
+    pieces, shown = [], []
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # how a terminal ends
+            while piece := os.read(master, 1 << 16):
+                pieces.append(piece)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        with os.fdopen(slave, "w") as screen:
+            yield screen, shown
+    finally:
+        reader.join()
+        os.close(master)
+        shown.append(b"".join(pieces).decode("utf-8", "replace"))
 
 
 def test_results_stay_apart_from_a_bar_on_a_terminal(tiny: Parts) -> None:
-    master, slave = pty.openpty()
     command = [sys.executable, "-m", "facsynth.cli.main", "coverage", str(tiny.seed), *tiny.options, "--json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm", "COLUMNS": "100", "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=slave, env=environment, check=False, timeout=300)
-    os.close(slave)
-    shown = everything_from(master)
+    with terminal() as (screen, shown):
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=screen, env=environment, check=False, timeout=300)
     assert done.returncode == 0, shown
     assert 0 < json.loads(done.stdout)["value"] < 1
-    assert "\x1b[" in shown
-    assert "starting" in shown
-    assert "Loading weights" not in shown
+    assert "\x1b[" in shown[0]
+    assert "starting" in shown[0]
+    assert "Loading weights" not in shown[0]
 
 
 def test_a_bar_moves_with_its_step_and_reads_no_name_as_markup(monkeypatch: pytest.MonkeyPatch) -> None:
-    master, slave = pty.openpty()
     monkeypatch.setenv("TERM", "xterm")
-    with os.fdopen(slave, "w") as terminal, monkeypatch.context() as patch:
-        patch.setattr(sys, "stderr", terminal)
+    with terminal() as (screen, shown), monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", screen)
         with console.shown_progress() as progress:
             progress("loading the model", 0, None)
             progress("read a[/b].jsonl", 3, 7)
             progress("read a[/b].jsonl", 7, 7)
-    shown = everything_from(master)
-    assert "read a[/b].jsonl" in shown
-    assert "7/7" in shown
+    assert "read a[/b].jsonl" in shown[0]
+    assert "7/7" in shown[0]
 
 
 def test_without_a_terminal_there_is_a_line_when_a_step_begins_and_ends(capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,10 +90,20 @@ def test_a_span_stays_inside_the_tokens_of_its_message() -> None:
     tokenizer = tiny.tokenizer()
     ids = tokenizer("abcdefghij" * 8, add_special_tokens=False)["input_ids"]
     roles = [0, 1, 1, 1, 0, 1, 2, 2] + [2] * (len(ids) - 8)
-    assert cut_span(ids, roles, 3, tokenizer) == (tokenizer.decode(ids[1:4]), tokenizer.decode(ids[3]))
+    assert cut_span(ids, roles, 3, tokenizer) == (
+        tokenizer.decode(ids[1:4]), tokenizer.decode(ids[3]), tokenizer.decode(ids[1:4])
+    )  # fmt: skip
     assert cut_span(ids, roles, 6, tokenizer)[0] == tokenizer.decode(ids[6])
     last = len(ids) - 1
     assert cut_span(ids, roles, last, tokenizer)[0] == tokenizer.decode(ids[last + 1 - SPAN_TOKENS :])
+
+
+def test_the_context_of_a_span_goes_on_to_the_end_of_the_sentence() -> None:
+    tokenizer = tiny.tokenizer()
+    ids = tokenizer("The river rose overnight. Where does it go?", add_special_tokens=False)["input_ids"]
+    text, _, context = cut_span(ids, [1] * len(ids), 2, tokenizer)
+    assert context.startswith(text)
+    assert context.strip() == "The river rose overnight."
 
 
 def test_the_text_of_a_span_is_not_tidied_up() -> None:

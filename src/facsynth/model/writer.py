@@ -1,9 +1,8 @@
 """Writing with a local model, steered along SAE features while it writes (DESIGN 6).
 
 Before: `text.template` gives prompt ids, `model.sae` the decoder rows. After: `synthesis` encodes what was written.
-One loop instead of `generate`: a prompt that comes several times in a batch is read once, rows leave the batch when
-their message ends, and the cache is not copied for each token. The price is a batch that is not refilled: a reply is
-a function of its batch, so that writing can be taken up again.
+One loop instead of `generate`: equal prompts of a batch are read once, rows leave when their message ends, and the
+cache is not copied for each token. A batch is not refilled: a reply is a function of its batch, so writing resumes.
 """
 
 from __future__ import annotations
