@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPEATS = 3
+ENOUGH_S = 150
+"""No further repeat after so many seconds of one part: a busy or slow machine gets fewer, never a run without end."""
 
 
 class CheckError(Exception):
@@ -98,7 +100,10 @@ def number(value: float | None) -> str:
 def interleaved(ways: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
     """Seconds of each way, one after the other, again and again: A B A B."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
+    begun = time.perf_counter()
+    for repeat in range(repeats):
+        if repeat and time.perf_counter() - begun > ENOUGH_S:
+            break
         for name, way in ways.items():
             started = time.perf_counter()
             way()
