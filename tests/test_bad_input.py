@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.tiny_cli import Done, Parts, facsynth
 
-from facsynth.store import read_json, read_jsonl
+from facsynth.store import locked, read_json, read_jsonl
+from tiny_cli import Done, Parts, facsynth
 
 GOOD = '{"text": "river field oven"}\n'
 NAN, INFINITY = float("nan"), float("inf")
@@ -255,6 +255,14 @@ def test_a_result_cannot_go_where_a_file_or_another_result_is(tiny: Parts) -> No
     assert (encoded / "manifest.json").exists()
     told(facsynth("encode", tiny.seed, *tiny.space, "-o", encoded), 1, "begun with another corpus", "Nothing was")
     told(facsynth("coverage", tiny.seed, *tiny.options, "--background", tiny.sae), 1, tiny.sae, "facsynth encode")
+
+
+def test_a_folder_that_another_process_holds(tiny: Parts) -> None:
+    out = tiny.folder / "held"
+    with locked(out):
+        for words in (("run", tiny.config), ("missing", tiny.seed, *tiny.options), ("encode", tiny.seed, *tiny.space)):
+            told(facsynth(*words, "-o", out), 1, f"{out} is in use by process {os.getpid()}", "choose another folder")
+    assert facsynth("missing", tiny.seed, *tiny.options, "-o", out).code == 0
 
 
 @contextlib.contextmanager

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import pytest
-from tests.tiny_cli import Done, Parts, facsynth
 from typer.main import get_command
 
 from facsynth import __version__
@@ -26,6 +25,7 @@ from facsynth.cli import console
 from facsynth.cli.main import PANELS, app
 from facsynth.settings import RunSettings, load_settings
 from facsynth.store import read_json, read_jsonl
+from tiny_cli import Done, Parts, facsynth
 
 ROOT = Path(__file__).parent.parent
 NAMES = [name for commands in PANELS.values() for name in commands]

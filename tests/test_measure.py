@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests import tiny_run
-from tests.tiny import backbone, random_sae, save_model
 
+import tiny_run
 from facsynth.errors import InputError, MismatchError, SettingsError
 from facsynth.features.encode import EncodeSettings, FeatureSpace
 from facsynth.features.encoded import Encoded, encode, entries_of
@@ -17,6 +16,7 @@ from facsynth.measure import Measured, check_background, measure
 from facsynth.records import Message, Sample
 from facsynth.settings import RunSettings, parse_settings
 from facsynth.text.corpus import Corpus, read_corpus
+from tiny import backbone, random_sae, save_model
 
 
 class Bench:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from tests import tiny_run
 
+import tiny_run
 from facsynth.errors import SettingsError
 from facsynth.features.harvest import HarvestSettings
 from facsynth.model.trainer import TrainSettings

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tests import tiny_run
 from typer.testing import CliRunner
 
+import tiny_run
 from facsynth.cli.main import app
 
 
