@@ -21,6 +21,7 @@ from typing import Any
 from facsynth.errors import InputError, MismatchError, StorageError
 from facsynth.records import Failure
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SCHEMA = 1
 """Raised by any change of an artifact's form; another number is refused, not guessed at."""
 
@@ -219,15 +220,16 @@ def _check_plan(folder: Path, found: dict[str, Any], asked: dict[str, Any]) -> N
 
 
 def is_disk_full(err: BaseException) -> bool:
-    """Whether that is why `err` was raised; safetensors raises an error of its own, which has it in words only."""
-    return getattr(err, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(err)
+    """Whether no room is why `err` was raised; safetensors raises an error of its own, which has it in words only."""
+    words = ("No space left on device", "File too large")
+    return getattr(err, "errno", None) in NO_ROOM or any(text in str(err) for text in words)
 
 
 def disk_full(path: Path) -> StorageError:
     """The one wording for a full disk."""
     free = shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.is_dir())).free
     return StorageError(
-        f"the disk is full: {path} could not be written ({free / 1e6:.1f} MB free)\n"
+        f"the disk is full: {path} could not be written ({free / 1e6:.1f} MB free; or see your quota and ulimit -f)\n"
         "What was finished before is kept. Make room and run the same command again."
     )
 

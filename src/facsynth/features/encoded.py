@@ -21,7 +21,7 @@ from facsynth.errors import InputError, MismatchError
 from facsynth.features.encode import Entries, FeatureSpace, Pooled, sort_entries
 from facsynth.profile import Profile, ProfileBuilder
 from facsynth.records import Progress, Sample, no_progress
-from facsynth.store import Artifact, write_jsonl
+from facsynth.store import Artifact, read_jsonl, write_jsonl
 from facsynth.text.corpus import Corpus
 
 SHARD_SAMPLES = 512
@@ -159,7 +159,9 @@ def _finish(artifact: Artifact, corpus: Corpus, space: FeatureSpace) -> Encoded:
         n_cut += int(np.sum(table["cut"].to_numpy()))
         n_merged += int(np.sum(table["merged"].to_numpy()))
     if n_samples == 0:
-        raise InputError(f"no sample of {corpus.name} has content tokens\nSee {artifact.folder} for the reasons.")
+        listed = sorted(artifact.folder.glob("shards/*.failures.jsonl"))
+        first = read_jsonl(listed[0])[0]["reason"] if listed else "it holds no samples"
+        raise InputError(f"no sample of {corpus.name} has content tokens\n  {first}\nSee {artifact.folder} for all.")
     profile = builder.build()
     profile.save(artifact.folder / "profile.npz")
     rows = [{"where": f.where, "reason": f.reason, "raw": f.raw} for f in corpus.failures]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from facsynth.errors import InputError
+from facsynth.errors import InputError, SettingsError
 from facsynth.model.backbone import Backbone, batches
 from facsynth.records import Failure, Sample
 from facsynth.text.template import Template, Tokens
@@ -30,6 +30,14 @@ class HarvestSettings:
     chunk_tokens: int = 32_768
     """Content tokens a chunk."""
     rng_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out < 1:
+            raise SettingsError(f"held_out is {self.held_out}\nGive a share of at least 0, below 1.")
+        if self.max_tokens < 2 or self.chunk_tokens < 1:
+            raise SettingsError(
+                f"max_tokens is {self.max_tokens}, chunk_tokens {self.chunk_tokens}\nGive at least 2, and at least 1."
+            )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from facsynth.errors import ModelError, SettingsError
@@ -136,8 +135,11 @@ def load_backbone(folder: Path, *, hook_point: str, dtype: str = "auto", device:
         model, found = AutoModelForCausalLM.from_pretrained(
             folder, dtype=chosen, trust_remote_code=False, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, SafetensorError) as err:
-        raise ModelError(f"cannot load a causal language model from {folder}\n{err}") from err
+    except Exception as err:  # transformers raises many kinds, AssertionError and RuntimeError among them
+        if isinstance(err, torch.OutOfMemoryError):
+            raise
+        reason = f"{type(err).__name__}: {err}" if str(err) else type(err).__name__
+        raise ModelError(f"cannot load a causal language model from {folder}\n{reason}\nGet the files again.") from err
     missing = sorted(set(found["missing_keys"]) & dict(model.named_parameters()).keys())
     if missing:  # transformers would go on with random numbers
         raise ModelError(f"{folder} lacks {len(missing)} weights, {missing[0]} among them\nGet the files again.")

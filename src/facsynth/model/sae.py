@@ -63,6 +63,8 @@ class Sae:
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
+        if self.W_enc.dim() != 2:
+            raise ModelError(f"the SAE's W_enc has the shape {tuple(self.W_enc.shape)}; it must be [d_in, d_sae]")
         if self.architecture not in ARCHITECTURES:
             raise ModelError(f"no SAE architecture {self.architecture!r}; known are {', '.join(ARCHITECTURES)}")
         shapes = [tuple(t.shape) for t in (self.W_enc, self.b_enc, self.W_dec, self.b_dec)]
@@ -248,7 +250,9 @@ def load_sae(folder: Path, *, device: str = "cpu", fingerprint: str = "") -> Sae
     missing = {"W_enc", "b_enc", "W_dec", "b_dec"} - tensors.keys()
     if missing:
         raise ModelError(f"{folder}/sae_weights.safetensors lacks {', '.join(sorted(missing))}")
-    metadata = config.get("metadata", {})
+    metadata, k = config.get("metadata") or {}, config.get("k", 0)
+    if not isinstance(metadata, dict) or not isinstance(k, int):
+        raise ModelError(f"{folder}/cfg.json holds no settings of an SAE: metadata {metadata!r}, k {k!r}")
     return Sae(
         **{
             name: tensor.float()
@@ -258,7 +262,7 @@ def load_sae(folder: Path, *, device: str = "cpu", fingerprint: str = "") -> Sae
         architecture=str(config.get("architecture", "standard")),
         hook_point=str(metadata.get("hf_hook_name") or metadata.get("hook_name", "")).removeprefix("model."),
         model_name=str(metadata.get("model_name", "")),
-        k=int(config.get("k", 0)),
+        k=k,
         centred=bool(config.get("apply_b_dec_to_input", True)),
         fingerprint=fingerprint,
     )

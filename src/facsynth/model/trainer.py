@@ -48,6 +48,9 @@ class TrainSettings:
             raise SettingsError(f"cannot train the architecture {self.architecture!r}; known are topk, batchtopk")
         if not 0 < self.k <= self.d_sae:
             raise SettingsError(f"k is {self.k}; it must lie between 1 and d_sae ({self.d_sae})")
+        for name in ("n_tokens", "batch_tokens", "dead_after_tokens", "buffer_chunks"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} is {getattr(self, name)}\nGive at least 1.")
 
 
 WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec")

@@ -13,6 +13,7 @@ import re
 import shutil
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -260,14 +261,21 @@ def _kind_of(path: Path) -> str | None:
 
 
 def _stdin() -> _Source:
-    spooled = tempfile.NamedTemporaryFile()  # noqa: SIM115  (held by the corpus, gone with it)
-    try:
-        shutil.copyfileobj(sys.stdin.buffer, spooled)
-        spooled.flush()
-    except OSError as err:
-        raise disk_full("stdin") if err.errno == errno.ENOSPC else InputError(f"stdin cannot be read: {err}") from err
-    kind = sniff(Path(spooled.name))
-    return _Source("stdin", lambda: read_rows(Path(spooled.name), kind, "stdin"))
+    with tempfile.NamedTemporaryFile(delete=False) as handle:
+        spooled = Path(handle.name)
+        try:
+            shutil.copyfileobj(sys.stdin.buffer, handle)
+        except OSError as err:
+            spooled.unlink()
+            full = err.errno == errno.ENOSPC
+            raise disk_full("stdin") if full else InputError(f"stdin cannot be read: {err}") from err
+    kind = sniff(spooled)
+
+    def rows() -> Iterator[RawRow]:
+        return read_rows(spooled, kind, "stdin")
+
+    weakref.finalize(rows, spooled.unlink, missing_ok=True)  # gone with the corpus that holds `rows`
+    return _Source("stdin", rows)
 
 
 def _hub(name: str) -> _Source:
