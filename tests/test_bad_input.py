@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from facsynth.store import locked, read_json, read_jsonl
@@ -325,7 +326,8 @@ def start(tiny: Parts, config: Path, out: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.kill
 def test_ctrl_c_says_so_and_the_same_command_goes_on(tiny: Parts) -> None:
-    config = tiny.write("all.yaml", tiny.changed("budget", "features", None))
+    many = {"features": None, "per_wave": 1, "max_candidates": 60}
+    config = tiny.write("all.yaml", yaml.safe_dump({**tiny.settings, "budget": many}))
     out = tiny.folder / "stopped"
     process = start(tiny, config, out)
     while not (out / "synthesis" / "waves" / "0000.jsonl").exists():

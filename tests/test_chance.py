@@ -25,6 +25,15 @@ def test_the_level_is_near_what_fresh_plain_samples_recover(n_samples: int, extr
     assert np.mean([level.value for level in levels]) == pytest.approx(np.mean(fresh), abs=0.06)
 
 
+@pytest.mark.parametrize("n_samples", [150, 900])
+def test_a_feature_that_wants_three_samples_needs_three(n_samples: int) -> None:
+    rng, needed = np.random.default_rng(4), np.where(np.arange(80) % 2, 3, 1)
+    levels = [chance_at_samples(rng.binomial(300, RATES), 300, n_samples, needed) for _ in range(25)]
+    fresh = [(rng.binomial(n_samples, RATES) >= needed).mean() for _ in range(200)]
+    assert np.mean([level.value for level in levels]) == pytest.approx(np.mean(fresh), abs=0.06)
+    assert all(level.value < chance_at_samples([3] * 80, 300, n_samples).value for level in levels)
+
+
 def test_more_samples_never_recover_less_and_never_more_than_all() -> None:
     firing = np.random.default_rng(2).binomial(100, RATES)
     values = [chance_at_samples(firing, 100, n).value for n in range(0, 2000, 125)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +28,6 @@ def facsynth(*words: object, stdin: str | bytes | None = None) -> Done:
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     done = Done(result.exit_code, result.stdout, result.stderr)
-    del result
-    if stdin is not None:
-        with warnings.catch_warnings():  # the spool of stdin is left to the garbage collector
-            warnings.simplefilter("ignore", ResourceWarning)
-            gc.collect()
     assert "Traceback" not in done.stderr
     return done
 

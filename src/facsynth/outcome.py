@@ -109,7 +109,7 @@ def write_outcome(
     write_jsonl(out / "provenance.jsonl", [_provenance(c, thresholds[c.feature]) | common for c in written.accepted])
     write_jsonl(out / "rejected.jsonl", [_rejected(c, thresholds) for c in written.rejected])
     write_jsonl(out / "gave_up.jsonl", _gave_up(written, thresholds))
-    figures = _recovery(before, filled, tasks, written) | _chance_levels(written, tasks)
+    figures = _recovery(before, filled, tasks, written) | _chance_levels(written, tasks, before)
     counts = {
         "before": before.coverage.value,
         "after": after.value,
@@ -147,17 +147,22 @@ def _recovery(
     }
 
 
-def _chance_levels(written: Synthesis, tasks: Sequence[FeatureTask]) -> dict[str, Any]:
-    """What plain samples would recover of the attempted features, at equal accepted samples and equal tokens."""
+def _chance_levels(written: Synthesis, tasks: Sequence[FeatureTask], before: Measured) -> dict[str, Any]:
+    """What plain samples would recover of the attempted features, at equal accepted samples and equal tokens.
+
+    By the rule of `_recovery`: a missing feature needs the samples that make it active, another one all it wants.
+    """
     sound = [c for c in written.control if c.fires or c.reason == NOTHING_FIRES]
     if not sound or not tasks:
         return {"recovered_chance": None, "recovered_chance_tokens": None, "chance_extrapolated": None}
     fired = Counter(feature for c in sound for feature in c.fires)
     firing = [fired[task.feature_id] for task in tasks]
+    missing, support = set(before.coverage.missing.tolist()), before.coverage.min_support
+    needed = [min(t.n_wanted, support) if t.feature_id in missing else t.n_wanted for t in tasks]
     n_tokens = sum(c.written_tokens for c in written.control)
     levels = (
-        chance_at_samples(firing, len(sound), len(written.accepted)),
-        chance_at_tokens(firing, len(sound), n_tokens, written.written_tokens),
+        chance_at_samples(firing, len(sound), len(written.accepted), needed),
+        chance_at_tokens(firing, len(sound), n_tokens, written.written_tokens, needed),
     )
     return {
         "recovered_chance": levels[0].value,

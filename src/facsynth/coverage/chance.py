@@ -27,7 +27,9 @@ class ChanceLevel:
     """More than were written: an estimate (error about 0.09 at ten times as many) instead of exact rarefaction."""
 
 
-def chance_at_samples(control_firing: npt.ArrayLike, n_control: int, n_samples: float) -> ChanceLevel:
+def chance_at_samples(
+    control_firing: npt.ArrayLike, n_control: int, n_samples: float, n_needed: npt.ArrayLike = 1
+) -> ChanceLevel:
     """Chance level at an equal number of accepted samples.
 
     Args:
@@ -35,6 +37,7 @@ def chance_at_samples(control_firing: npt.ArrayLike, n_control: int, n_samples: 
             rule of acceptance; 0 for those that none fires.
         n_control: how many control samples were written.
         n_samples: how many samples were accepted.
+        n_needed: how many firing samples recover a feature: one number, or [n_attempted].
 
     Raises:
         InputError: no control samples, or no attempted features.
@@ -46,14 +49,18 @@ def chance_at_samples(control_firing: npt.ArrayLike, n_control: int, n_samples: 
             "Give the control a share of the writing budget, as with --control 0.1."
         )
     if n_samples > n_control:
-        value = extrapolated_coverage(firing, n_control, n_samples)
+        value = extrapolated_coverage(firing, n_control, n_samples, n_needed)
         return ChanceLevel(value, n_samples, n_control, extrapolated=True)
-    value = expected_coverage(firing, n_control, round(n_samples), len(firing))
+    value = expected_coverage(firing, n_control, round(n_samples), len(firing), n_needed)
     return ChanceLevel(value, n_samples, n_control, extrapolated=False)
 
 
 def chance_at_tokens(
-    control_firing: npt.ArrayLike, n_control: int, control_tokens: int, written_tokens: int
+    control_firing: npt.ArrayLike,
+    n_control: int,
+    control_tokens: int,
+    written_tokens: int,
+    n_needed: npt.ArrayLike = 1,
 ) -> ChanceLevel:
     """Chance level at equal written tokens: as many plain samples as `written_tokens` would have bought.
 
@@ -62,4 +69,4 @@ def chance_at_tokens(
     """
     if control_tokens < 1:
         raise InputError("the control samples hold no written tokens, so there is no chance level at equal tokens")
-    return chance_at_samples(control_firing, n_control, n_control * written_tokens / control_tokens)
+    return chance_at_samples(control_firing, n_control, n_control * written_tokens / control_tokens, n_needed)

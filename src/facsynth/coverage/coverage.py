@@ -241,6 +241,12 @@ def recovered(missing: Ints, filled: Profile, thresholds: Floats, min_support: i
 
 
 def _check(samples: Profile, targets: Targets) -> None:
+    if len(targets.feature_ids) == 0 and targets.n_relevant == 0:
+        raise InputError(
+            "there are no target features: no feature sets the anchor apart from the background\n"
+            "Give a larger anchor, one of another kind than the background, or take every feature that it fires, with "
+            "--relevance all."
+        )
     if len(targets.feature_ids) == 0:
         raise InputError(
             f"there are no target features: of {targets.n_relevant} relevant ones, {targets.n_thin} are thin and the "

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from facsynth.errors import InputError, SettingsError
 from facsynth.model.backbone import Backbone, batches
 from facsynth.model.sae import CODES, Codes, Sae
-from facsynth.records import Failure, Sample
+from facsynth.records import Failure, Progress, Sample, no_progress
 from facsynth.store import fingerprint
 from facsynth.text.forms import form_roles
 from facsynth.text.template import Template, Tokens
@@ -131,12 +131,13 @@ class FeatureSpace:
         """Of everything that the codes of a sample depend on, the precision included."""
         return fingerprint({**self.identity, "dtype": str(self.backbone.dtype)})
 
-    def pool(self, samples: Sequence[Sample], token_budget: int = 8192) -> Pooled:
+    def pool(self, samples: Sequence[Sample], token_budget: int = 8192, progress: Progress = no_progress) -> Pooled:
         """Encode samples; batches are made by length, so they should be many.
 
         Args:
             samples: of the space's form; a sample without content is a failure.
             token_budget: padded tokens a forward pass.
+            progress: told after every pass.
         """
         ids, tokens, failures = [], [], []
         for sample in samples:
@@ -145,10 +146,11 @@ class FeatureSpace:
                 ids.append(sample.sample_id)
             except InputError as err:
                 failures.append(Failure(sample.sample_id, str(err), sample.text[:200]))
-        parts = [
-            self._pool_batch(batch, [tokens[i] for i in batch])
-            for batch in batches([len(t.ids) for t in tokens], token_budget)
-        ]
+        parts, n_done = [], len(failures)
+        for batch in batches([len(t.ids) for t in tokens], token_budget):
+            parts.append(self._pool_batch(batch, [tokens[i] for i in batch]))
+            n_done += len(batch)
+            progress("encoding", n_done, len(samples))
         return Pooled(ids, tokens, sort_entries(parts), failures)
 
     def _pool_batch(self, indices: list[int], tokens: list[Tokens]) -> Entries:

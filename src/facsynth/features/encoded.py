@@ -135,7 +135,9 @@ def encode(
         if artifact.has(name):
             continue
         copied = known.find([sample.sample_id for sample in samples])
-        pooled = space.pool([s for s in samples if s.sample_id not in copied], token_budget)
+        start = number * SHARD_SAMPLES + len(copied)
+        tell = partial(_tell, progress, start, len(corpus))
+        pooled = space.pool([s for s in samples if s.sample_id not in copied], token_budget, tell)
         table = _in_order(samples, _table(pooled), copied)
         artifact.write(name, partial(_write_shard, table), pooled.failures)
     progress("encoding", len(corpus), len(corpus))
@@ -171,6 +173,10 @@ def _finish(artifact: Artifact, corpus: Corpus, space: FeatureSpace) -> Encoded:
         n_repaired=corpus.n_repaired, licence=corpus.licence or "unknown",
     )  # fmt: skip
     return Encoded(artifact.folder, manifest, profile)
+
+
+def _tell(progress: Progress, start: int, total: int, what: str, done: int, _: int | None) -> None:
+    progress(what, start + done, total)
 
 
 class _Known:
