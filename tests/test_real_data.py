@@ -15,6 +15,7 @@ import torch
 
 import tiny
 from facsynth.assemble import open_background, open_space, read_data
+from facsynth.cli.console import cache_folder
 from facsynth.coverage.coverage import rarefied, targets
 from facsynth.coverage.threshold import Threshold, feature_thresholds
 from facsynth.features.encode import EncodeSettings, FeatureSpace
@@ -30,7 +31,6 @@ from facsynth.text.forms import form_roles
 from facsynth.text.template import Template
 
 DATA = Path(os.environ.get("FACSYNTH_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
-CACHE = Path(__file__).parents[1] / ".pytest_cache" / "facsynth"
 
 
 def data_file(name: str) -> Path:
@@ -50,7 +50,7 @@ def test_by_default_half_of_a_broad_anchor_covers_the_other_and_mathematics_does
     with gzip.open(data_file("instruction/gsm8k_train"), "rt", encoding="utf-8") as file:
         gsm8k.write_text("".join(line for line, _ in zip(file, range(500), strict=False)), encoding="utf-8")
     settings = broad_settings(data_file("instruction/alpaca_en_demo"), gsm8k)
-    space = open_space(settings, CACHE)
+    space = open_space(settings, cache_folder())
     background = open_background(settings, space)
     assert background is not None
     halves = encode(read_data(settings.data, "anchor"), space, tmp_path / "anchor").halves()
@@ -74,7 +74,7 @@ def test_flips_of_the_embedded_model_are_counted(capsys: pytest.CaptureFixture[s
     samples = list(read_corpus(examples / "anchor.jsonl", limit=128))
     sets, active = {}, {}
     for dtype, budget in (("float32", 8192), ("float32", 1), ("bfloat16", 8192), ("bfloat16", 1)):
-        space = open_space(settings, CACHE, dtype=dtype)
+        space = open_space(settings, cache_folder(), dtype=dtype)
         background = open_background(settings, space)
         assert background is not None
         entries = space.pool(samples, budget).entries
@@ -84,14 +84,17 @@ def test_flips_of_the_embedded_model_are_counted(capsys: pytest.CaptureFixture[s
         active[dtype, budget] = set(map(tuple, pairs[entries.activation > limits[entries.feature]].tolist()))
     with capsys.disabled():
         for what, found in (("codes", sets), ("active at r0.5", active)):
-            exact = found["float32", 8192]
-            shares = [len(exact ^ other) / len(exact) for other in found.values()]
-            print(
-                f"\n{what}: {len(exact)} pairs; flips of float32 one by one {shares[1]:.2%}, of bfloat16 {shares[2]:.2%}, "
-                f"of bfloat16 one by one {shares[3]:.2%}"
-            )
-            assert shares[1] < 1e-3
-            assert max(shares[2:]) < 0.1
+            pairs_of = [
+                ("float32", 1, "float32", 8192),
+                ("bfloat16", 8192, "float32", 8192),
+                ("bfloat16", 1, "bfloat16", 8192),
+            ]
+            n = len(found["float32", 8192])
+            shares = [len(found[a, i] ^ found[b, j]) / n for a, i, b, j in pairs_of]
+            told = zip(("float32 one by one", "bfloat16 for float32", "bfloat16 one by one"), shares, strict=True)
+            print(f"\n{what}, {n} pairs; flips:", ", ".join(f"{name} {share:.2%}" for name, share in told))
+            assert shares[0] < 1e-3
+            assert max(shares[1:]) < 0.1
 
 
 def rows_of(texts: list[str], n_rows: int, planted: int, rng: np.random.Generator) -> Iterator[str]:
@@ -109,7 +112,7 @@ def is_planted(sample: Sample) -> bool:
 
 
 def subject_sae(model: Backbone, samples: list[Sample]) -> Sae:
-    """Latents 0 and 1 are found by discriminant analysis: the first bytes of Cyrillic letters; the others are random."""
+    """Latents 0 and 1 find the first bytes of Cyrillic letters (discriminant analysis); the others are random."""
     chosen = [s for s in samples if is_planted(s)] + [s for s in samples if not is_planted(s)][:400]
     tokens = [Template(model.tokenizer).tokenize(sample, form_roles("message"), 4096) for sample in chosen]
     states = model.activations([t.ids for t in tokens], [t.content for t in tokens]).double()
@@ -121,7 +124,7 @@ def subject_sae(model: Backbone, samples: list[Sample]) -> Sae:
         ours, rest = states[ids == token], states[ids != token]
         direction = torch.linalg.solve(rest.T.cov() + 1e-4 * torch.eye(64), ours.mean(0) - rest.mean(0))
         middle, reach = (ours.mean(0) + rest.mean(0)) @ direction / 2, (ours.mean(0) - rest.mean(0)) @ direction
-        W_enc[:, latent], b_enc[latent] = (2 * direction / reach).float(), float(-2 * middle / reach)
+        W_enc[:, latent], b_enc[latent] = (2 * direction / reach).float(), float(-2 * middle / reach - 0.7)
     return replace(sae, W_enc=W_enc, b_enc=b_enc)
 
 
@@ -146,7 +149,7 @@ def test_a_subject_of_one_row_in_ten_thousand_is_under_represented(tmp_path: Pat
     planted = [sample for sample in read_corpus(tmp_path / "anchor.jsonl") if is_planted(sample)]
     own = encode(Corpus.of(planted, name="planted"), space, tmp_path / "planted").profile
     firing, all_firing = own.firing_samples(found.thresholds), anchor.profile.firing_samples(found.thresholds)
-    subject = np.flatnonzero((firing >= 0.5 * len(planted)) & (all_firing == firing))
+    subject = np.flatnonzero((firing >= len(planted) / 4) & (all_firing == firing))
     assert len(planted) == 40 and set(subject.tolist()) >= {0, 1}
     in_seed = seed_set.profile.firing_samples(found.thresholds)[subject]
     assert (in_seed >= 1).all() and (in_seed <= 10).all()
