@@ -61,13 +61,13 @@ def _bar() -> Iterator[Progress]:
 
 
 def _lines() -> Progress:
-    last: dict[str, float] = {}
+    last: dict[str, tuple[float, int]] = {}
 
     def show(what: str, done: int, total: int | None) -> None:
         key, now = what.partition(":")[0], time.monotonic()
-        if key in last and done != total and now - last[key] < LINE_EVERY_S:
+        if key in last and (done == last[key][1] or (done != total and now - last[key][0] < LINE_EVERY_S)):
             return
-        last[key] = now
+        last[key] = now, done
         count = f" {done}/{total}" if total else f" {done}" if done else ""
         print(f"{what}{count}", file=sys.stderr, flush=True)
 

@@ -106,6 +106,7 @@ def version(
 def main() -> None:
     """Run a command and leave with its exit code."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' own bars go by it too
+    os.environ.setdefault("TQDM_DISABLE", "1")  # … but for that of the conversion from GGUF
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for stream in (sys.stdout, sys.stderr):
