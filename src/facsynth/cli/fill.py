@@ -127,6 +127,8 @@ def print_summary(summary: dict[str, Any], out: Path) -> None:
     """The figures of a finished run, each with its scale."""
     chance = f"plain samples: {percent(summary['recovered_chance'])} at as many accepted samples, "
     chance += f"{percent(summary['recovered_chance_tokens'])} at as many written tokens"
+    if any(summary["chance_extrapolated"] or ()):
+        chance += f" (an estimate from {summary['n_control']} of them)"
     rejected = ", ".join(f"{n} {reason}" for reason, n in sorted(summary["n_rejected"].items(), key=lambda i: -i[1]))
     rows = [
         ("coverage", f"{percent(summary['before'])} → {percent(summary['after'])}"),
