@@ -30,6 +30,8 @@ def test_acceptance_leaves_a_margin_above_the_threshold_and_above_zero() -> None
         ("How long do eggs keep?", "How long do eggs keep?"),
         ("Here is what I tried:\nnothing helps", "Here is what I tried:\nnothing helps"),
         ('She said "no" to "that"', 'She said "no" to "that"'),
+        ('"Yes" or "no"', '"Yes" or "no"'),
+        ('"Where does this begin', '"Where does this begin'),
     ],
 )
 def test_what_small_writers_put_around_a_message_is_taken_off(raw: str, clean: str) -> None:
@@ -51,7 +53,7 @@ def test_cleaning_twice_is_cleaning_once_for_what_is_kept(text: str) -> None:
 @pytest.mark.parametrize(
     ("given_reply", "shown", "reason"),
     [
-        (reply("", "error", "non-finite: logits"), "", "writer error"),
+        (reply("", "error", "non-finite:\n logits"), "", "writer error: non-finite: logits"),
         (reply("too short"), "", "too short"),
         (reply("", "length"), "", "unfinished"),
         (reply("the cat sat down " * 8), "", "repeats itself"),
@@ -61,6 +63,9 @@ def test_cleaning_twice_is_cleaning_once_for_what_is_kept(text: str) -> None:
             "copies what it was shown",
         ),
         (reply("How long do eggs keep in the fridge?"), "How long do eggs keep in a cellar?", ""),
+        (reply("How long do eggs keep?"), "1. So: how LONG do eggs, keep… in a cellar", "copies what it was shown"),
+        (reply("How long do eggs keep?"), "Show long do eggs keepers", ""),
+        (reply("??? !!! ..."), "anything", ""),
     ],
 )
 def test_a_reply_that_is_no_candidate_says_why(given_reply: Reply, shown: str, reason: str) -> None:

@@ -110,9 +110,11 @@ def test_what_cannot_be_encoded_is_a_row_with_its_reason(tmp_path: Path) -> None
 def test_the_cap_on_tokens_is_never_exceeded(tmp_path: Path) -> None:
     found, _ = run(
         tmp_path, lambda r: "nothing of use " * 3 + str(r.sample_index), [task(n) for n in range(5)],
-        max_written_tokens=65,
+        max_written_tokens=105, control=0.5,
     )  # fmt: skip
-    assert found.written_tokens <= 65
+    assert len(found.rejected) == 4
+    assert len(found.control) == 2, "their share of the cap was kept for them: a fifth candidate would need a third"
+    assert found.candidate_tokens + found.control_tokens <= 105
     assert found.stop_reason == "the cap on written tokens is reached"
     assert found.gave_up.keys() == {0, 1, 2, 3, 4}
 
@@ -124,6 +126,23 @@ def test_the_control_is_plain_and_kept_apart(tmp_path: Path) -> None:
     assert all("piece" not in r.messages[0].content for r in plain)
     assert all(7 in c.fires for c in found.control)
     assert not set(found.control) & set(found.accepted)
+
+
+def test_plain_samples_fire_at_the_threshold_as_recovered_counts_and_copies_are_told(tmp_path: Path) -> None:
+    known = Sample(measure_text("known plain text fires 1=3.0")).sample_id
+    plain = ["fires just so 1=1.02", "fires just so 1=1.02", "fires less now 1=0.99", "known plain text fires 1=3.0"]
+
+    def answer(request: Request) -> str:
+        return "of a task 1=0.1" if request.steering else plain[request.sample_index]
+
+    found, _ = run(tmp_path, answer, [task(1)], max_candidates=4, control=1, known_ids=[known])
+    assert [c.fires for c in found.control] == [(1,), (1,), (), (1,)]
+    assert [c.reason for c in found.control] == ["", "is there already", "does not fire", "is there already"]
+
+
+def test_no_features_to_attempt_is_said(tmp_path: Path) -> None:
+    found, _ = run(tmp_path, lambda r: "never asked", [])
+    assert found.stop_reason == "no feature was attempted"
 
 
 def test_every_span_is_shown_in_some_prompt() -> None:

@@ -85,8 +85,8 @@ def outcome(
     kept = [c for c in candidates if not c.reason]
     filled = merge([seed, *([profile([list(c.fires) for c in kept], "w")] if kept else [])])
     written = Synthesis(
-        kept, [c for c in candidates if c.reason], gave_up or {}, plain or [], len(candidates) + len(plain or []),
-        sum(c.written_tokens for c in candidates), "the candidates of the remaining features are spent",
+        kept, [c for c in candidates if c.reason], gave_up or {}, plain or [],
+        "the candidates of the remaining features are spent",
     )  # fmt: skip
     write_outcome(
         out, before=measured(seed, min_support), filled=filled, written=written, tasks=tasks, space=SPACE,
@@ -157,7 +157,9 @@ def test_chance_levels_are_those_of_as_many_plain_samples_and_tokens(tmp_path: P
     four_of_five = (4 / 5 + 1) / 4
     assert found["recovered_chance_tokens"] == pytest.approx(four_of_five)
     assert found["chance_extrapolated"] == [False, False]
-    assert (found["n_control"], found["writer_calls"], found["writer_tokens"]) == (5, 7, 40)
+    assert (found["n_control"], found["control_tokens"]) == (5, 50)
+    assert (found["writer_calls"], found["writer_tokens"]) == (7, 90), "all that was written, plain samples too"
+    assert found["accepted_per_1000_tokens"] == pytest.approx(1000 * 2 / 40), "plain samples are never accepted"
 
 
 def test_more_accepted_than_plain_samples_is_an_estimate_and_says_so(tmp_path: Path) -> None:
@@ -169,7 +171,7 @@ def test_more_accepted_than_plain_samples_is_an_estimate_and_says_so(tmp_path: P
 
 def test_plain_samples_that_are_no_samples_cost_tokens_but_are_not_drawn(tmp_path: Path) -> None:
     sound = [control(3), control()]
-    spoilt = [control(reason="unfinished"), control(reason="too short")]
+    spoilt = [control(reason="unfinished"), control(4, reason="is there already")]
     tasks = [task(3), task(4)]
     found = outcome(tmp_path, tasks, [accepted(3)], [*sound, *spoilt], gave_up={4: 0})
     assert found["recovered_chance"] == pytest.approx(1 / 4)  # one of two sound ones fires one of two features

@@ -114,12 +114,13 @@ def write_outcome(
         "before": before.coverage.value,
         "after": after.value,
         "n_accepted": len(written.accepted),
-        "n_rejected": dict(Counter(c.reason for c in written.rejected)),
+        "n_rejected": dict(Counter(c.reason.partition(":")[0] for c in written.rejected)),
         "n_gave_up": len(written.gave_up),
         "n_control": len(written.control),
-        "writer_calls": written.n_calls,
-        "writer_tokens": written.written_tokens,
-        "accepted_per_1000_tokens": 1000 * len(written.accepted) / max(written.written_tokens, 1),
+        "writer_calls": len(written.accepted) + len(written.rejected) + len(written.control),
+        "writer_tokens": written.candidate_tokens + written.control_tokens,
+        "control_tokens": written.control_tokens,
+        "accepted_per_1000_tokens": 1000 * len(written.accepted) / max(written.candidate_tokens, 1),
         "stop_reason": written.stop_reason,
         "seconds": round(seconds, 1),
         "names": _names(settings, space),
@@ -150,19 +151,18 @@ def _recovery(
 def _chance_levels(written: Synthesis, tasks: Sequence[FeatureTask], before: Measured) -> dict[str, Any]:
     """What plain samples would recover of the attempted features, at equal accepted samples and equal tokens.
 
-    By the rule of `_recovery`: a missing feature needs the samples that make it active, another one all it wants.
+    Only what could have been accepted counts: no copies of seed set, anchor or each other, nothing broken off. By the rule of `_recovery`: a missing feature needs the samples that make it active, another one all it wants.
     """
-    sound = [c for c in written.control if c.fires or c.reason == NOTHING_FIRES]
+    sound = [c for c in written.control if c.reason in {"", NOTHING_FIRES}]
     if not sound or not tasks:
         return {"recovered_chance": None, "recovered_chance_tokens": None, "chance_extrapolated": None}
     fired = Counter(feature for c in sound for feature in c.fires)
     firing = [fired[task.feature_id] for task in tasks]
     missing, support = set(before.coverage.missing.tolist()), before.coverage.min_support
     needed = [min(t.n_wanted, support) if t.feature_id in missing else t.n_wanted for t in tasks]
-    n_tokens = sum(c.written_tokens for c in written.control)
     levels = (
         chance_at_samples(firing, len(sound), len(written.accepted), needed),
-        chance_at_tokens(firing, len(sound), n_tokens, written.written_tokens, needed),
+        chance_at_tokens(firing, len(sound), written.control_tokens, written.candidate_tokens, needed),
     )
     return {
         "recovered_chance": levels[0].value,

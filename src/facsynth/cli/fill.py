@@ -139,7 +139,11 @@ def print_summary(summary: dict[str, Any], out: Path) -> None:
         ("accepted", f"{summary['n_accepted']}   ({summary['accepted_per_1000_tokens']:.2f} per 1,000 written tokens)"),
         ("rejected", rejected or "0"),
         ("given up", str(summary["n_gave_up"])),
-        ("written", f"{summary['writer_calls']} samples, {summary['writer_tokens']} tokens"),
+        (
+            "written",
+            f"{summary['writer_calls']} samples, {summary['writer_tokens']} tokens; {summary['n_control']} of them "
+            f"plain, {summary['control_tokens']} tokens",
+        ),
         ("stopped because", summary["stop_reason"]),
     ]
     print_table(str(out), ("", ""), rows)

@@ -15,10 +15,13 @@ MARGIN = 1.05
 """Accepted above threshold x 1.05, so that the noise of other batches and machines cannot undo it."""
 MARGIN_AT_ZERO = 0.05
 NOTHING_FIRES = "does not fire"
+WRITER_ERROR = "writer error"
 MIN_WORDS = 3
 COPIED_WORDS = 10
-"""So many words in a row of a text that was shown to the writer make a candidate a copy."""
+"""So many words in a row of a text that was shown to the writer make a candidate a copy; of a shorter one, all."""
+QUOTES = ('""', "“”", "''", "‘’", "``")
 
+_WORD = re.compile(r"\w+")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 _SENTENCE = re.compile(r"[.!?][\"'”’)]*(?=\s|$)")
 _OPENING = re.compile(
@@ -51,7 +54,7 @@ def clean_text(reply: str, *, unfinished: bool = False) -> str:
         text = rest.strip()
     text = re.sub(r"^(?:\*\*)?(?:new )?(?:message|user|question|text)(?:\*\*)?\s*:\s*(?:\*\*)?", "", text, flags=re.I)
     text = re.sub(r"^(?:[-*•]|\d{1,2}[.)])\s+", "", text.strip())
-    while len(text) > 1 and text[0] in "\"“'`" and text[-1] in "\"”'`":
+    while any(text[:1] == a and text[-1:] == b and not {a, b} & set(text[1:-1]) for a, b in QUOTES if len(text) > 1):
         text = text[1:-1].strip()
     return text.strip()
 
@@ -65,7 +68,7 @@ def fault(reply: Reply, text: str, shown: str) -> str:
         shown: what the writer was shown, to tell copies.
     """
     if reply.error:
-        return "writer error"
+        return f"{WRITER_ERROR}: {' '.join(reply.error.split())[:200]}"
     if reply.finish_reason == "length" and not text:
         return "unfinished"
     words = text.lower().split()
@@ -74,8 +77,12 @@ def fault(reply: Reply, text: str, shown: str) -> str:
     fours = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
     if len(fours) - len(set(fours)) > max(2, len(fours) // 6):
         return "repeats itself"
-    runs = (" ".join(words[i : i + COPIED_WORDS]) for i in range(len(words) - COPIED_WORDS + 1))
-    shown_words = " ".join(shown.lower().split())
-    if any(run in shown_words for run in runs):
-        return "copies what it was shown"
-    return ""
+    return "copies what it was shown" if _is_copy(text, shown) else ""
+
+
+def _is_copy(text: str, shown: str) -> bool:
+    """Whether `COPIED_WORDS` in a row, or a shorter text as a whole, stand in `shown`; marks and case do not count."""
+    words, shown_words = (_WORD.findall(part.lower()) for part in (text, shown))
+    n = min(COPIED_WORDS, len(words))
+    known = {tuple(shown_words[i : i + n]) for i in range(len(shown_words) - n + 1)}
+    return n > 0 and any(tuple(words[i : i + n]) in known for i in range(len(words) - n + 1))

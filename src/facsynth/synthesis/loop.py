@@ -7,6 +7,7 @@ same recorded replies give the same samples, byte for byte, however often the ru
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +19,8 @@ from facsynth.store import Artifact, fingerprint, read_jsonl, write_jsonl
 from facsynth.synthesis.accept import NOTHING_FIRES, acceptance_limit, clean_text, fault
 from facsynth.synthesis.requests import FeatureTask, SynthesisSettings, feature_request, plain_request
 
+CONTROL = -1
+THERE_ALREADY = "is there already"
 Measure = Callable[[Sequence[Sample]], list[Measurement | None]]
 """Samples in, what they fire out (float32, on the text alone), same order; None: could not be encoded."""
 
@@ -27,7 +30,7 @@ class Candidate:
     """One reply and what became of it: a row of the wave's file."""
 
     written_for: int
-    """The feature of its prompt; -1 for a control sample."""
+    """The feature of its prompt; `CONTROL` for a plain sample."""
     text: str
     reason: str
     """Empty where accepted."""
@@ -37,7 +40,7 @@ class Candidate:
     position: int = 0
     span: str = ""
     fires: tuple[int, ...] = ()
-    """Attempted features above their acceptance limit."""
+    """Attempted features above their acceptance limit; of a plain sample, above their threshold."""
     sample_id: str = ""
     prompt_hash: str = ""
     strength: float = 0.0
@@ -54,10 +57,18 @@ class Synthesis:
     gave_up: dict[int, int]
     """feature_id → candidates spent on it."""
     control: list[Candidate]
-    n_calls: int
-    written_tokens: int
-    """Of candidates; the control's are its own."""
+    """Plain samples; `fires` are the features above their threshold, as in `recovered`."""
     stop_reason: str
+
+    @property
+    def candidate_tokens(self) -> int:
+        """Written for features, accepted or not."""
+        return sum(candidate.written_tokens for candidate in (*self.accepted, *self.rejected))
+
+    @property
+    def control_tokens(self) -> int:
+        """Written beside, for the chance level."""
+        return sum(candidate.written_tokens for candidate in self.control)
 
 
 def synthesize(
@@ -90,18 +101,20 @@ def synthesize(
         stop_reason = loop.stop_reason(requests)
         progress("writing samples", loop.n_done, len(tasks))
         wave += 1
-    n_control = -(-len(loop.candidates) * settings.control // 1)
-    control = [plain_request(index, settings) for index in range(int(n_control))]
-    control_candidates = loop.decide("waves/control.jsonl", [(-1, r) for r in control]) if control else []
+    loop.known_ids = set(known_ids)
+    plain = [(CONTROL, plain_request(index, settings)) for index in range(n_control(len(loop.candidates), settings))]
     return Synthesis(
         accepted=[c for c in loop.candidates if not c.reason],
         rejected=[c for c in loop.candidates if c.reason],
         gave_up={t.feature_id: loop.n_tried[t.feature_id] for t in tasks if loop.lacks(t) > 0},
-        control=control_candidates,
-        n_calls=len(loop.candidates) + len(control),
-        written_tokens=loop.written_tokens,
+        control=loop.decide("waves/control.jsonl", plain) if plain else [],
         stop_reason=stop_reason,
     )
+
+
+def n_control(n_candidates: int, settings: SynthesisSettings) -> int:
+    """How many plain samples are written beside so many candidates."""
+    return math.ceil(round(n_candidates * settings.control, 6))
 
 
 class _Loop:
@@ -118,8 +131,10 @@ class _Loop:
     ) -> None:
         self.tasks, self.settings = tasks, settings
         self.writer, self.measure, self.artifact = writer, measure, artifact
-        self.limits = {task.feature_id: acceptance_limit(task.threshold) for task in tasks}
+        self.thresholds = {task.feature_id: task.threshold for task in tasks}
+        self.limits = {feature: acceptance_limit(threshold) for feature, threshold in self.thresholds.items()}
         self.known_ids = known_ids
+        """Of seed set and anchor, and accepted since: a sample equal to one of them adds nothing."""
         self.candidates: list[Candidate] = []
         self.n_tried: Counter[int] = Counter()
         self.n_fired: Counter[int] = Counter()
@@ -146,11 +161,18 @@ class _Loop:
                 ]
         if self.settings.max_written_tokens is not None:
             left = self.settings.max_written_tokens - self.written_tokens
-            wave = wave[: max(0, left // self.settings.max_tokens)]
+            while wave and left < self.settings.max_tokens * (len(wave) + self._n_control(len(wave))):
+                wave.pop()
         return wave
+
+    def _n_control(self, n_next: int) -> int:
+        """Plain samples that are due once `n_next` further candidates are written."""
+        return n_control(len(self.candidates) + n_next, self.settings)
 
     def stop_reason(self, wave: list[tuple[int, Request]]) -> str:
         """Why there is no further wave; empty where there is one."""
+        if not self.tasks:
+            return "no feature was attempted"
         if self.n_done == len(self.tasks):
             return "every attempted feature has its samples"
         if wave:
@@ -219,22 +241,25 @@ class _Loop:
         """
         if found is None:
             return _with(candidate, reason="cannot be encoded")
-        fires = tuple(sorted(f for f, limit in self.limits.items() if found.maxima.get(f, (0.0, 0))[0] > limit))
-        wanted = [f for f in fires if lacking[f] > 0]
         own = candidate.written_for
-        best = own if own in wanted else max(wanted, key=lambda f: found.maxima[f][0] / self.limits[f], default=own)
-        activation, position = found.maxima.get(best, (0.0, 0))
-        candidate = _with(candidate, feature=best, activation=activation, position=position, fires=fires)
+        limits = self.thresholds if own == CONTROL else self.limits
+        fires = tuple(sorted(f for f, limit in limits.items() if found.maxima.get(f, (0.0, 0))[0] > limit))
+        wanted = [f for f in fires if lacking[f] > 0]
+        activation, position = found.maxima.get(own, (0.0, 0))
+        candidate = _with(candidate, activation=activation, position=position, fires=fires)
         if candidate.sample_id in seen:
-            return _with(candidate, reason="is there already")
+            return _with(candidate, reason=THERE_ALREADY)
+        if own == CONTROL:
+            seen.add(candidate.sample_id)
+            return _with(candidate, reason="" if fires else NOTHING_FIRES)
         if not wanted:
             return _with(candidate, reason="fires only what has its samples" if fires else NOTHING_FIRES)
-        if own == -1:
-            return candidate
         seen.add(candidate.sample_id)
         for feature in fires:
             lacking[feature] -= 1
-        return _with(candidate, span=found.span(position))
+        best = own if own in wanted else max(wanted, key=lambda f: found.maxima[f][0] / self.limits[f])
+        activation, position = found.maxima[best]
+        return _with(candidate, feature=best, activation=activation, position=position, span=found.span(position))
 
 
 def _with(candidate: Candidate, **changes: Any) -> Candidate:

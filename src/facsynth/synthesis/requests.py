@@ -37,7 +37,7 @@ class SynthesisSettings:
     n_spans: int = 4
     """Anchor spans shown in a prompt."""
     max_written_tokens: int | None = None
-    """Cap over all candidates; never exceeded."""
+    """Cap over all that is written, plain samples included; never exceeded."""
     control: float = 0.1
     """Plain-prompt samples beside, as a share of the candidates, for the chance level."""
     rng_seed: int = 0
