@@ -242,7 +242,7 @@ def test_a_provenance_that_was_spoilt(tiny: Parts) -> None:
     assert facsynth("run", tiny.write("p.yaml", tiny.changed("budget", "features", 2)), "-o", out).code == 0
     kept = (out / "provenance.jsonl").read_text("utf-8")
     (out / "provenance.jsonl").write_text(kept.replace('"threshold"', '"limit"', 1), encoding="utf-8")
-    told(facsynth("verify", out), 1, out / "provenance.jsonl", "row 1 has no threshold", "restore it")
+    told(facsynth("verify", out), 1, out / "provenance.jsonl", "row 1: there is no threshold", "restore it")
     told(facsynth("show", out, "--feature", "999"), 1, "feature 999 was not attempted", "Attempted: ")
 
 

@@ -18,7 +18,7 @@ BANDS = (
     {"tasks", "baselines", "report"},
     {"settings"},
     {"assemble", "measure"},
-    {"outcome"},
+    {"outcome", "proof"},
     {"pipeline"},
     {"demo"},
     {"cli"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +12,9 @@ import tiny_run
 from facsynth import pipeline
 from facsynth.errors import InputError, MismatchError
 from facsynth.features.encoded import Encoded
+from facsynth.proof import verify_run
 from facsynth.settings import RunSettings
-from facsynth.store import read_json, read_jsonl
+from facsynth.store import read_json, read_jsonl, write_jsonl
 
 Finished = tuple[RunSettings, Path, Path]
 
@@ -80,17 +81,88 @@ def test_other_settings_in_the_same_folder_are_refused_by_name(finished: Finishe
 
 def test_verify_holds_and_tells_a_changed_text(finished: Finished, tmp_path: Path) -> None:
     _, out, cache = finished
-    assert pipeline.verify_run(out, cache).findings == ()
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for name in ("facsynth.yaml", "provenance.jsonl"):
-        (copy / name).write_bytes((out / name).read_bytes())
-    rows = read_jsonl(out / "samples.jsonl")
+    assert verify_run(out, cache).findings == ()
+    copy = copied(out, tmp_path)
+    rows = read_jsonl(copy / "samples.jsonl")
     rows[0]["messages"][0]["content"] = "an altogether different text"
-    (copy / "samples.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
-    found = pipeline.verify_run(copy, cache)
+    write_jsonl(copy / "samples.jsonl", rows)
+    found = verify_run(copy, cache)
     assert [f.problem for f in found.findings] == ["text changed"]
     assert not found.holds
+
+
+def test_verify_tells_rows_that_were_taken_away_or_made_easier(finished: Finished, tmp_path: Path) -> None:
+    _, out, cache = finished
+    copy = copied(out, tmp_path)
+    for name in ("samples.jsonl", "provenance.jsonl"):
+        write_jsonl(copy / name, read_jsonl(out / name)[1:])
+    n = read_json(out / "summary.json")["n_accepted"]
+    with pytest.raises(InputError, match=rf"samples.jsonl holds {n - 1} rows, but the run accepted {n}"):
+        verify_run(copy, cache)
+
+    easier = read_jsonl(out / "provenance.jsonl")
+    easier[1]["threshold"] /= 2
+    write_jsonl(copy / "samples.jsonl", read_jsonl(out / "samples.jsonl"))
+    write_jsonl(copy / "provenance.jsonl", easier)
+    with pytest.raises(MismatchError, match=r"row 2: the threshold of feature .* in targets\.json"):
+        verify_run(copy, cache)
+
+    easier[1]["threshold"] = None
+    write_jsonl(copy / "provenance.jsonl", easier)
+    with pytest.raises(InputError, match="row 2: threshold is None"):
+        verify_run(copy, cache)
+
+
+def test_verify_refuses_another_space_by_name(finished: Finished, tmp_path: Path) -> None:
+    _, out, cache = finished
+    copy = copied(out, tmp_path)
+    yaml = (copy / "facsynth.yaml").read_text(encoding="utf-8")
+    (copy / "facsynth.yaml").write_text(yaml.replace("codes: native", "codes: relu"), encoding="utf-8")
+    with pytest.raises(MismatchError, match=r"with another codes\n  recorded  native\n  here      relu"):
+        verify_run(copy, cache)
+
+
+def copied(run: Path, folder: Path) -> Path:
+    """A copy of a run folder that may be spoilt."""
+    return Path(shutil.copytree(run, folder / "copy"))
+
+
+def test_a_plan_edited_after_the_run_is_not_passed_over(finished: Finished, tmp_path: Path) -> None:
+    settings, out, cache = finished
+    copy = copied(out, tmp_path)
+    plan = copy / "plan.csv"
+    plan.write_text(plan.read_text(encoding="utf-8").replace("yes", "no", 1), encoding="utf-8")
+    with pytest.raises(MismatchError, match=r"plan\.csv was changed after samples were begun"):
+        pipeline.run(settings, copy, cache)
+
+
+def test_a_finished_run_without_its_features_is_still_that_run(finished: Finished, tmp_path: Path) -> None:
+    settings, out, cache = finished
+    copy = copied(out, tmp_path)
+    shutil.rmtree(copy / "features")
+    assert pipeline.run(settings, copy, cache) == read_json(out / "summary.json")
+    with pytest.raises(MismatchError, match="begun with another rng_seed"):
+        pipeline.run(settings.model_copy(update={"rng_seed": 7}), copy, cache)
+
+
+def test_thresholds_that_moved_since_the_targets_were_fixed_are_refused(finished: Finished, tmp_path: Path) -> None:
+    settings, out, cache = finished
+    copy = copied(out, tmp_path)
+    (copy / "manifest.json").unlink()
+    moved = settings.model_copy(update={"coverage": settings.coverage.model_copy(update={"threshold": "r0.6"})})
+    before, space, anchor, _ = pipeline.measure_run(moved, copy, cache)
+    with pytest.raises(MismatchError, match="target features or thresholds"):
+        pipeline.fix_targets(before, moved, copy, anchor, space)
+
+
+def test_what_is_no_run_is_left_alone(finished: Finished, tmp_path: Path) -> None:
+    settings, _, cache = finished
+    mine = tmp_path / "samples.jsonl"
+    mine.write_text("mine\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"holds samples\.jsonl, but no plan\.json of a run"):
+        pipeline.run(settings, tmp_path, cache)
+    assert mine.read_text(encoding="utf-8") == "mine\n"
+    assert not (tmp_path / "plan.json").exists()
 
 
 def test_an_edited_plan_is_followed_before_writing_and_refused_after(finished: Finished, tmp_path: Path) -> None:
@@ -122,4 +194,4 @@ def test_measuring_again_reads_what_is_there(finished: Finished, tmp_path: Path)
 
 def test_verify_of_an_unfinished_run_says_how_to_finish_it(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="facsynth synthesize"):
-        pipeline.verify_run(tmp_path, tmp_path)
+        verify_run(tmp_path, tmp_path)

@@ -241,8 +241,8 @@ def test_an_artifact_is_done_when_its_manifest_is_there(tmp_path: Path) -> None:
     [
         ("train-sae", SETTINGS, PARENTS, "holds stage encode, asked for train-sae"),
         ("encode", {**SETTINGS, "codes": "relu"}, PARENTS, "another codes\n  there  native\n  asked  relu"),
-        ("encode", {**SETTINGS, "list": [1]}, PARENTS, r"another list\n  there  \[1, 2\]\n  asked  \[1\]"),
-        ("encode", {**SETTINGS, "new": 1}, PARENTS, "another new\n  there  None\n  asked  1"),
+        ("encode", {**SETTINGS, "list": [1]}, PARENTS, r"another list\n  there  1, 2\n  asked  1"),
+        ("encode", {**SETTINGS, "new": 1}, PARENTS, "another new\n  there  nothing\n  asked  1"),
         ("encode", {"codes": "native", "form": "chat"}, PARENTS, "another list"),
         ("encode", SETTINGS, {"corpus": "b" * 64}, "another corpus"),
     ],

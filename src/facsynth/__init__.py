@@ -27,7 +27,7 @@ _WHERE = {
     "load_settings": "settings",
     "run": "pipeline",
     "measure_run": "pipeline",
-    "verify_run": "pipeline",
+    "verify_run": "proof",
     "FacsynthError": "errors",
     "IncompleteError": "errors",
     "InputError": "errors",

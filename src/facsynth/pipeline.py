@@ -7,8 +7,8 @@ the same folder goes on where it stopped.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +21,25 @@ from facsynth.errors import InputError, MismatchError
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded, encode
 from facsynth.features.reuse import known_folders, remember
-from facsynth.features.spans import best_spans, span_text
+from facsynth.features.spans import best_spans
 from facsynth.llm import Ledger, LedgerWriter
 from facsynth.measure import Measured, check_background, measure
 from facsynth.profile import merge
+from facsynth.proof import measurer
 from facsynth.protocols import Writer
-from facsynth.records import Measurement, Progress, Sample, Span, no_progress
+from facsynth.records import Progress, Span, no_progress
 from facsynth.report.build import build_report
 from facsynth.settings import RunSettings, dump_settings, load_settings
-from facsynth.store import Artifact, file_sha256, locked, read_json, read_jsonl, write_atomic, write_json
+from facsynth.store import Artifact, file_sha256, fingerprint, locked, read_json, write_atomic, write_json
 from facsynth.synthesis.loop import Synthesis, synthesize
 from facsynth.synthesis.requests import FeatureTask
-from facsynth.synthesis.verify import Verification, verify
-from facsynth.text.corpus import Corpus, read_corpus
+from facsynth.text.corpus import Corpus
 
-VERIFY_SAMPLES = 256
-PROVED_BY = {"model", "sae", "feature", "threshold", "activation", "text_sha256"}
-"""What `verify` needs of each row of provenance.jsonl."""
+RESULTS = (
+    "samples.jsonl", "provenance.jsonl", "rejected.jsonl", "gave_up.jsonl", "targets.json", "summary.json",
+    "manifest.json", "ledger.sqlite", "report.html", "coverage", "features", "synthesis",
+)  # fmt: skip
+"""What a run writes: a folder that has one of them, and no plan.json of a run, belongs to something else."""
 
 
 def run(settings: RunSettings, out: Path, cache: Path, progress: Progress = no_progress) -> dict[str, Any]:
@@ -71,15 +73,29 @@ def run(settings: RunSettings, out: Path, cache: Path, progress: Progress = no_p
 
 
 def open_run(settings: RunSettings, out: Path) -> Artifact:
-    """Begin or reopen the run folder; other settings in the same folder are refused once anything was encoded."""
-    plan = out / "plan.json"
-    if plan.exists() and not (out / "features").exists() and read_json(plan).get("stage") == "run":
+    """Begin or reopen the run folder; other settings in the same folder are refused once anything was encoded.
+
+    Raises:
+        InputError: it is not empty, and what is in it is no run.
+        MismatchError: it was begun with other settings, or its plan.csv was edited after the run.
+    """
+    plan, found = out / "plan.json", [name for name in RESULTS if (out / name).exists()]
+    if found and not plan.exists():
+        raise InputError(
+            f"{out} holds {found[0]}, but no plan.json of a run: it belongs to something else\n"
+            "Choose another folder with -o. Nothing was changed."
+        )
+    if plan.exists() and not found and read_json(plan).get("stage") == "run":
         for name in ("plan.json", "facsynth.yaml"):
             (out / name).unlink(missing_ok=True)
     folder = Artifact(out, "run", settings.model_dump(mode="json"), {})
-    if not (out / "facsynth.yaml").exists():
-        text = dump_settings(settings)
-        write_atomic(out / "facsynth.yaml", lambda path: _write(path, text))
+    resolved, text = out / "facsynth.yaml", dump_settings(settings)
+    if not resolved.exists():
+        write_atomic(resolved, lambda path: _write(path, text))
+    elif load_settings(resolved) != settings:
+        raise MismatchError(f"{resolved} says something else than what was asked for\nChoose another folder with -o.")
+    if folder.manifest is not None:
+        _check_plan_file(out)
     return folder
 
 
@@ -128,21 +144,27 @@ def fix_targets(
     """The attempted features, fixed in `targets.json` before the first sample is written.
 
     Raises:
-        MismatchError: plan.csv was edited after that.
+        MismatchError: plan.csv was edited after that, or the background has changed.
     """
-    path, plan_hash = out / "targets.json", file_sha256(out / "plan.csv")
+    path = out / "targets.json"
+    ids = before.targets.feature_ids
+    measured = fingerprint([ids.tolist(), before.thresholds[ids].tolist()])
     if not path.exists():
         rows = read_plan(out / "plan.csv", known=before.targets.feature_ids.tolist())
         chosen = attempted(rows, settings.budget.features, np.random.default_rng(settings.rng_seed))
         spans = best_spans(anchor, space.backbone.tokenizer, [row.feature_id for row in chosen], n_spans=8)
-        record = {"rng_seed": settings.rng_seed, "n_planned": len(rows), "plan_sha256": plan_hash}
+        record = {
+            "rng_seed": settings.rng_seed, "n_planned": len(rows),
+            "plan_sha256": file_sha256(out / "plan.csv"), "targets_sha256": measured,
+        }  # fmt: skip
         attempts = [outcome.target_record(row, before.thresholds, spans[row.feature_id]) for row in chosen]
         write_json(path, {**record, "attempted": attempts})
+    _check_plan_file(out)
     fixed = read_json(path)
-    if fixed["plan_sha256"] != plan_hash:
+    if fixed["targets_sha256"] != measured:
         raise MismatchError(
-            f"{out / 'plan.csv'} was changed after samples were begun\n"
-            "Restore it, or copy it to a new run folder and start there with the same settings."
+            f"target features or thresholds of {out} are not those that samples were begun with\n"
+            "The background has changed since. Restore it, or start in a new folder."
         )
     return [
         FeatureTask(t["feature_id"], t["threshold"], t["n_wanted"], tuple(Span(**s) for s in t["spans"]))
@@ -161,28 +183,13 @@ def write_samples(
 ) -> Synthesis:
     """Write until every attempted feature has its samples or is given up; calls in `ledger.sqlite`."""
     parents = {"targets": file_sha256(out / "targets.json"), "writer": writer.identity}
-    artifact = Artifact(out / "synthesis", "synthesize", {}, parents)
+    artifact = Artifact(out / "synthesis", "synthesize", asdict(settings.synthesis), parents)
     known = {sample_id for part in ("anchor", "seed") for sample_id in Encoded.open(out / "features" / part).ids()}
     with Ledger.open(out / "ledger.sqlite") as ledger:
         asked = LedgerWriter(writer, ledger, progress=progress)
         return synthesize(
             tasks, asked, measurer(exact), artifact, settings.synthesis, known_ids=known, progress=progress
         )
-
-
-def measurer(space: FeatureSpace) -> Callable[[Sequence[Sample]], list[Measurement | None]]:
-    """What decides on texts: pooled activations in `space`, and the span that ends at a position."""
-
-    def measure_samples(samples: Sequence[Sample]) -> list[Measurement | None]:
-        pooled = space.pool(samples)
-        found: dict[str, Measurement] = {}
-        for index, (sample_id, tokens) in enumerate(zip(pooled.sample_ids, pooled.tokens, strict=True)):
-            ids, roles = tokens.ids.tolist(), tokens.role.tolist()
-            span = partial(span_text, ids, roles, space.backbone.tokenizer)
-            found[sample_id] = Measurement(pooled.maxima(index), span)
-        return [found.get(sample.sample_id) for sample in samples]
-
-    return measure_samples
 
 
 def encode_accepted(written: Synthesis, exact: FeatureSpace, out: Path, progress: Progress) -> Encoded | None:
@@ -193,39 +200,14 @@ def encode_accepted(written: Synthesis, exact: FeatureSpace, out: Path, progress
     return encode(corpus, exact, out / "features" / "accepted", progress=progress)
 
 
-def verify_run(out: Path, cache: Path, progress: Progress = no_progress) -> Verification:
-    """Encode the accepted samples of a run again, in float32, and compare with their provenance.
-
-    Raises:
-        InputError: the folder holds no finished run.
-    """
-    if not (out / "provenance.jsonl").exists():
-        raise InputError(f"{out} holds no accepted samples to verify\nFinish it with: facsynth synthesize {out}")
-    settings = load_settings(out / "facsynth.yaml")
-    space = open_space(settings, cache, dtype="float32")
-    provenance = read_jsonl(out / "provenance.jsonl")
-    for number, row in enumerate(provenance, start=1):
-        if lacking := sorted(PROVED_BY - row.keys()):
-            raise InputError(
-                f"{out / 'provenance.jsonl'}, row {number} has no {', '.join(lacking)}\n"
-                "It was changed by something else; restore it."
-            )
-    if not provenance and not read_jsonl(out / "samples.jsonl"):
-        return verify([], [], [])
-    samples = list(read_corpus(out / "samples.jsonl", form=settings.data.form))
-    foreign = [key for key in ("model", "sae") if any(row[key] != space.identity[key] for row in provenance)]
-    if foreign:
+def _check_plan_file(out: Path) -> None:
+    """Refuse a plan.csv that is not the one that targets.json was made from."""
+    targets, plan = out / "targets.json", out / "plan.csv"
+    if targets.exists() and plan.exists() and read_json(targets)["plan_sha256"] != file_sha256(plan):
         raise MismatchError(
-            f"the samples of {out} were accepted with another {foreign[0]} than {settings.model.path}\n"
-            f"  recorded  {provenance[0][foreign[0]][:16]}…\n  here      {space.identity[foreign[0]][:16]}…"
+            f"{plan} was changed after samples were begun\n"
+            "Restore it, or copy it to a new folder and start there: facsynth run facsynth.yaml -o NEW"
         )
-    decide = measurer(space)
-    measured: list[Measurement | None] = []
-    for start in range(0, len(samples), VERIFY_SAMPLES):
-        progress("verifying", start, len(samples))
-        measured += decide(samples[start : start + VERIFY_SAMPLES])
-    progress("verifying", len(samples), len(samples))
-    return verify(samples, provenance, measured)
 
 
 def _read_unless_known(

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 
 from facsynth.coverage.threshold import Threshold
 from facsynth.errors import SettingsError
@@ -21,6 +31,38 @@ EMBEDDED = "embedded"
 _T = TypeVar("_T")
 
 
+def _whole_path(value: Any) -> Any:
+    """What lies here, by its whole path: a run goes on from any folder. Other names stay as they are."""
+    if not isinstance(value, str) or value in {EMBEDDED, "-"} or value.startswith("hf:"):
+        return value
+    path = Path(value).expanduser()
+    return str(path.absolute()) if os.path.exists(path) else value  # noqa: PTH110  (Path.exists raises where it may not look)
+
+
+def _one_file(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _not_empty(value: tuple[_T, ...]) -> tuple[_T, ...]:
+    if not value:
+        raise ValueError("name at least one file")
+    return value
+
+
+def _check_fields(value: dict[str, str]) -> dict[str, str]:
+    known = [field.name for field in dataclasses.fields(Fields)]
+    for name in value:
+        if name not in known:
+            raise ValueError(_unknown(name, known))
+    Fields(**value)
+    return value
+
+
+Place = Annotated[str, BeforeValidator(_whole_path)]
+Files = Annotated[tuple[Place, ...], BeforeValidator(_one_file), AfterValidator(_not_empty)]
+RowFields = Annotated[dict[str, str], AfterValidator(_check_fields)]
+
+
 class _Block(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -28,8 +70,8 @@ class _Block(BaseModel):
 class ModelBlock(_Block):
     """The language model that measures."""
 
-    path: str = EMBEDDED
-    """`embedded`, or a local folder in Hugging Face form."""
+    path: Place = EMBEDDED
+    """`embedded`, a local folder in Hugging Face form, or a Hub id."""
     hook_point: str | None = None
     """Module path, from 0; the SAE's own where nothing is said."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -40,7 +82,7 @@ class ModelBlock(_Block):
 class SaeBlock(_Block):
     """The SAE, and how its codes are read."""
 
-    path: str = EMBEDDED
+    path: Place = EMBEDDED
     """`embedded`, or a SAELens folder."""
     codes: Literal["native", "relu"] = "native"
     max_tokens: int = Field(default=4096, ge=2)
@@ -49,23 +91,13 @@ class SaeBlock(_Block):
 class DataBlock(_Block):
     """Seed set and anchor: files, `-`, or Hub data sets; several are read as one."""
 
-    seed: tuple[str, ...]
-    anchor: tuple[str, ...]
+    seed: Files
+    anchor: Files
     form: str = "message"
-    fields: dict[str, str] = {}
+    fields: RowFields = {}
     """Where the parts of a row are, for layouts that are not recognised: text, messages, prompt …"""
     limit: int | None = Field(default=None, ge=1)
     """Samples read of each file at most."""
-
-    @field_validator("seed", "anchor", mode="before")
-    @classmethod
-    def _one_file(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
-
-    @field_validator("seed", "anchor")
-    @classmethod
-    def _some_file(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _not_empty(value)
 
     @field_validator("form")
     @classmethod
@@ -73,18 +105,13 @@ class DataBlock(_Block):
         form_roles(value)
         return value
 
-    @field_validator("fields")
-    @classmethod
-    def _known_fields(cls, value: dict[str, str]) -> dict[str, str]:
-        return _check_fields(value)
-
 
 class CoverageBlock(_Block):
     """When a feature is active, which features count, and how many samples make one active."""
 
     threshold: str = "r0.5"
     relevance: Literal["contrast", "all"] = "contrast"
-    background: str = EMBEDDED
+    background: Place = EMBEDDED
     """`embedded`: the profile that ships with the SAE; or the folder of an encoded corpus."""
     anchor_support: int | None = Field(default=None, ge=1)
     """3, or 10 for a quantile threshold, where nothing is said."""
@@ -154,19 +181,14 @@ class CorpusBlock(_Block):
 
     path: str
     form: str
-    fields: dict[str, str] = {}
+    fields: RowFields = {}
     limit: int | None = Field(default=None, ge=1)
-
-    @field_validator("fields")
-    @classmethod
-    def _known_fields(cls, value: dict[str, str]) -> dict[str, str]:
-        return _check_fields(value)
 
 
 class RecipeFile(_Block):
     """What `train-sae` reads."""
 
-    corpora: tuple[CorpusBlock, ...]
+    corpora: Annotated[tuple[CorpusBlock, ...], AfterValidator(_not_empty)]
     hook_point: str
     model: str = EMBEDDED
     save_dtype: Literal["float32", "float16"] = "float32"
@@ -174,11 +196,6 @@ class RecipeFile(_Block):
     harvest: dict[str, Any] = {}
     background_pieces: int | None = Field(default=None, ge=1)
     """Encode so many pieces of the corpora as a background, beside the SAE."""
-
-    @field_validator("corpora")
-    @classmethod
-    def _some_corpus(cls, value: tuple[CorpusBlock, ...]) -> tuple[CorpusBlock, ...]:
-        return _not_empty(value)
 
 
 def load_settings(path: Path) -> RunSettings:
@@ -275,18 +292,3 @@ def _unknown(where: str, known: Collection[str]) -> str:
     near = difflib.get_close_matches(where.rpartition(".")[2], known, n=1, cutoff=0.4)
     hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(known)}"
     return f"unknown key `{where}`; {hint}"
-
-
-def _not_empty(value: tuple[_T, ...]) -> tuple[_T, ...]:
-    if not value:
-        raise ValueError("name at least one file")
-    return value
-
-
-def _check_fields(value: dict[str, str]) -> dict[str, str]:
-    known = [field.name for field in dataclasses.fields(Fields)]
-    for name in value:
-        if name not in known:
-            raise ValueError(_unknown(name, known))
-    Fields(**value)
-    return value

@@ -178,9 +178,21 @@ class Artifact:
 
     @property
     def manifest(self) -> dict[str, Any] | None:
-        """What `finish` wrote; None while the artifact is in the making."""
+        """What `finish` wrote; None while the artifact is in the making.
+
+        Raises:
+            MismatchError: it was written for another plan.
+        """
         path = self.folder / "manifest.json"
-        return dict(read_json(path)) if path.exists() else None
+        if not path.exists():
+            return None
+        manifest = dict(read_json(path))
+        if manifest.get("fingerprint") != self.fingerprint:
+            raise MismatchError(
+                f"{path} does not belong to the plan.json beside it\n"
+                "One of them was changed by something else; restore it, or choose another folder with -o."
+            )
+        return manifest
 
     def has(self, name: str) -> bool:
         """Whether the shard is complete."""
@@ -210,13 +222,26 @@ def _check_plan(folder: Path, found: dict[str, Any], asked: dict[str, Any]) -> N
                 f"{folder} holds {part} {found.get(part)}, asked for {asked[part]}\nChoose another folder with -o."
             )
     for part in ("settings", "parents"):
-        before, now = found.get(part, {}), asked[part]
+        before, now = _leaves(found.get(part, {})), _leaves(asked[part])
         for key in sorted(before.keys() | now.keys()):
             if before.get(key) != now.get(key):
                 raise MismatchError(
-                    f"{folder} was begun with another {key}\n  there  {before.get(key)}\n  asked  {now.get(key)}\n"
+                    f"{folder} was begun with another {key}\n"
+                    f"  there  {_shown(before.get(key))}\n  asked  {_shown(now.get(key))}\n"
                     "Ask for the same again to go on with it, or choose another folder with -o. Nothing was changed."
                 )
+
+
+def _leaves(value: Mapping[str, Any], name: str = "") -> dict[str, Any]:
+    """Settings by their dotted names."""
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        found |= _leaves(inner, f"{name}{key}.") if isinstance(inner, dict) and inner else {f"{name}{key}": inner}
+    return found
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else "nothing" if value is None else str(value)
 
 
 def is_disk_full(err: BaseException) -> bool:

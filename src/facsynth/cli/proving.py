@@ -28,7 +28,7 @@ def verify(
     """
     o.check_run_folder(folder)
     with shown_progress() as progress:
-        from facsynth.pipeline import verify_run
+        from facsynth.proof import verify_run
 
         progress("loading the model", 0, None)
         found = verify_run(folder, cache_folder(), progress)

@@ -19,7 +19,7 @@ WRITER_ERROR = "writer error"
 MIN_WORDS = 3
 COPIED_WORDS = 10
 """So many words in a row of a text that was shown to the writer make a candidate a copy; of a shorter one, all."""
-QUOTES = ('""', "“”", "''", "‘’", "``")
+QUOTES = (('"', '"'), ("“", "”"), ("'", "'"), ("‘", "’"), ("`", "`"))
 
 _WORD = re.compile(r"\w+")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
