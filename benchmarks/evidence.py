@@ -1,6 +1,6 @@
 """The whole job on real data, with and without steering, at several values of rng_seed.
 
-    python benchmarks/evidence.py DATA OUT [--only fwd] [--rng-seeds 0,1,2] [--control 1]
+    python benchmarks/evidence.py DATA OUT [--only fwd] [--rng-seeds 0,1,2] [--control 0.1]
 
 `fwd`: a broad anchor of requests, a seed set of mathematics; `rev`: the reverse; `demo`: what ships. Every line of
 OUT/runs.jsonl is the summary of one run; a run that is there is not repeated.
@@ -54,13 +54,15 @@ def main() -> None:
     parser.add_argument("--only", choices=("fwd", "rev", "demo"), action="append")
     parser.add_argument("--rng-seeds", default="0,1,2")
     parser.add_argument("--strengths", default="0.4,0")
-    parser.add_argument("--control", type=float, default=0.1, help="plain samples beside, as a share")
+    parser.add_argument("--control", type=float, default=1.0, help="plain samples beside, a candidate")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     for rng_seed in (int(part) for part in asked.rng_seeds.split(",")):
         for name in asked.only or ("fwd", "rev", "demo"):
             for strength in (float(part) for part in asked.strengths.split(",")):
                 folder = asked.out / f"{name}-{rng_seed}-{strength}-{asked.control}"
+                if (folder / "manifest.json").exists():
+                    continue
                 settings = settings_of(
                     name, asked.data, asked.out, rng_seed=rng_seed, strength=strength, control=asked.control
                 )

@@ -151,7 +151,8 @@ def _recovery(
 def _chance_levels(written: Synthesis, tasks: Sequence[FeatureTask], before: Measured) -> dict[str, Any]:
     """What plain samples would recover of the attempted features, at equal accepted samples and equal tokens.
 
-    Only what could have been accepted counts: no copies of seed set, anchor or each other, nothing broken off. By the rule of `_recovery`: a missing feature needs the samples that make it active, another one all it wants.
+    Only what could have been accepted counts: no copies of seed set, anchor or each other, nothing broken off. By the
+    rule of `_recovery`: a missing feature needs the samples that make it active, another one all it wants.
     """
     sound = [c for c in written.control if c.reason in {"", NOTHING_FIRES}]
     if not sound or not tasks:
