@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facsynth.coverage.coverage import rarefied, targets
+from facsynth.coverage.coverage import rarefied, samples_within, targets
 from facsynth.coverage.threshold import Threshold, feature_thresholds
 from facsynth.features.encoded import Encoded
 from facsynth.meaning.relevance import contrast, everything
@@ -35,7 +35,7 @@ def one_direction(
     if not len(aims.feature_ids):
         return float("nan"), float("nan"), 0
     n_tokens = min(other.n_tokens, narrow.n_tokens)
-    broad, low = (rarefied(p, aims, limits, n_tokens=n_tokens, min_support=min_support) for p in (other, narrow))
+    broad, low = (rarefied(p, aims, limits, samples_within(p, n_tokens), min_support) for p in (other, narrow))
     return broad, low, len(aims.feature_ids)
 
 

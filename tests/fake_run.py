@@ -54,7 +54,8 @@ def make_run(
         _fill(rows, target, texts[n], 0 if target["feature_id"] in lost else 1 + n % 2, 3 + n % 4)
     for name, table in rows.items():
         write_jsonl(run / f"{name}.jsonl", table)
-    before = _coverage(run / "coverage/before.json", N_COVERED, ids, at_equal_tokens=0.537)
+    before = _coverage(run / "coverage/before.json", N_COVERED, ids, at_equal_tokens=0.537,
+                       ceiling_at_equal_tokens=0.971)  # fmt: skip
     after = _coverage(run / "coverage/after.json", N_COVERED + len(tried) - len(lost), sorted(lost + others))
     write_json(run / "targets.json", {"attempted": attempted, "rng_seed": 7, "n_planned": len(ids)})
     plan = [PlanRow(i, "missing", 2, 0.06 / (1 + n), 0.0, True, texts[n][0]) for n, i in enumerate(ids)]
@@ -67,7 +68,9 @@ def make_run(
         "recovered_of_attempted": n_recovered / max(len(tried), 1), "recovered_chance": 0.383,
         "recovered_chance_tokens": 0.417, "n_accepted": len(rows["samples"]),
         "n_rejected": dict(Counter(row["reason"] for row in rows["rejected"])), "n_gave_up": len(lost),
-        "writer_calls": 288, "writer_tokens": 48213, "stop_reason": "every feature tried", "seconds": 214.0,
+        "writer_calls": 288, "writer_tokens": 48213,
+        "n_control": 29, "control_tokens": 1044,
+        "chance_extrapolated": [False, True], "stop_reason": "every feature tried", "seconds": 214.0,
         "names": NAMES,
     })
     return run
@@ -91,7 +94,8 @@ def _fill(
         rows["samples"].append({"messages": [{"role": "user", "content": message}]})
         rows["provenance"].append({
             "sample_id": f"{len(rows['samples']):016x}", "text_sha256": "0" * 64, "source": "written",
-            "feature": feature, "threshold": threshold, "activation": threshold * (1.1 + feature % 13 / 9 + 0.05 * k),
+            "feature": feature, "written_for": feature, "fires": [feature], "threshold": threshold,
+            "activation": threshold * (1.1 + feature % 13 / 9 + 0.05 * k),
             "position": 9, "span": message[: message.find(token) + len(token)], "explanation": "", "pair": None,
             "steering": {str(feature): 0.4}, "writer": "embedded", "prompt_hash": "0" * 16, "model": NAMES["model"],
             "sae": NAMES["sae"], "form": "message", "codes": "native", "rng_seed": 0,

@@ -10,10 +10,10 @@ from scipy.stats import binomtest
 
 from facsynth.bins import EDGES
 from facsynth.coverage.coverage import (
-    ceiling,
     coverage,
     rarefied,
     recovered,
+    samples_within,
     saturation_warning,
     targets,
     under_represented,
@@ -120,25 +120,23 @@ def test_feature_thresholds_of_each_kind() -> None:
         feature_thresholds(Threshold.parse("r0.5"), anchor, profile_of(values, space=SPACE | {"sae": "81d0"}))
 
 
-def test_the_other_half_is_the_ceiling_at_any_size() -> None:
-    rng = np.random.default_rng(1)
-    values = sparse_values(rng, 400, 50, share=0.03)
-    a, b = profile_of(values[:200]), profile_of(values[200:])
-    full = ceiling(a, b, zeros(50))
-    assert full == coverage(b, targets(a, zeros(50)), zeros(50)).value
-    assert ceiling(a, b, zeros(50), n_samples=20) < full
-    assert ceiling(a, b, zeros(50), n_samples=10_000) == full
-
-
-def test_rarefied_to_tokens_is_rarefied_to_the_samples_that_hold_them() -> None:
-    values = sparse_values(np.random.default_rng(2), 300, 40, share=0.02)
+def test_rarefied_agrees_with_drawing_and_with_coverage() -> None:
+    rng = np.random.default_rng(2)
+    values = sparse_values(rng, 300, 40, share=0.02)
     samples, thresholds = profile_of(values), zeros(40)
     chosen = targets(samples, thresholds)
-    at_tokens = rarefied(samples, chosen, thresholds, n_tokens=1000)
-    assert at_tokens == rarefied(samples, chosen, thresholds, n_samples=100) < 1
-    assert rarefied(samples, chosen, thresholds) == coverage(samples, chosen, thresholds).value
+    assert rarefied(samples, chosen, thresholds, 300) == coverage(samples, chosen, thresholds).value
+    drawn = [profile_of(values[np.sort(rng.choice(300, 60, replace=False))]) for _ in range(300)]
+    mean = np.mean([coverage(few, chosen, thresholds).value for few in drawn])
+    assert rarefied(samples, chosen, thresholds, 60) == pytest.approx(mean, abs=0.01)
     with pytest.raises(InputError, match="cannot draw"):
-        rarefied(samples, chosen, thresholds, n_samples=301)
+        rarefied(samples, chosen, thresholds, 301)
+
+
+def test_tokens_are_as_many_samples_as_hold_them_and_none_may_hold_few() -> None:
+    samples = profile_of(sparse_values(np.random.default_rng(2), 300, 40, share=0.02))
+    assert samples.n_tokens == 3000
+    assert [samples_within(samples, n) for n in (0, 4, 1000, 3000, 10**6)] == [0, 0, 100, 300, 300]
 
 
 def test_the_saturation_warning_tells_a_dense_anchor_from_a_sparse_one() -> None:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import tiny_run
+from facsynth.coverage.coverage import coverage, targets
+from facsynth.coverage.threshold import Threshold, feature_thresholds
 from facsynth.errors import InputError, MismatchError, SettingsError
 from facsynth.features.encode import EncodeSettings, FeatureSpace
 from facsynth.features.encoded import Encoded, encode, entries_of
@@ -101,6 +103,33 @@ def test_the_ceiling_is_that_of_as_many_samples_as_the_seed_set_has(bench: Bench
     assert few.scale
     assert many.scale
     assert few.coverage.value < few.scale.ceiling < many.scale.ceiling <= 1
+    assert few.scale.at_equal_samples == pytest.approx(few.coverage.value)
+    more = measure(bench.anchor, bench.encode("hundreds", bench.texts(300, 6)), None, settings())
+    assert more.scale
+    assert more.scale.at_equal_samples < more.coverage.value, "a half of the anchor has fewer samples than that"
+
+
+def test_the_ceiling_is_of_targets_that_the_measured_half_had_no_part_in(bench: Bench) -> None:
+    half, other = bench.anchor.halves()
+    its_thresholds = feature_thresholds(Threshold.parse("r0.5"), half)
+    known = targets(half, its_thresholds)
+    found = measure(bench.anchor, bench.anchor, None, settings())
+    assert found.scale
+    assert found.scale.ceiling == pytest.approx(coverage(other, known, its_thresholds).value)
+
+
+def test_one_long_sample_has_no_figure_at_equal_tokens(bench: Bench) -> None:
+    long = bench.encode("long", [" ".join(tiny_run.WORDS * 2)])
+    short = bench.encode("short anchor", bench.texts(6, 1, length=2))
+    found = measure(short, long, None, settings(anchor_support=1))
+    assert found.scale
+    assert found.scale.at_equal_tokens is None
+    assert found.scale.ceiling_at_equal_tokens is not None
+
+
+def test_nothing_covered_has_no_interval_instead_of_one_without_width(bench: Bench) -> None:
+    found = measure(bench.anchor, bench.encode("none", bench.texts(6, 5)), None, settings(min_support=7))
+    assert (found.coverage.value, found.interval) == (0, None)
 
 
 @pytest.mark.parametrize("n_samples", [1, 3])

@@ -54,7 +54,7 @@ def measured(seed: Profile = SEED, min_support: int = 1) -> Measured:
     return Measured(
         thresholds=NO_WEIGHT, relevance=everything(ANCHOR), targets=aims,
         coverage=coverage(seed, aims, NO_WEIGHT, min_support), under=under_represented(seed, ANCHOR, aims, NO_WEIGHT),
-        scale=Scale(0.9, 0.3, 0.8), interval=None, notes=("a note",),
+        scale=Scale(0.9, 0.3, 0.8, 0.3), interval=None, notes=("a note",),
     )  # fmt: skip
 
 
@@ -89,8 +89,8 @@ def outcome(
         "the candidates of the remaining features are spent",
     )  # fmt: skip
     write_outcome(
-        out, before=measured(seed, min_support), filled=filled, written=written, tasks=tasks, space=SPACE,
-        writer="local:tiny", settings=settings(min_support=min_support), seconds=1.25,
+        out, before=measured(seed, min_support), anchor=ANCHOR, filled=filled, written=written, tasks=tasks,
+        space=SPACE, writer="local:tiny", settings=settings(min_support=min_support), seconds=1.25,
     )  # fmt: skip
     return dict(read_json(out / "summary.json"))
 
@@ -209,7 +209,7 @@ def test_a_feature_given_up_names_its_best_candidate(tmp_path: Path) -> None:
 
 
 def test_before_and_after_agree_on_everything_but_the_seed_set(tmp_path: Path) -> None:
-    before = coverage_record(measured(), SEED, SPACE, settings())
+    before = coverage_record(measured(), SPACE, settings())
     outcome(tmp_path, [task(3)], [accepted(3)])
     after = read_json(tmp_path / "coverage" / "after.json")
     assert before["value"] == 0.3

@@ -16,7 +16,7 @@ import torch
 import tiny
 from facsynth.assemble import open_background, open_space, read_data
 from facsynth.cli.console import cache_folder
-from facsynth.coverage.coverage import rarefied, targets
+from facsynth.coverage.coverage import rarefied, samples_within, targets
 from facsynth.coverage.threshold import Threshold, feature_thresholds
 from facsynth.features.encode import EncodeSettings, FeatureSpace
 from facsynth.features.encoded import encode
@@ -61,7 +61,9 @@ def test_by_default_half_of_a_broad_anchor_covers_the_other_and_mathematics_does
         aims = targets(half, limits, contrast(half, background, limits).feature_ids, threshold.anchor_support)
         assert len(aims.feature_ids) > 200
         n_tokens = min(other.n_tokens, narrow.n_tokens)
-        covered.append([rarefied(profile, aims, limits, n_tokens=n_tokens) for profile in (other, narrow)])
+        covered.append(
+            [rarefied(profile, aims, limits, samples_within(profile, n_tokens)) for profile in (other, narrow)]
+        )
     broad_share, narrow_share = np.mean(covered, axis=0)
     assert broad_share >= 0.95
     assert narrow_share <= 0.45

@@ -12,8 +12,9 @@ import pytest
 
 from facsynth.errors import InputError
 from facsynth.report import plots
-from facsynth.report.build import build_report, ending, excerpt
-from facsynth.store import write_json, write_jsonl
+from facsynth.report.build import build_report, ending, excerpt, page
+from facsynth.report.read import read_run
+from facsynth.store import read_jsonl, write_json, write_jsonl
 from fake_run import make_run
 
 TEMPLATE = Path(plots.__file__).with_name("template.html")
@@ -61,6 +62,19 @@ def words(page: Outline) -> str:
     return re.sub(r"\s+", " ", page.shown)
 
 
+def test_an_under_represented_feature_counts_every_sample_that_fires_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "demo")
+    targets, rows = json.loads((run / "targets.json").read_text()), read_jsonl(run / "provenance.jsonl")
+    lacking = targets["attempted"][2]
+    lacking |= {"kind": "under", "n_wanted": 2}
+    for row in rows[:2]:
+        row["fires"].append(lacking["feature_id"])
+    (run / "targets.json").write_text(json.dumps(targets))
+    write_jsonl(run / "provenance.jsonl", rows)
+    (found,) = [row for row in page(read_run(run))["features"] if row.feature == lacking["feature_id"]]
+    assert (found.n_accepted, found.state, found.tone) == (2, "2 of 2 wanted", "good")
+
+
 def test_the_figures_of_the_run_are_on_the_page(tmp_path: Path) -> None:
     run = make_run(tmp_path / "demo")
     summary = json.loads((run / "summary.json").read_text())
@@ -70,6 +84,7 @@ def test_the_figures_of_the_run_are_on_the_page(tmp_path: Path) -> None:
         "20 of 24", "38.3 %", "41.7 %", "53.7 %", "48,213", "23,417", "SmolLM2-135M-Instruct", "layers.14", "r0.5",
         "contrast", "every feature tried", "does not fire", "gave up: cap of 12 candidates", "0.81 × threshold",
         "facsynth verify demo", "5f2c5f2c", "model: {name: embedded}", "95 % interval 51.7 to 61.7 %",
+            "53.7 %, ceiling 97.1 %", "288 samples, 29 of them plain", "29 plain samples; where more would be needed",
     ):  # fmt: skip
         assert re.sub(r"\s+", " ", wanted) in shown, wanted
     assert "–" not in shown

@@ -13,16 +13,16 @@ from facsynth.coverage.coverage import (
     Coverage,
     Targets,
     UnderRepresented,
-    ceiling,
     coverage,
     rarefied,
+    samples_within,
     saturation_warning,
     targets,
     under_represented,
 )
 from facsynth.coverage.richness import Interval, coverage_interval
 from facsynth.coverage.threshold import Threshold, feature_thresholds
-from facsynth.errors import SettingsError
+from facsynth.errors import InputError, SettingsError
 from facsynth.features.encoded import Encoded
 from facsynth.meaning.relevance import Relevance, contrast, everything
 from facsynth.profile import Profile
@@ -32,13 +32,18 @@ from facsynth.store import read_jsonl
 
 @dataclass(frozen=True)
 class Scale:
-    """What coverage is read against, each in [0, 1]."""
+    """What coverage is read against, each in [0, 1]: a half of the anchor against the targets of the other half.
+
+    Thresholds, relevance and targets of the other half are found anew, so that the half had no part in them.
+    """
 
     ceiling: float
-    """Of a half of the anchor against the targets of the other, at the seed set's number of samples if it has fewer."""
-    at_equal_tokens: float
-    """Coverage at the number of tokens of the smaller of seed set and anchor half."""
-    ceiling_at_equal_tokens: float
+    """At the number of samples of the smaller of seed set and half, as is `at_equal_samples`."""
+    at_equal_samples: float
+    """Coverage of the seed set there."""
+    ceiling_at_equal_tokens: float | None
+    """At the number of tokens of the smaller of the two, as is `at_equal_tokens`; None where that is under a sample."""
+    at_equal_tokens: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +59,7 @@ class Measured:
     scale: Scale | None
     """None where the anchor is too small to be halved."""
     interval: Interval | None
-    """95 %; None under 4 samples."""
+    """95 %; None under 4 samples, and where nothing is covered: then there is nothing to estimate a spread from."""
     notes: tuple[str, ...]
     """What a reader should know before trusting the figure."""
 
@@ -82,10 +87,10 @@ def measure(anchor: Encoded, seed_set: Encoded, background: Profile | None, sett
     aims = targets(anchor.profile, thresholds, relevance.feature_ids, support)
     covered = coverage(seed_set.profile, aims, thresholds, asked.min_support)
     interval = None
-    if seed_set.profile.n_samples >= 4:
+    if seed_set.profile.n_samples >= 4 and covered.value > 0:
         rows = seed_set.incidence(thresholds)
         interval = coverage_interval(*rows, seed_set.profile.n_samples, aims.feature_ids, min_support=asked.min_support)
-    scale = _scale(anchor, seed_set.profile, thresholds, relevance, aims, asked.min_support)
+    scale = _scale(anchor, seed_set.profile, background, aims, thresholds, settings)
     return Measured(
         thresholds=thresholds,
         relevance=relevance,
@@ -95,7 +100,7 @@ def measure(anchor: Encoded, seed_set: Encoded, background: Profile | None, sett
         scale=scale,
         interval=interval,
         notes=(
-            *_notes_on_scale(anchor, relevance, aims, thresholds, background),
+            *_notes_on_scale(anchor, relevance, aims, thresholds, background, asked.min_support),
             *(() if scale else ("the anchor is too small to be halved: no ceiling, and nothing at equal tokens",)),
             *_notes_on_overlap(anchor, seed_set),
             *notes_on_rows("anchor", anchor),
@@ -124,27 +129,50 @@ def _relevance(anchor: Profile, background: Profile | None, thresholds: Floats, 
 
 
 def _scale(  # noqa: PLR0917 -- private, called once
-    anchor: Encoded, seed_set: Profile, thresholds: Floats, relevance: Relevance, aims: Targets, min_support: int
+    anchor: Encoded,
+    seed_set: Profile,
+    background: Profile | None,
+    aims: Targets,
+    thresholds: Floats,
+    settings: RunSettings,
 ) -> Scale | None:
     half, other = anchor.halves()
-    aims_of_half = targets(half, thresholds, relevance.feature_ids, aims.anchor_support)
-    if not len(aims_of_half.feature_ids) or not other.n_samples:
+    support, min_support = aims.anchor_support, settings.coverage.min_support
+    try:
+        its_thresholds = feature_thresholds(Threshold.parse(settings.coverage.threshold), half, background)
+        relevance = _relevance(half, background, its_thresholds, settings.coverage.relevance)
+        its_aims = targets(half, its_thresholds, relevance.feature_ids, support)
+    except InputError:  # too few samples of lengths that the background has
         return None
+    if not len(its_aims.feature_ids) or not other.n_samples:
+        return None
+    n_samples = min(seed_set.n_samples, other.n_samples)
     n_tokens = min(seed_set.n_tokens, other.n_tokens)
+
+    def of_half(n: int) -> float:
+        return rarefied(other, its_aims, its_thresholds, n, min_support)
+
+    def of_seed(n: int) -> float:
+        return rarefied(seed_set, aims, thresholds, n, min_support)
+
+    n_of_half, n_of_seed = samples_within(other, n_tokens), samples_within(seed_set, n_tokens)
     return Scale(
-        ceiling=ceiling(
-            half, other, thresholds, relevance.feature_ids,
-            anchor_support=aims.anchor_support, n_samples=seed_set.n_samples, min_support=min_support,
-        ),
-        at_equal_tokens=rarefied(seed_set, aims, thresholds, n_tokens=n_tokens, min_support=min_support),
-        ceiling_at_equal_tokens=rarefied(other, aims_of_half, thresholds, n_tokens=n_tokens, min_support=min_support),
-    )  # fmt: skip
+        ceiling=of_half(n_samples),
+        at_equal_samples=of_seed(n_samples),
+        ceiling_at_equal_tokens=of_half(n_of_half) if n_of_half else None,
+        at_equal_tokens=of_seed(n_of_seed) if n_of_seed else None,
+    )
 
 
-def _notes_on_scale(
-    anchor: Encoded, relevance: Relevance, aims: Targets, thresholds: Floats, background: Profile | None
+def _notes_on_scale(  # noqa: PLR0917 -- private, called once
+    anchor: Encoded,
+    relevance: Relevance,
+    aims: Targets,
+    thresholds: Floats,
+    background: Profile | None,
+    min_support: int,
 ) -> Iterator[str]:
-    if saturation_warning(anchor.profile, aims, thresholds):
+    if saturation_warning(anchor.profile, aims, thresholds, min_support):
         yield "a tenth of the anchor already covers nearly all targets: coverage tells sets hardly apart"
     if relevance.method == "all":
         yield "every feature the anchor fires counts as relevant: most of them are words and syntax"

@@ -10,7 +10,7 @@ from typing import Any
 
 from facsynth.bins import Floats
 from facsynth.coverage.chance import chance_at_samples, chance_at_tokens
-from facsynth.coverage.coverage import Coverage, coverage, recovered
+from facsynth.coverage.coverage import Coverage, UnderRepresented, coverage, recovered, under_represented
 from facsynth.coverage.plan import PlanRow
 from facsynth.features.encode import FeatureSpace
 from facsynth.measure import Measured
@@ -24,29 +24,32 @@ from facsynth.synthesis.requests import FeatureTask
 from facsynth.text.forms import to_row
 
 
-def coverage_record(before: Measured, profile: Profile, space: FeatureSpace, settings: RunSettings) -> dict[str, Any]:
+def coverage_record(before: Measured, space: FeatureSpace, settings: RunSettings) -> dict[str, Any]:
     """`coverage/before.json`."""
-    return _coverage_json(before.coverage, before, space, settings) | {
-        "n_under": len(before.under.feature_ids),
-        "under": before.under.feature_ids.tolist(),
+    return _coverage_json(before.coverage, before.under, before, space, settings) | {
         "ci95": None if before.interval is None else [before.interval.low, before.interval.high],
+        "at_equal_samples": before.scale and before.scale.at_equal_samples,
         "at_equal_tokens": before.scale and before.scale.at_equal_tokens,
         "ceiling_at_equal_tokens": before.scale and before.scale.ceiling_at_equal_tokens,
         "notes": list(before.notes),
-        "n_samples": profile.n_samples,
-        "n_tokens": profile.n_tokens,
     }
 
 
-def _coverage_json(found: Coverage, before: Measured, space: FeatureSpace, settings: RunSettings) -> dict[str, Any]:
+def _coverage_json(
+    found: Coverage, under: UnderRepresented, before: Measured, space: FeatureSpace, settings: RunSettings
+) -> dict[str, Any]:
+    """What both files hold. `ci95` is null after filling: accepted samples were chosen, not drawn from anything."""
     return {
+        "ci95": None,
         "value": found.value,
         "ceiling": before.scale and before.scale.ceiling,
         "n_target": found.n_target,
         "n_covered": len(found.covered),
         "n_missing": len(found.missing),
+        "n_under": len(under.feature_ids),
         "n_thin": found.n_thin,
         "missing": found.missing.tolist(),
+        "under": under.feature_ids.tolist(),
         "threshold": settings.coverage.threshold,
         "relevance": before.relevance.method,
         "codes": settings.sae.codes,
@@ -80,6 +83,7 @@ def write_outcome(
     out: Path,
     *,
     before: Measured,
+    anchor: Profile,
     filled: Profile,
     written: Synthesis,
     tasks: Sequence[FeatureTask],
@@ -93,6 +97,7 @@ def write_outcome(
     Args:
         out: the run folder.
         before: the seed set's figures.
+        anchor: its profile.
         filled: profile of seed set and accepted samples together.
         written: all candidates.
         tasks: the attempted features.
@@ -101,8 +106,10 @@ def write_outcome(
         settings: of the run.
         seconds: that the finishing call took.
     """
-    after = coverage(filled, before.targets, before.thresholds, settings.coverage.min_support)
-    write_json(out / "coverage" / "after.json", _coverage_json(after, before, space, settings))
+    min_support = settings.coverage.min_support
+    after = coverage(filled, before.targets, before.thresholds, min_support)
+    under = under_represented(filled, anchor, before.targets, before.thresholds, min_support=min_support)
+    write_json(out / "coverage" / "after.json", _coverage_json(after, under, before, space, settings))
     thresholds = {task.feature_id: task.threshold for task in tasks}
     common = _common_provenance(space, writer, settings)
     write_jsonl(out / "samples.jsonl", [to_row(sample_of(c), settings.data.form) for c in written.accepted])

@@ -64,7 +64,7 @@ def run(settings: RunSettings, out: Path, cache: Path, progress: Progress = no_p
             accepted = encode_accepted(written, exact, out, progress)
             filled = merge([seed_set.profile, *([accepted.profile] if accepted else [])])
             outcome.write_outcome(
-                out, before=before, filled=filled, written=written, tasks=tasks, space=exact,
+                out, before=before, anchor=anchor.profile, filled=filled, written=written, tasks=tasks, space=exact,
                 writer=writer.identity, settings=settings, seconds=time.monotonic() - started,
             )  # fmt: skip
             folder.finish(n_accepted=len(written.accepted))
@@ -126,7 +126,7 @@ def measure_run(
         for which, corpus in zip(("anchor", "seed"), corpora, strict=True)
     )
     before = measure(anchor, seed_set, background, settings)
-    write_json(out / "coverage" / "before.json", outcome.coverage_record(before, seed_set.profile, space, settings))
+    write_json(out / "coverage" / "before.json", outcome.coverage_record(before, space, settings))
     if not (out / "plan.csv").exists():
         missing = [*before.coverage.missing.tolist(), *before.under.feature_ids.tolist()]
         spans = best_spans(anchor, space.backbone.tokenizer, missing, n_spans=1)

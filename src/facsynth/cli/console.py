@@ -75,8 +75,8 @@ def _lines() -> Progress:
 
 
 def note(text: str) -> None:
-    """One line for people, on stderr."""
-    print(text, file=sys.stderr)
+    """For people, on stderr. What it quotes may come from a corpus: only its line breaks are obeyed."""
+    print("\n".join(_printable(line) for line in text.split("\n")), file=sys.stderr)
 
 
 def print_json(value: Any) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from facsynth.cli import options as o
 from facsynth.cli.console import Panel, cache_folder, note, percent, print_json, print_table, shown_progress
-from facsynth.cli.measuring import print_notes
+from facsynth.cli.measuring import interval_of, print_notes
 from facsynth.errors import InputError
 
 if TYPE_CHECKING:
@@ -116,15 +116,16 @@ def _run(settings: RunSettings, out: Path, json: bool) -> None:
         from facsynth import pipeline
 
         summary = pipeline.run(settings, out, cache_folder(), progress)
+    record = read_json(out / "coverage" / "before.json")
     if json:
         print_json(summary)
     else:
-        print_summary(summary, out)
-    print_notes(read_json(out / "coverage" / "before.json"))
+        print_summary(summary, record, out)
+    print_notes(record)
 
 
-def print_summary(summary: dict[str, Any], out: Path) -> None:
-    """The figures of a finished run, each with its scale."""
+def print_summary(summary: dict[str, Any], record: dict[str, Any], out: Path) -> None:
+    """The figures of a finished run, each with its scale; `record` is `coverage/before.json`."""
     chance = f"plain samples: {percent(summary['recovered_chance'])} at as many accepted samples, "
     chance += f"{percent(summary['recovered_chance_tokens'])} at as many written tokens"
     if any(summary["chance_extrapolated"] or ()):
@@ -132,6 +133,7 @@ def print_summary(summary: dict[str, Any], out: Path) -> None:
     rejected = ", ".join(f"{n} {reason}" for reason, n in sorted(summary["n_rejected"].items(), key=lambda i: -i[1]))
     rows = [
         ("coverage", f"{percent(summary['before'])} → {percent(summary['after'])}"),
+        ("before", f"{interval_of(record)}; ceiling {percent(record['ceiling'])}"),
         ("missing features", str(summary["n_missing"])),
         ("attempted", str(summary["n_attempted"])),
         ("recovered of attempted", f"{summary['n_recovered']} = {percent(summary['recovered_of_attempted'])}"),

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from facsynth import __version__
 from facsynth.cli import advanced, fill, measuring, proving
-from facsynth.cli.console import Panel
+from facsynth.cli.console import Panel, note
 from facsynth.errors import FacsynthError
 
 PANELS: dict[str, Panel] = {
@@ -35,6 +35,12 @@ MACHINE = {
     errno.EMFILE: "this process has too many files open (see ulimit -n)",
 }
 """What the machine may refuse at any read or write. Other OSErrors that come this far are bugs, with a traceback."""
+
+
+NO_MEMORY = (
+    "out of memory\nWhat was finished is kept. Use a smaller writer.batch_size or sae.max_tokens in the settings file, "
+    "a smaller model, or --device cpu, and run the command again."
+)
 
 
 class Commands(TyperGroup):
@@ -58,7 +64,13 @@ class Commands(TyperGroup):
             raise _stop("stopped; what was finished is kept, the same command goes on", 130) from err
         except BrokenPipeError as err:  # of `| head`; nobody reads on, and Python flushes once more at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from err
+            raise typer.Exit(0) from err
+        except (MemoryError, RuntimeError) as err:
+            if (
+                not isinstance(err, MemoryError) and type(err).__name__ != "OutOfMemoryError"
+            ):  # torch's, not imported here
+                raise
+            raise _stop(NO_MEMORY, 1) from err
         except OSError as err:
             if err.errno not in MACHINE:
                 raise
@@ -69,7 +81,7 @@ class Commands(TyperGroup):
 
 
 def _stop(message: str, code: int) -> typer.Exit:
-    print(f"facsynth: {message}", file=sys.stderr)
+    note(f"facsynth: {message}")
     return typer.Exit(code)
 
 

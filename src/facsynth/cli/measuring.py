@@ -146,13 +146,14 @@ def _record(folder: Path) -> dict[str, Any]:
 
 def print_coverage(record: dict[str, Any], settings: RunSettings) -> None:
     """The figures of `coverage/before.json`, each with its scale."""
-    if record["ci95"]:
-        interval = f"95 %: {percent(record['ci95'][0])} to {percent(record['ci95'][1])}"
-    else:
-        interval = "too few samples for an interval"
+    equal = "at equal samples" if record["at_equal_samples"] == record["value"] else "fewer samples than yours"
+    at_ceiling = f"   coverage {percent(record['at_equal_samples'])} there" if equal.startswith("fewer") else ""
     rows = [
-        ("coverage", f"{percent(record['value'])}   ({interval})"),
-        ("ceiling", f"{percent(record['ceiling'])}   a half of the anchor, on the other half's features"),
+        ("coverage", f"{percent(record['value'])}   ({interval_of(record)})"),
+        (
+            "ceiling",
+            f"{percent(record['ceiling'])}   a half of the anchor on the other half's features, {equal}{at_ceiling}",
+        ),
         (
             "at equal tokens",
             f"{percent(record['at_equal_tokens'])}   ceiling {percent(record['ceiling_at_equal_tokens'])}",
@@ -167,6 +168,13 @@ def print_coverage(record: dict[str, Any], settings: RunSettings) -> None:
         ("samples, tokens", f"{record['n_samples']}, {record['n_tokens']}"),
     ]
     print_table(", ".join(Path(source).name for source in settings.data.seed), ("", ""), rows)
+
+
+def interval_of(record: dict[str, Any]) -> str:
+    """The interval of a coverage in words."""
+    if not record["ci95"]:
+        return "too few samples for an interval"
+    return f"95 %: {percent(record['ci95'][0])} to {percent(record['ci95'][1])}"
 
 
 def _note_first_look(settings: RunSettings) -> None:

@@ -78,7 +78,7 @@ def show(
         _show_unfinished(folder)
         return
     if feature is None:
-        print_summary(read_json(folder / "summary.json"), folder)
+        print_summary(read_json(folder / "summary.json"), read_json(folder / "coverage" / "before.json"), folder)
     targets = read_json(folder / "targets.json")["attempted"] if (folder / "targets.json").exists() else []
     if feature is not None:
         found = next((t for t in targets if t["feature_id"] == feature), None)

@@ -134,62 +134,37 @@ def coverage(seed_set: Profile, targets: Targets, thresholds: Floats, min_suppor
     )
 
 
-def ceiling(
-    half: Profile,
-    other_half: Profile,
-    thresholds: Floats,
-    relevant: Collection[int] | Ints | None = None,
-    *,
-    anchor_support: int = 3,
-    n_samples: int | None = None,
-    min_support: int = 1,
-) -> float:
-    """What coverage data from the anchor's own source reaches: one half of it against the targets of the other.
+def rarefied(samples: Profile, targets: Targets, thresholds: Floats, n_samples: int, min_support: int = 1) -> float:
+    """Coverage to expect of `n_samples` drawn from a larger set.
 
-    `n_samples`, where it is less than the half holds, gives the value to expect of that many samples of it, so that
-    it compares with a seed set of that size.
-    """
-    return rarefied(
-        other_half,
-        targets(half, thresholds, relevant, anchor_support),
-        thresholds,
-        n_samples=min(other_half.n_samples, n_samples or other_half.n_samples),
-        min_support=min_support,
-    )
-
-
-def rarefied(
-    samples: Profile,
-    targets: Targets,
-    thresholds: Floats,
-    *,
-    n_samples: int | None = None,
-    n_tokens: int | None = None,
-    min_support: int = 1,
-) -> float:
-    """Coverage to expect of `n_samples`, or of as many samples as hold `n_tokens`, drawn from a larger set.
-
-    To compare two sets at equal samples or tokens, give the smaller one's number to the larger one.
+    To compare two sets at equal samples or tokens, give the smaller one's number to the larger one. A half of the
+    anchor, measured so against the targets of the other half, is the ceiling: what more data of that source reach.
 
     Raises:
         InputError: the set holds fewer, or T is empty.
     """
     _check(samples, targets)
-    n_drawn = samples.n_samples
-    if n_samples is not None:
-        n_drawn = n_samples
-    elif n_tokens is not None and samples.n_tokens:
-        n_drawn = round(samples.n_samples * n_tokens / samples.n_tokens)
     firing = samples.firing_samples(thresholds)[targets.feature_ids]
-    return expected_coverage(firing, samples.n_samples, n_drawn, len(firing), min_support)
+    return expected_coverage(firing, samples.n_samples, n_samples, len(firing), min_support)
+
+
+def samples_within(samples: Profile, n_tokens: int) -> int:
+    """How many of the samples hold `n_tokens`, on average; at most all."""
+    return round(samples.n_samples * min(1.0, n_tokens / max(samples.n_tokens, 1)))
 
 
 def saturation_warning(
-    anchor: Profile, targets: Targets, thresholds: Floats, share: float = 0.1, level: float = 0.95
+    anchor: Profile,
+    targets: Targets,
+    thresholds: Floats,
+    min_support: int = 1,
+    *,
+    share: float = 0.1,
+    level: float = 0.95,
 ) -> bool:
     """Whether a tenth of the anchor already covers nearly all targets: coverage would tell sets hardly apart."""
     n_drawn = max(1, int(share * anchor.n_samples))
-    return rarefied(anchor, targets, thresholds, n_samples=n_drawn) >= level
+    return rarefied(anchor, targets, thresholds, n_drawn, min_support) >= level
 
 
 def under_represented(

@@ -54,7 +54,9 @@ class FeatureRow:
     spans: Sequence[Excerpt]
     explanation: str
     n_accepted: int
-    n_checked: int
+    """Accepted samples that fire it, whichever feature they were written for."""
+    n_asked: int
+    """Candidates written for it."""
     best: Mapping[str, Any] | None
     """Provenance of the accepted sample that fires most."""
     sample: Excerpt | None
@@ -143,8 +145,9 @@ def notices(files: RunFiles) -> list[str]:
 
 def feature_rows(files: RunFiles, attempted: Sequence[Mapping[str, Any]]) -> list[FeatureRow]:
     """The attempted features in the order of `targets.json`, each with its best accepted sample."""
-    accepted = Counter(row.get("feature") for row in files.provenance)
-    checked = accepted + Counter(row.get("feature") for row in files.rejected)
+    accepted = Counter(feature for row in files.provenance for feature in row.get("fires") or [row.get("feature")])
+    asked = Counter(row.get("written_for", row.get("feature")) for row in files.provenance)
+    asked += Counter(row.get("feature") for row in files.rejected)
     best: dict[Any, tuple[float, int]] = {}
     for index, found in enumerate(files.provenance):
         entry = (plots.number(found.get("activation")) or 0.0, -index)
@@ -166,7 +169,7 @@ def feature_rows(files: RunFiles, attempted: Sequence[Mapping[str, Any]]) -> lis
                 spans=[ending(str(span.get("text", "")), str(span.get("token", ""))) for span in spans[:5]],
                 explanation=str((row or {}).get("explanation") or ""),
                 n_accepted=accepted[feature],
-                n_checked=checked[feature],
+                n_asked=asked[feature],
                 best=row,
                 sample=None if place is None else _sample_excerpt(files, place),
                 gave_up=gave_up.get(feature, ""),
