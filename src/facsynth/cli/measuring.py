@@ -15,7 +15,7 @@ from facsynth.errors import LimitError
 if TYPE_CHECKING:
     from facsynth.settings import RunSettings
 
-LARGER = "--model meta-llama/Llama-3.1-8B-Instruct --sae SAE_FOLDER"
+LARGER = "--model meta-llama/Llama-3.1-8B-Instruct --sae SAE_FOLDER --relevance all"
 
 
 def coverage(
@@ -185,10 +185,10 @@ def _note_first_look(settings: RunSettings) -> None:
     if o.uses_example_anchor(settings):
         shipped.append("the example anchor, everyday messages")
     if shipped:
-        anchor = "broad.jsonl" if o.uses_example_anchor(settings) else shlex.join(settings.data.anchor)
+        own = "" if not o.uses_example_anchor(settings) else "--anchor broad.jsonl "
         note(
             f"This is a first look, on {' and '.join(shipped)}. On an 8B model and an anchor of your own:\n"
-            f"  facsynth coverage {shlex.join(settings.data.seed)} --anchor {anchor} {LARGER}"
+            f"  facsynth coverage {shlex.join(o.said(settings))} {own}{LARGER}"
         )
 
 

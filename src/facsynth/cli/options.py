@@ -85,6 +85,24 @@ def resolve(config: Path | None, seed: list[str] | None = None, **options: Any) 
     return parse_settings(raw, " with ".join(sources))
 
 
+def said(settings: RunSettings) -> list[str]:
+    """What was asked of a measurement, as the words of a command line, but for model, SAE and the example anchor."""
+    found = settings.model_dump(mode="json", exclude_defaults=True)
+    if uses_example_anchor(settings):
+        del found["data"]["anchor"]
+    words = list(settings.data.seed)
+    for name, key in KEYS.items():
+        block, _, rest = key.partition(".")
+        if block not in {"data", "coverage"} or name in {"relevance", "background"}:
+            continue
+        value: Any = found.get(block, {})
+        for part in rest.split("."):
+            value = value.get(part, {})
+        for one in value if isinstance(value, list | dict) else [value]:  # an empty dict: not said
+            words += [f"--{name.replace('_', '-')}", str(one)]
+    return words
+
+
 def uses_example_anchor(settings: RunSettings) -> bool:
     """Whether nothing else was named."""
     from facsynth.demo import example_file

@@ -67,6 +67,11 @@ class Backbone:
         config = self.model.config
         return int(getattr(config, "hidden_size", 0) or config.get_text_config().hidden_size)
 
+    @property
+    def max_positions(self) -> int:
+        """The longest sequence the model knows positions for; no limit where its config says nothing."""
+        return int(getattr(self.model.config.get_text_config(), "max_position_embeddings", 0) or 1 << 30)
+
     @torch.inference_mode()
     def activations(self, ids: Sequence[npt.NDArray[np.int32]], keep: Sequence[npt.NDArray[np.bool_]]) -> torch.Tensor:
         """Residual stream at the hook point, at the kept positions of every sequence, in order.
@@ -79,8 +84,14 @@ class Backbone:
             [sum of kept positions, d_model] in the model's own dtype.
 
         Raises:
-            ModelError: the module is not reached, gives something else, or gives NaN or infinity.
+            ModelError: a sequence is longer than the model knows; the module is not reached, gives something else,
+                or gives NaN or infinity.
         """
+        if (longest := max(map(len, ids))) > self.max_positions:
+            raise ModelError(
+                f"a text of {longest} tokens is longer than {self.name} knows positions for ({self.max_positions})\n"
+                f"Set max_tokens to at most {self.max_positions}."
+            )
         padded, attention, _ = pad(ids, side="right")
         kept = torch.zeros(padded.shape, dtype=torch.bool)
         for row, mask in enumerate(keep):

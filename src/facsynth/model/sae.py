@@ -8,6 +8,7 @@ block. The decoder is needed for steering, FVU and training, never for coverage.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -247,6 +248,11 @@ def load_sae(folder: Path, *, device: str = "cpu", fingerprint: str = "") -> Sae
             raise ModelError(f"{folder}: {key} is {config[key]!r}; only {plain!r} is read so far")
     if config.get("rescale_acts_by_decoder_norm"):
         raise ModelError(f"{folder}: rescale_acts_by_decoder_norm is set; fold it into the weights and save again")
+    if config.get("activation_fn_str", config.get("activation_fn", "relu")) not in ("relu", None):
+        raise ModelError(
+            f"{folder}: activation_fn is {config.get('activation_fn_str', config.get('activation_fn'))!r}, as SAELens "
+            "wrote before version 6\nLoad it with SAELens 6 and save it again."
+        )
     missing = {"W_enc", "b_enc", "W_dec", "b_dec"} - tensors.keys()
     if missing:
         raise ModelError(f"{folder}/sae_weights.safetensors lacks {', '.join(sorted(missing))}")
@@ -260,9 +266,18 @@ def load_sae(folder: Path, *, device: str = "cpu", fingerprint: str = "") -> Sae
             if name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
         },
         architecture=str(config.get("architecture", "standard")),
-        hook_point=str(metadata.get("hf_hook_name") or metadata.get("hook_name", "")).removeprefix("model."),
+        hook_point=hook_point_of(str(metadata.get("hf_hook_name") or metadata.get("hook_name", ""))),
         model_name=str(metadata.get("model_name", "")),
         k=k,
         centred=bool(config.get("apply_b_dec_to_input", True)),
         fingerprint=fingerprint,
     )
+
+
+def hook_point_of(name: str) -> str:
+    """A module path from 0, as in `layers.14`, whatever names it: a module of the whole model, or TransformerLens."""
+    name = name.removeprefix("model.")
+    if found := re.fullmatch(r"blocks\.(\d+)\.hook_resid_(post|pre)", name):
+        block = int(found[1]) - (found[2] == "pre")  # before a block is after the one before it
+        return f"layers.{block}" if block >= 0 else name
+    return name
