@@ -16,7 +16,7 @@ import tiny
 from facsynth.errors import InputError, MismatchError
 from facsynth.features import encoded as module
 from facsynth.features.encode import EncodeSettings, FeatureSpace
-from facsynth.features.encoded import Encoded, encode, profile_of
+from facsynth.features.encoded import Encoded, encode
 from facsynth.model.backbone import Backbone
 from facsynth.profile import merge
 from facsynth.records import Failure, Message, Sample
@@ -302,14 +302,6 @@ def test_halves_split_the_samples_by_id_whatever_the_order(backbone: Backbone, t
     zero = np.zeros(64, np.float32)
     for one, other in zip(halves, again, strict=True):
         assert one.firing_samples(zero).tolist() == other.firing_samples(zero).tolist()
-
-
-def test_the_profile_of_pooled_samples_is_that_of_the_folder(backbone: Backbone, tmp_path: Path) -> None:
-    space, samples = space_of(backbone), chats(SHARD)
-    profile_of(space.pool(samples), space).save(tmp_path / "one.npz")
-    encode(corpus_of(samples), space, tmp_path / "folder")
-    assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "folder" / "profile.npz").read_bytes()
-    assert profile_of(space.pool([special()]), space).n_samples == 0
 
 
 def test_opening_something_else_is_an_input_error(tmp_path: Path) -> None:

@@ -134,6 +134,9 @@ def locked(folder: Path) -> Iterator[None]:
         handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()
+        if (folder / "plan.json").exists():  # one of ours: what a killed process left half-written is of no use
+            for left in folder.rglob(".*.tmp"):
+                left.unlink(missing_ok=True)
         yield
 
 

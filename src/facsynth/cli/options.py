@@ -36,7 +36,7 @@ Background = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Read at most so many samples of each file.")]
 Device = Annotated[str | None, typer.Option("--device", help="A torch device. [cpu]")]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="auto, float32 or bfloat16. [auto]")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="auto, float32, bfloat16 or float16. [auto]")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Run folder; the same command goes on in it.")]
 Kept = Annotated[Path | None, typer.Option("--out", "-o", help="Run folder to keep. [in the user's cache]")]

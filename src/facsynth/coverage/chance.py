@@ -46,7 +46,7 @@ def chance_at_samples(
     if n_control < 1 or len(firing) < 1:
         raise InputError(
             f"no chance level from {n_control} control samples and {len(firing)} attempted features\n"
-            "Give the control a share of the writing budget, as with --control 0.1."
+            "Give plain samples a share of the writing budget: budget.control in the settings file."
         )
     if n_samples > n_control:
         value = extrapolated_coverage(firing, n_control, n_samples, n_needed)

@@ -144,13 +144,6 @@ def encode(
     return _finish(artifact, corpus, space)
 
 
-def profile_of(pooled: Pooled, space: FeatureSpace) -> Profile:
-    """The profile of samples that were pooled but not stored."""
-    builder = ProfileBuilder(space.identity, space.sae.d_sae)
-    _count(builder, _table(pooled))
-    return builder.build()
-
-
 def _finish(artifact: Artifact, corpus: Corpus, space: FeatureSpace) -> Encoded:
     builder = ProfileBuilder(space.identity, space.sae.d_sae)
     n_cut = n_merged = n_samples = 0

@@ -6,6 +6,7 @@ that wants an SAE.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -91,6 +92,8 @@ def train_on_corpora(
     failures = [*(failure for corpus in corpora for failure in corpus.failures), *parts.failures]
     write_jsonl(out / "corpora.failures.jsonl", [asdict(failure) for failure in failures])
     artifact.finish(**trained.figures, n_distinct_tokens=n_distinct, n_samples=parts.n_samples)
+    shutil.rmtree(out / "activations", ignore_errors=True)  # gigabytes that nobody needs any more
+    (out / "checkpoint.safetensors").unlink(missing_ok=True)
     return trained
 
 

@@ -170,7 +170,7 @@ def load_backbone(folder: Path, *, hook_point: str, dtype: str = "auto", device:
 
 
 def fast_dtype(device: str) -> torch.dtype:
-    """bfloat16 where it is multiplied in hardware, else float32. Decided by what the machine is, not by a timing."""
+    """bfloat16 where it is multiplied in hardware, else float32 (float16 on an old GPU), by what the machine is."""
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     cpuinfo = Path("/proc/cpuinfo")

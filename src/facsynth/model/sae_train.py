@@ -110,6 +110,8 @@ def _train(
         loss = math.nan
         for batch in torch.randperm(len(rows), generator=generator).split(settings.batch_tokens)[:n_batches]:
             loss = trainer.update(rows[batch])
+            if trainer.step * settings.batch_tokens >= settings.n_tokens:
+                break
         groups_done += 1
         if not trainer.step and groups_done * settings.buffer_chunks >= train.n_chunks:
             raise InputError(
