@@ -11,6 +11,8 @@ import numpy as np
 
 from facsynth.coverage.plan import PlanRow, write_plan
 from facsynth.store import write_json, write_jsonl
+from facsynth.synthesis.accept import text_sha256
+from facsynth.text.forms import to_sample
 
 # fmt: off
 # (text up to the firing token, firing token, a message that fires it)
@@ -93,7 +95,8 @@ def _fill(
     for k in range(n_accepted):
         rows["samples"].append({"messages": [{"role": "user", "content": message}]})
         rows["provenance"].append({
-            "sample_id": f"{len(rows['samples']):016x}", "text_sha256": "0" * 64, "source": "written",
+            "sample_id": f"{len(rows['samples']):016x}", "text_sha256": text_sha256(to_sample(rows["samples"][-1], "message").sample.text),
+            "source": "written",
             "feature": feature, "written_for": feature, "fires": [feature], "threshold": threshold,
             "activation": threshold * (1.1 + feature % 13 / 9 + 0.05 * k),
             "position": 9, "span": message[: message.find(token) + len(token)], "explanation": "", "pair": None,

@@ -186,7 +186,7 @@ def test_without_the_embedded_model_the_install_line_is_given(tiny: Parts, monke
     [
         ("writer", "strenght", 1, ["unknown key `writer.strenght`; did you mean `strength`?"]),
         ("writer", "strength", "much", ["`writer.strength` is 'much'"]),
-        ("coverage", "threshold", "r7", ['threshold "r7.0" is not understood', "r0.5"]),
+        ("coverage", "threshold", "r7", ['threshold "r7" is not understood', "r0.5"]),
         ("data", "form", "poem", ["there is no form 'poem'", "preference"]),
         ("data", "form", "chat", ["samples of the form chat cannot be written yet", "facsynth coverage"]),
         ("data", "seed", [], ["`data.seed` is []: name at least one file"]),
@@ -243,7 +243,7 @@ def test_a_provenance_that_was_spoilt(tiny: Parts) -> None:
     kept = (out / "provenance.jsonl").read_text("utf-8")
     (out / "provenance.jsonl").write_text(kept.replace('"threshold"', '"limit"', 1), encoding="utf-8")
     told(facsynth("verify", out), 1, out / "provenance.jsonl", "row 1: there is no threshold", "restore it")
-    told(facsynth("show", out, "--feature", "999"), 1, "feature 999 was not attempted", "Attempted: ")
+    told(facsynth("show", out, "--feature", "999"), 1, "feature 999 is not in the plan", "There: ")
 
 
 def test_a_result_cannot_go_where_a_file_or_another_result_is(tiny: Parts) -> None:

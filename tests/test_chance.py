@@ -51,7 +51,7 @@ def test_equal_tokens_are_as_many_samples_as_they_buy() -> None:
 
 
 def test_no_control_samples_features_or_tokens_are_errors() -> None:
-    with pytest.raises(InputError, match=r"0 control samples.*\n.*--control"):
+    with pytest.raises(InputError, match=r"0 control samples.*\n.*budget\.control"):
         chance_at_samples([0, 0], 0, 10)
     with pytest.raises(InputError, match="0 attempted"):
         chance_at_samples([], 10, 10)

@@ -199,8 +199,21 @@ def test_show_and_report_read_a_finished_run(finished: tuple[Path, Done]) -> Non
     assert f"{len(samples)} accepted samples" in facsynth("show", out).stdout
     feature = provenance[0]["feature"]
     about = facsynth("show", out, "--feature", feature)
-    assert f"feature {feature}, threshold {provenance[0]['threshold']:.3f}" in about.stdout
+    assert f"feature {feature}, threshold {provenance[0]['threshold']:.2f}" in about.stdout
     assert facsynth("report", out).stdout.strip() == str(out / "report.html")
+
+
+def test_show_tells_of_features_before_anything_is_written_and_of_files_that_are_gone(tiny: Parts) -> None:
+    out = tiny.folder / "early"
+    assert facsynth("missing", tiny.seed, *tiny.options, "-o", out).code == 0
+    with (out / "plan.csv").open(encoding="utf-8", newline="") as handle:
+        feature = next(csv.DictReader(handle))["feature_id"]
+    about = facsynth("show", out, "--feature", feature)
+    assert f"feature {feature}, missing, not attempted" in about.stdout
+    assert "is not finished" in about.stderr
+    (out / "coverage" / "before.json").write_text("{", encoding="utf-8")
+    done = facsynth("show", out)
+    assert (done.code, "coverage/before.json could not be read" in done.stderr) == (0, True)
 
 
 def test_verify_ends_with_three_where_a_text_was_replaced(finished: tuple[Path, Done]) -> None:
@@ -264,7 +277,9 @@ def test_options_of_run_win_over_its_file(tiny: Parts) -> None:
 
 
 def test_init_writes_the_defaults_in_words(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "facsynth.yaml"
+    done = facsynth("init", tmp_path / "none" / "facsynth.yaml")
+    assert (done.code, (tmp_path / "none").exists()) == (1, False)
+    path = tmp_path / "facsynth.yaml"
     done = facsynth("init", path)
     assert (done.code, done.stdout) == (0, f"{path}\n")
     written = load_settings(path)

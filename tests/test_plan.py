@@ -94,7 +94,7 @@ def test_edits_of_a_spreadsheet_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("7,missing", "8,missing", "row 2, feature_id: 8 is not a target feature"),
+        ("7,missing", "8,missing", "row 2, feature_id: 8 is neither missing nor under-represented"),
         ("7,missing", "3,missing", "row 3, feature_id: 3 is there twice"),
         ("7,missing", "7.5,missing", 'row 2, feature_id: found "7.5"'),
         ("0.0001,no", "0.0001,maybe", 'row 3, keep: found "maybe", wanted yes or no'),

@@ -78,7 +78,7 @@ def test_settings_are_frozen(kind: Any) -> None:
         ("data", "fields", {"text": "x", "prompt": "y"}, "text and prompt are both named"),
         ("data", "form", "poem", "there is no form 'poem'"),
         ("coverage", "threshold", "half", 'threshold "half" is not understood'),
-        ("coverage", "threshold", -1, 'threshold "-1.0" is not understood'),
+        ("coverage", "threshold", -1, 'threshold "-1" is not understood'),
         ("coverage", "threshold", True, 'threshold "True" is not understood'),
         ("coverage", "relevance", "judge", "`coverage.relevance` is 'judge': Input should be 'contrast' or 'all'"),
         ("model", "dtype", "int8", "`model.dtype` is 'int8'"),

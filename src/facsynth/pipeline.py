@@ -150,7 +150,8 @@ def fix_targets(
     ids = before.targets.feature_ids
     measured = fingerprint([ids.tolist(), before.thresholds[ids].tolist()])
     if not path.exists():
-        rows = read_plan(out / "plan.csv", known=before.targets.feature_ids.tolist())
+        known = [*before.coverage.missing.tolist(), *before.under.feature_ids.tolist()]
+        rows = read_plan(out / "plan.csv", known)
         chosen = attempted(rows, settings.budget.features, np.random.default_rng(settings.rng_seed))
         spans = best_spans(anchor, space.backbone.tokenizer, [row.feature_id for row in chosen], n_spans=8)
         record = {

@@ -91,13 +91,15 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title), box=SIMPLE, title_justify="left", show_header=any(header))
+    table = Table(box=SIMPLE, show_header=any(header))
     for name in header:
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(Text(_printable(cell)) for cell in row))
     width = None if sys.stdout.isatty() else 120
-    Console(width=width, soft_wrap=False).print(table)
+    console = Console(width=width, soft_wrap=False)
+    console.print(Text(_printable(title)))  # not as the table's title, which is broken at the table's width
+    console.print(table)
 
 
 def _printable(text: str) -> str:

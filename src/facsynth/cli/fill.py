@@ -47,6 +47,8 @@ def init(path: Annotated[Path, typer.Argument(help="File to write.")] = Path("fa
 
     if path.exists():
         raise InputError(f"{path} is there already\nChoose another name.")
+    if not path.parent.is_dir():
+        raise InputError(f"there is no folder {path.parent}\nMake it, or choose another name.")
     budget = BudgetBlock()
     text = TEMPLATE.format(
         path=path, threshold=CoverageBlock().threshold, strength=WriterBlock().strength,

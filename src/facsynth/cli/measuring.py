@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -107,13 +108,17 @@ def missing(
     if json:
         print_json([vars(row) for row in rows])
     else:
+        kept = Counter(row.kind for row in rows if row.keep)
         print_table(
-            f"{len(rows)} features to fill: {record['n_missing']} missing, {record['n_under']} under-represented",
+            f"{kept.total()} features to fill: {kept['missing']} missing, {kept['under']} under-represented",
             ("feature", "kind", "anchor", "seed", "span that fires it (its last token does)"),
             [(str(r.feature_id), r.kind, percent(r.anchor_rate), percent(r.seed_rate), r.span[-90:]) for r in rows[:n]],
         )
     print_notes(record)
-    note(f"all of them, to edit (keep, n_wanted): {folder / 'plan.csv'}   then: facsynth synthesize {folder}")
+    if (folder / "targets.json").exists():
+        note(f"this plan is being followed, or was: {folder}")
+    else:
+        note(f"all of them, to edit (keep, n_wanted): {folder / 'plan.csv'}   then: facsynth synthesize {folder}")
 
 
 def print_notes(record: dict[str, Any]) -> None:

@@ -120,7 +120,9 @@ def check_run_folder(folder: Path) -> None:
 
     plan = read_json(folder / "plan.json") if (folder / "plan.json").is_file() else None
     if not isinstance(plan, dict) or plan.get("stage") != "run":
-        found = "there is no plan.json of a run in it" if folder.is_dir() else "there is no such folder"
+        found = "there is no such folder"
+        if folder.exists():
+            found = "there is no plan.json of a run in it" if folder.is_dir() else "it is a file"
         raise InputError(f"{folder} is no run folder: {found}\nName one that `facsynth missing`, `run` or `demo` made.")
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from facsynth.cli import options as o
-from facsynth.cli.console import Panel, cache_folder, note, print_json, print_table, shown_progress
+from facsynth.cli.console import Panel, cache_folder, note, percent, print_json, print_table, shown_progress
 from facsynth.cli.fill import print_summary
 from facsynth.cli.measuring import print_coverage
 from facsynth.errors import InputError, LimitError
+
+if TYPE_CHECKING:
+    from facsynth.report.read import RunFiles
 
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.")]
 
@@ -71,50 +75,54 @@ def show(
 
     Example:  facsynth show runs/demo --feature 123
     """
-    from facsynth.store import read_json, read_jsonl
+    from facsynth.report.read import read_run
+    from facsynth.settings import load_settings
 
     o.check_run_folder(folder)
-    if not (folder / "summary.json").exists():
-        _show_unfinished(folder)
-        return
-    if feature is None:
-        print_summary(read_json(folder / "summary.json"), read_json(folder / "coverage" / "before.json"), folder)
-    targets = read_json(folder / "targets.json")["attempted"] if (folder / "targets.json").exists() else []
+    files = read_run(folder)
     if feature is not None:
-        found = next((t for t in targets if t["feature_id"] == feature), None)
-        if found is None:
-            known = ", ".join(str(t["feature_id"]) for t in targets[:12]) or "none so far"
-            raise InputError(
-                f"feature {feature} was not attempted in {folder}\nAttempted: {known}{' …' * (len(targets) > 12)}"
-            )
-        print_table(
-            f"feature {feature}, threshold {found['threshold']:.3f}: anchor spans",
-            ("activation", "span (its last token fires)"),
-            [(f"{s['activation']:.2f}", s["text"][-100:]) for s in found["spans"]],
-        )
-    samples = zip(read_jsonl(folder / "samples.jsonl"), read_jsonl(folder / "provenance.jsonl"), strict=False)
+        _show_feature(files, folder, feature)
+    elif files.summary and files.before:
+        print_summary(files.summary, files.before, folder)
+    elif files.before:
+        print_coverage(files.before, load_settings(folder / "facsynth.yaml"))
     rows = [
-        (
-            str(p["feature"]),
-            f"{p['activation']:.2f}",
-            f"{p['threshold']:.2f}",
-            p["span"][-40:],
-            s["messages"][-1]["content"],
+        (str(p.get("feature")), _number(p, "activation"), _number(p, "threshold"), str(p.get("span", ""))[-40:],
+         files.accepted_text(index) or "?")
+        for index, p in enumerate(files.provenance)
+        if feature is None or feature in p.get("fires", [p.get("feature")])
+    ]  # fmt: skip
+    if files.summary:
+        print_table(f"{len(rows)} accepted samples", ("feature", "fires", "threshold", "where", "sample"), rows[:n])
+    else:
+        note(f"{folder} is not finished; go on with: facsynth synthesize {folder}")
+    for notice in files.notices:
+        note(f"note: {notice}")
+
+
+def _show_feature(files: RunFiles, folder: Path, feature: int) -> None:
+    """The anchor spans of an attempted feature, or its row of the plan."""
+    targets = [t for t in files.targets.get("attempted", []) if isinstance(t, dict)]
+    found = next((t for t in targets if t.get("feature_id") == feature), None)
+    planned = next((row for row in files.plan if row["feature_id"] == feature), None)
+    if found is not None:
+        print_table(
+            f"feature {feature}, threshold {_number(found, 'threshold')}: anchor spans",
+            ("activation", "span (its last token fires)"),
+            [(_number(span, "activation"), str(span.get("text"))[-100:]) for span in found.get("spans", [])],
         )
-        for s, p in samples
-        if feature is None or feature in p["fires"]
-    ]
-    print_table(f"{len(rows)} accepted samples", ("feature", "fires", "threshold", "where", "sample"), rows[:n])
+    elif planned is not None:
+        title = f"feature {feature}, {planned['kind']}, not attempted"
+        print_table(title, ("anchor rate", "best span"), [(percent(planned["anchor_rate"]), planned["span"][-100:])])
+    else:
+        known = [str(t.get("feature_id")) for t in targets or files.plan]
+        listed = ", ".join(known[:12]) + " …" * (len(known) > 12) or "none so far"
+        raise InputError(f"feature {feature} is not in the plan of {folder}\nThere: {listed}")
 
 
-def _show_unfinished(folder: Path) -> None:
-    from facsynth.settings import load_settings
-    from facsynth.store import read_json
-
-    record = folder / "coverage" / "before.json"
-    if record.exists():
-        print_coverage(read_json(record), load_settings(folder / "facsynth.yaml"))
-    note(f"{folder} is not finished; go on with: facsynth synthesize {folder}")
+def _number(row: Mapping[str, Any], key: str) -> str:
+    value = row.get(key)
+    return f"{value:.2f}" if isinstance(value, int | float) else "?"
 
 
 COMMANDS: Panel = {"verify": verify, "report": report, "show": show}

@@ -135,7 +135,9 @@ def read_plan(path: Path, known: Collection[int]) -> list[PlanRow]:
             continue
         row = _read_row(dict(zip(header, cells, strict=False)), f"{path}, row {number}")
         if row.feature_id not in allowed:
-            raise InputError(f"{path}, row {number}, feature_id: {row.feature_id} is not a target feature of this run")
+            raise InputError(
+                f"{path}, row {number}, feature_id: {row.feature_id} is neither missing nor under-represented here"
+            )
         if row.feature_id in rows:
             raise InputError(f"{path}, row {number}, feature_id: {row.feature_id} is there twice\nDelete one row.")
         rows[row.feature_id] = row

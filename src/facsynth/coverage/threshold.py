@@ -35,7 +35,7 @@ class Threshold:
         kind = text[:1] if text[:1] in ("r", "q") else ""
         try:
             return cls(float(text.removeprefix(kind)), kind)
-        except ValueError as err:
+        except (ValueError, SettingsError) as err:
             raise _bad_threshold(text) from err
 
     def __str__(self) -> str:

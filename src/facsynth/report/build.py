@@ -17,12 +17,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from facsynth import __version__
-from facsynth.errors import SettingsError
 from facsynth.report import plots
 from facsynth.report.read import RunFiles, read_run
 from facsynth.store import write_atomic
-from facsynth.text.forms import to_sample
-from facsynth.text.layouts import RowError
+from facsynth.synthesis.accept import text_sha256
 
 MAX_FEATURES, MAX_OTHERS, MAX_GAVE_UP = 400, 50, 100
 """Rows of the tables; the page says how many more there are. 400 features are at most 2 MB."""
@@ -136,6 +134,10 @@ def notices(files: RunFiles) -> list[str]:
             f"samples.jsonl has {len(files.samples)} rows and provenance.jsonl {len(files.provenance)}; "
             "texts are shown only where both have one."
         )
+    texts = [(files.accepted_text(index), row) for index, row in enumerate(files.provenance)]
+    n_changed = sum(text is not None and text_sha256(text) != row.get("text_sha256") for text, row in texts)
+    if n_changed:
+        said.append(f"{n_changed} texts of samples.jsonl were changed after they were accepted: facsynth verify tells.")
     value = plots.number(files.summary.get("recovered_of_attempted"))
     chances = [plots.number(files.summary.get(key)) for key in ("recovered_chance", "recovered_chance_tokens")]
     if value is not None and any(chance is not None and chance >= value for chance in chances):
@@ -208,13 +210,10 @@ def visible(token: str) -> str:
 
 def _sample_excerpt(files: RunFiles, index: int) -> Excerpt | None:
     """The accepted sample of a provenance row, with the span that its row names where it holds it."""
-    row = files.provenance[index]
-    if index >= len(files.samples):
-        return None
-    try:
-        text = to_sample(files.samples[index], str(row.get("form", "message"))).sample.text
-    except (RowError, SettingsError):
-        return Excerpt("This row of samples.jsonl cannot be read in the run's form.", "", "", "")
+    row, text = files.provenance[index], files.accepted_text(index)
+    if text is None:
+        unreadable = "This row of samples.jsonl cannot be read in the run's form."
+        return Excerpt(unreadable, "", "", "") if index < len(files.samples) else None
     span = str(row.get("span") or "")
     span = span if span in text else span.strip()
     start = text.find(span) if span else -1

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from facsynth.errors import FacsynthError, InputError
+from facsynth.errors import FacsynthError, InputError, SettingsError
 from facsynth.store import read_json, read_jsonl
+from facsynth.text.forms import to_sample
+from facsynth.text.layouts import RowError
 
 _RATE = re.compile(r"\d+(\.\d*)?(e-?\d+)?")
 
@@ -32,6 +34,15 @@ class RunFiles:
     plan: list[dict[str, Any]]
     settings: str
     notices: tuple[str, ...]
+
+    def accepted_text(self, index: int) -> str | None:
+        """The text of the accepted sample of a row of provenance; None where there is none that can be read."""
+        if index >= len(self.samples):
+            return None
+        try:
+            return to_sample(self.samples[index], str(self.provenance[index].get("form", "message"))).sample.text
+        except (RowError, SettingsError):
+            return None
 
 
 def read_run(run: Path) -> RunFiles:
