@@ -94,8 +94,9 @@ def _fill(
     _, token, message = texts
     for k in range(n_accepted):
         rows["samples"].append({"messages": [{"role": "user", "content": message}]})
+        read_back = to_sample(rows["samples"][-1], "message").sample.text
         rows["provenance"].append({
-            "sample_id": f"{len(rows['samples']):016x}", "text_sha256": text_sha256(to_sample(rows["samples"][-1], "message").sample.text),
+            "sample_id": f"{len(rows['samples']):016x}", "text_sha256": text_sha256(read_back),
             "source": "written",
             "feature": feature, "written_for": feature, "fires": [feature], "threshold": threshold,
             "activation": threshold * (1.1 + feature % 13 / 9 + 0.05 * k),
