@@ -73,6 +73,9 @@ def test_an_under_represented_feature_counts_every_sample_that_fires_it(tmp_path
     write_jsonl(run / "provenance.jsonl", rows)
     (found,) = [row for row in page(read_run(run))["features"] if row.feature == lacking["feature_id"]]
     assert (found.n_accepted, found.state, found.tone) == (2, "2 of 2 wanted", "good")
+    assert found.sample is not None
+    assert (found.sample.span, found.sample.token, found.best) == ("", "", None), "nothing marked that another fires"
+    assert found.accepted_for == rows[0]["feature"] != found.feature
 
 
 def test_the_figures_of_the_run_are_on_the_page(tmp_path: Path) -> None:

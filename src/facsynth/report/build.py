@@ -58,6 +58,8 @@ class FeatureRow:
     best: Mapping[str, Any] | None
     """Provenance of the accepted sample that fires most."""
     sample: Excerpt | None
+    accepted_for: Any
+    """The feature that the sample was accepted for: another one where none was accepted for this."""
     gave_up: str
 
 
@@ -154,12 +156,13 @@ def feature_rows(files: RunFiles, attempted: Sequence[Mapping[str, Any]]) -> lis
     for index, found in enumerate(files.provenance):
         entry = (plots.number(found.get("activation")) or 0.0, -index)
         best[found.get("feature")] = max(best.get(found.get("feature"), entry), entry)
+    shared = {f: index for index, row in reversed([*enumerate(files.provenance)]) for f in row.get("fires") or []}
     gave_up = {entry.get("feature"): str(entry.get("reason", "")) for entry in files.gave_up}
     rows = []
     for target in attempted:
         feature = target.get("feature_id")
-        place = -best[feature][1] if feature in best else None
-        row = None if place is None else files.provenance[place]
+        place = -best[feature][1] if feature in best else shared.get(feature)
+        row = files.provenance[place] if place is not None and feature in best else None
         state, tone = _state(files, target, accepted[feature])
         spans = [span for span in target.get("spans", []) if isinstance(span, dict)]
         rows.append(
@@ -173,7 +176,8 @@ def feature_rows(files: RunFiles, attempted: Sequence[Mapping[str, Any]]) -> lis
                 n_accepted=accepted[feature],
                 n_asked=asked[feature],
                 best=row,
-                sample=None if place is None else _sample_excerpt(files, place),
+                sample=None if place is None else _sample_excerpt(files, place, marked=row is not None),
+                accepted_for=None if place is None else files.provenance[place].get("feature"),
                 gave_up=gave_up.get(feature, ""),
             )
         )
@@ -208,13 +212,13 @@ def visible(token: str) -> str:
     return token if token.strip() else token.replace("\n", "⏎").replace(" ", "␣")
 
 
-def _sample_excerpt(files: RunFiles, index: int) -> Excerpt | None:
-    """The accepted sample of a provenance row, with the span that its row names where it holds it."""
+def _sample_excerpt(files: RunFiles, index: int, *, marked: bool) -> Excerpt | None:
+    """The accepted sample of a provenance row, `marked`: with the span that its row names where it holds it."""
     row, text = files.provenance[index], files.accepted_text(index)
     if text is None:
         unreadable = "This row of samples.jsonl cannot be read in the run's form."
         return Excerpt(unreadable, "", "", "") if index < len(files.samples) else None
-    span = str(row.get("span") or "")
+    span = str(row.get("span") or "") if marked else ""
     span = span if span in text else span.strip()
     start = text.find(span) if span else -1
     return excerpt(text, 0, 0) if start < 0 else excerpt(text, start, start + len(span), _last_word(span))
