@@ -52,7 +52,11 @@ def rows(quick: bool) -> list[Row]:
 def _requests(n: int, max_tokens: int, temperature: float = 0.9) -> list[Request]:
     texts = [" ".join(sample.text.split()) for sample in anchor_samples(N_PROMPTS * N_SPANS)]
     asked = [
-        prompts.fill("write_message", spans="\n".join(f"- {text}" for text in texts[i::N_PROMPTS]))
+        prompts.fill(
+            "write_message",
+            spans="\n".join(f"{n}. {text}" for n, text in enumerate(texts[i::N_PROMPTS], start=1)),
+            words=f'"{texts[i].split()[-1]}"',
+        )
         for i in range(N_PROMPTS)
     ]
     return [
