@@ -46,8 +46,9 @@ def verify(
             for f in found.findings
         ]
         print_table("not as recorded", ("row", "feature", "problem", "recorded", "now", "threshold"), rows)
-    n_sound = found.n_samples - len(found.findings)
-    note(f"{n_sound} of {found.n_samples} samples fire their feature as recorded; {found.n('marginal')} marginal")
+    if not json:
+        n_sound = found.n_samples - len(found.findings)
+        print(f"{n_sound} of {found.n_samples} samples fire their feature as recorded; {found.n('marginal')} marginal")
     if not found.holds or (strict and found.findings):
         raise LimitError(
             f"{folder} does not verify: {found.n('text changed')} texts changed, "
