@@ -46,8 +46,8 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @given(value=values)
 def test_json_is_read_back_as_written(scratch: Path, value: Any) -> None:
-    write_json(scratch / "value.json", value)
-    assert read_json(scratch / "value.json") == value
+    write_json(scratch / "value.json", {"value": value})
+    assert read_json(scratch / "value.json") == {"value": value}
     write_jsonl(scratch / "rows.jsonl", [{"value": value}, {"": "\u2028\r\n\x85"}])
     assert read_jsonl(scratch / "rows.jsonl") == [{"value": value}, {"": "\u2028\r\n\x85"}]
 
@@ -76,6 +76,13 @@ def test_a_missing_or_broken_file_is_an_input_error_with_its_name(tmp_path: Path
         (tmp_path / "broken.json").write_bytes(data)
         with pytest.raises(InputError, match=r"broken\.json is not JSON"):
             read_json(tmp_path / "broken.json")
+    (tmp_path / "list.json").write_bytes(b"[1]")
+    with pytest.raises(InputError, match=r"list\.json holds a list, not an object\n"):
+        read_json(tmp_path / "list.json")
+    (tmp_path / "other.json").write_bytes(b'{"a": 1}')
+    assert read_json(tmp_path / "other.json", "a") == {"a": 1}
+    with pytest.raises(InputError, match=r"other\.json has no b\n"):
+        read_json(tmp_path / "other.json", "a", "b")
     for data in (b'{"a": 1}\n{"a":\n', b'{"a": 1}\n{"a": "\xff"}\n'):
         (tmp_path / "rows.jsonl").write_bytes(data)
         with pytest.raises(InputError, match=r"rows\.jsonl, line 2 is not JSON"):
@@ -85,7 +92,7 @@ def test_a_missing_or_broken_file_is_an_input_error_with_its_name(tmp_path: Path
 
 def test_a_failed_write_leaves_the_older_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "value.json"
-    write_json(path, 1)
+    write_json(path, {"a": 1})
 
     def fail(temporary: Path) -> None:
         temporary.write_text("half")
@@ -93,7 +100,7 @@ def test_a_failed_write_leaves_the_older_file_and_nothing_else(tmp_path: Path) -
 
     with pytest.raises(KeyboardInterrupt):
         write_atomic(path, fail)
-    assert read_json(path) == 1
+    assert read_json(path) == {"a": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["value.json"]
 
 
@@ -138,7 +145,7 @@ from facsynth.errors import StorageError
 from facsynth.store import Artifact, read_json, write_atomic, write_json
 folder = Path(sys.argv[1])
 artifact = Artifact(folder / "run", "encode", {}, {})
-write_json(folder / "run" / "shard", "finished")
+write_json(folder / "run" / "shard", {"finished": 1})
 numbers = np.random.default_rng(0).random(500_000)
 writers = {
     "parquet": lambda path: pq.write_table(pa.table({"a": numbers}), path),
@@ -152,7 +159,7 @@ for name, write in writers.items():
     except StorageError as err:
         assert "the disk is full" in str(err) and name in str(err) and "run the same command again" in str(err)
         print(name)
-assert read_json(folder / "run" / "shard") == "finished"
+assert read_json(folder / "run" / "shard") == {"finished": 1}
 assert sorted(os.listdir(folder / "run")) == ["plan.json", "shard"], os.listdir(folder / "run")
 assert Artifact(folder / "run", "encode", {}, {}).manifest is None
 with (folder / "filler").open("wb", buffering=0) as filler:

@@ -69,7 +69,7 @@ def run(settings: RunSettings, out: Path, cache: Path, progress: Progress = no_p
             )  # fmt: skip
             folder.finish(n_accepted=len(written.accepted))
         build_report(out)
-        return dict(read_json(out / "summary.json"))
+        return read_json(out / "summary.json")
 
 
 def open_run(settings: RunSettings, out: Path) -> Artifact:
@@ -161,7 +161,7 @@ def fix_targets(
         attempts = [outcome.target_record(row, before.thresholds, spans[row.feature_id]) for row in chosen]
         write_json(path, {**record, "attempted": attempts})
     _check_plan_file(out)
-    fixed = read_json(path)
+    fixed = read_json(path, "targets_sha256", "attempted")
     if fixed["targets_sha256"] != measured:
         raise MismatchError(
             f"target features or thresholds of {out} are not those that samples were begun with\n"
@@ -204,7 +204,7 @@ def encode_accepted(written: Synthesis, exact: FeatureSpace, out: Path, progress
 def _check_plan_file(out: Path) -> None:
     """Refuse a plan.csv that is not the one that targets.json was made from."""
     targets, plan = out / "targets.json", out / "plan.csv"
-    if targets.exists() and plan.exists() and read_json(targets)["plan_sha256"] != file_sha256(plan):
+    if targets.exists() and plan.exists() and read_json(targets, "plan_sha256")["plan_sha256"] != file_sha256(plan):
         raise MismatchError(
             f"{plan} was changed after samples were begun\n"
             "Restore it, or copy it to a new folder and start there: facsynth run facsynth.yaml -o NEW"

@@ -156,11 +156,11 @@ class Profile:
             meta = json.loads(str(arrays["meta"]))
             found, space = meta["schema"], meta["space"]
         except FileNotFoundError as err:
-            raise InputError(f"no profile {path}") from err
+            raise InputError(f"there is no profile {path}\nRemove its folder and encode again.") from err
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as err:
-            raise InputError(f"{path} is not a profile: {err}\nEncode the corpus again.") from err
+            raise InputError(f"{path} is not a profile: {err}\nRemove its folder and encode again.") from err
         if found != SCHEMA:
-            raise InputError(f"{path} has schema {found}, this version reads {SCHEMA}\nEncode the corpus again.")
+            raise InputError(f"{path} has schema {found}, this version reads {SCHEMA}\nEncode in a new folder.")
         fields: dict[str, Any] = {name: arrays[name].astype(np.int64) for name in _COUNTS}
         fields["cell_key"] = np.cumsum(arrays["cell_key"], dtype=np.int64)
         fields |= {name: arrays[name] for name in _TOP}

@@ -69,14 +69,15 @@ def measurer(space: FeatureSpace) -> Callable[[Sequence[Sample]], list[Measureme
 
 def _check_rows(out: Path, provenance: Sequence[Mapping[str, Any]], n_samples: int) -> None:
     """As many rows as were accepted, each whole, each with the threshold its feature had from the first."""
-    n_accepted = read_json(out / "manifest.json")["n_accepted"]
+    n_accepted = read_json(out / "manifest.json", "n_accepted")["n_accepted"]
     for name, n_found in (("samples.jsonl", n_samples), ("provenance.jsonl", len(provenance))):
         if n_found != n_accepted:
             raise InputError(
                 f"{out / name} holds {n_found} rows, but the run accepted {n_accepted} samples\n"
                 "Rows were added or removed; restore the files, or run the synthesis again in a new folder."
             )
-    thresholds = {t["feature_id"]: t["threshold"] for t in read_json(out / "targets.json")["attempted"]}
+    attempted = read_json(out / "targets.json", "attempted")["attempted"]
+    thresholds = {t["feature_id"]: t["threshold"] for t in attempted}
     for number, row in enumerate(provenance, start=1):
         where = f"{out / 'provenance.jsonl'}, row {number}"
         for key, kind in PROVED_BY.items():
@@ -91,7 +92,7 @@ def _check_rows(out: Path, provenance: Sequence[Mapping[str, Any]], n_samples: i
 
 
 def _check_space(out: Path, space: FeatureSpace) -> None:
-    recorded = read_json(out / "coverage" / "after.json")["fingerprints"]
+    recorded = read_json(out / "coverage" / "after.json", "fingerprints")["fingerprints"]
     for key, here in space.identity.items():
         if recorded.get(key) != here:
             raise MismatchError(

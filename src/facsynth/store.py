@@ -22,6 +22,7 @@ from facsynth.errors import InputError, MismatchError, StorageError
 from facsynth.records import Failure
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+RESTORE = "It was changed or removed by something else; restore it, or start in a new folder."
 SCHEMA = 1
 """Raised by any change of an artifact's form; another number is refused, not guessed at."""
 
@@ -66,7 +67,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
         raise
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write `value` as indented JSON, atomically."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomic(path, lambda temporary: _write_text(temporary, text))
@@ -78,38 +79,45 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_atomic(path, lambda temporary: _write_text(temporary, lines))
 
 
-def read_json(path: Path) -> Any:
-    """Read one JSON file.
+def read_json(path: Path, *needed: str) -> dict[str, Any]:
+    """Read one JSON object of this project's own, which has the keys `needed`.
 
     Raises:
-        InputError: not there, or not JSON.
+        InputError: not there, not a JSON object, or a key is not there.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
+        value = json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
     except FileNotFoundError as err:
-        raise InputError(f"no file {path}") from err
+        raise InputError(f"there is no file {path}\n{RESTORE}") from err
     except (json.JSONDecodeError, UnicodeDecodeError) as err:
-        raise InputError(
-            f"{path} is not JSON: {err}\nIt was changed by something else; restore it or start a new folder."
-        ) from err
+        raise InputError(f"{path} is not JSON: {err}\n{RESTORE}") from err
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds a {type(value).__name__}, not an object\n{RESTORE}")
+    for key in needed:
+        if key not in value:
+            raise InputError(f"{path} has no {key}\n{RESTORE}")
+    return value
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read a jsonl file of this project's own; a file that is not there is an empty one.
 
     Raises:
-        InputError: a line is not JSON.
+        InputError: a line is not a JSON object.
     """
     if not path.exists():
         return []
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not line:
             continue
         try:
-            rows.append(json.loads(line.decode("utf-8", "surrogatepass")))
+            row = json.loads(line.decode("utf-8", "surrogatepass"))
         except (json.JSONDecodeError, UnicodeDecodeError) as err:
-            raise InputError(f"{path}, line {number} is not JSON: {err}") from err
+            raise InputError(f"{path}, line {number} is not JSON: {err}\n{RESTORE}") from err
+        if not isinstance(row, dict):
+            raise InputError(f"{path}, line {number} holds a {type(row).__name__}, not an object\n{RESTORE}")
+        rows.append(row)
     return rows
 
 
@@ -154,7 +162,7 @@ class Artifact:
         self.fingerprint = fingerprint(plan)
         plan_path = folder / "plan.json"
         if plan_path.exists():
-            _check_plan(folder, read_json(plan_path), json.loads(canonical_json(plan)))
+            _check_plan(folder, read_json(plan_path, *plan), json.loads(canonical_json(plan)))
         else:
             write_json(plan_path, plan)
 
@@ -166,7 +174,7 @@ class Artifact:
             InputError: it holds no artifact of that stage.
         """
         path = folder / "plan.json"
-        plan = read_json(path) if path.exists() else {}
+        plan = read_json(path, "settings", "parents") if path.exists() else {}
         if plan.get("stage") != stage:
             raise InputError(
                 f"{folder} holds no result of `facsynth {stage}` (found {plan.get('stage', 'no plan.json')})"
@@ -177,7 +185,7 @@ class Artifact:
     def settings_of(folder: Path) -> dict[str, Any] | None:
         """What the folder was begun with, None where there is nothing."""
         path = folder / "plan.json"
-        return dict(read_json(path)["settings"]) if path.exists() else None
+        return dict(read_json(path, "settings")["settings"]) if path.exists() else None
 
     @property
     def manifest(self) -> dict[str, Any] | None:
@@ -189,7 +197,7 @@ class Artifact:
         path = self.folder / "manifest.json"
         if not path.exists():
             return None
-        manifest = dict(read_json(path))
+        manifest = read_json(path)
         if manifest.get("fingerprint") != self.fingerprint:
             raise MismatchError(
                 f"{path} does not belong to the plan.json beside it\n"

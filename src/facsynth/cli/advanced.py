@@ -119,7 +119,7 @@ def _train(asked: RecipeFile, name: str, out: Path, data: Path, keep_gb: float, 
             pieces = background_pieces(corpora, asked.background_pieces, rng)
             encoded = encode(Corpus.of(pieces, name="background"), space, out / "background", progress=progress)
             encoded.profile.save(out / "background.npz")
-    return dict(read_json(out / "manifest.json"))
+    return read_json(out / "manifest.json")
 
 
 COMMANDS: Panel = {"encode": encode, "train-sae": train_sae}

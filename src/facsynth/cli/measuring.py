@@ -146,7 +146,7 @@ def _measure(settings: RunSettings, out: Path | None) -> Path:
 def _record(folder: Path) -> dict[str, Any]:
     from facsynth.store import read_json
 
-    return dict(read_json(folder / "coverage" / "before.json"))
+    return read_json(folder / "coverage" / "before.json")
 
 
 def print_coverage(record: dict[str, Any], settings: RunSettings) -> None:

@@ -118,8 +118,8 @@ def check_run_folder(folder: Path) -> None:
     """
     from facsynth.store import read_json
 
-    plan = read_json(folder / "plan.json") if (folder / "plan.json").is_file() else None
-    if not isinstance(plan, dict) or plan.get("stage") != "run":
+    plan = read_json(folder / "plan.json") if (folder / "plan.json").is_file() else {}
+    if plan.get("stage") != "run":
         found = "there is no such folder"
         if folder.exists():
             found = "there is no plan.json of a run in it" if folder.is_dir() else "it is a file"

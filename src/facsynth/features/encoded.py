@@ -7,6 +7,7 @@ corpus alone, never of what was done before: the same corpus in the same space g
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -63,9 +64,19 @@ class Encoded:
         return cls(folder, artifact.manifest, Profile.load(folder / "profile.npz"))
 
     def shards(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """The shards in order, whole or some columns."""
+        """The shards in order, whole or some columns.
+
+        Raises:
+            InputError: one is damaged or gone.
+        """
+        n_samples = 0
         for path in sorted(self.folder.glob("shards/*.parquet")):
-            yield pq.read_table(path, columns=list(columns) if columns else None)
+            table = _read_shard(path, columns)
+            n_samples += len(table)
+            yield table
+        if n_samples != self.manifest["n_samples"]:
+            found = f"{n_samples} samples, its manifest says {self.manifest['n_samples']}"
+            raise InputError(f"{self.folder} holds {found}\n{_encode_anew(self.folder)}")
 
     def halves(self) -> tuple[Profile, Profile]:
         """Profiles of two halves of the samples, split by sample id: the same halves whatever the order."""
@@ -148,7 +159,7 @@ def _finish(artifact: Artifact, corpus: Corpus, space: FeatureSpace) -> Encoded:
     builder = ProfileBuilder(space.identity, space.sae.d_sae)
     n_cut = n_merged = n_samples = 0
     for path in sorted(artifact.folder.glob("shards/*.parquet")):
-        table = pq.read_table(path)
+        table = _read_shard(path)
         _count(builder, table)
         n_samples += len(table)
         n_cut += int(np.sum(table["cut"].to_numpy()))
@@ -179,10 +190,11 @@ class _Known:
         self._where: dict[str, tuple[Path, int]] = {}
         settings = {**space.identity, "dtype": str(space.backbone.dtype)}
         for folder in folders:
-            if Artifact.settings_of(folder) == settings:
-                for path in sorted(folder.glob("shards/*.parquet")):
-                    ids = pq.read_table(path, columns=["sample_id"])["sample_id"].to_pylist()
-                    self._where |= {sample_id: (path, row) for row, sample_id in enumerate(ids)}
+            with suppress(InputError):  # a damaged folder saves no work, and stops none
+                if Artifact.settings_of(folder) == settings:
+                    for path in sorted(folder.glob("shards/*.parquet")):
+                        ids = _read_shard(path, ["sample_id"])["sample_id"].to_pylist()
+                        self._where |= {sample_id: (path, row) for row, sample_id in enumerate(ids)}
 
     def find(self, sample_ids: Sequence[str]) -> dict[str, pa.Table]:
         wanted: dict[Path, dict[str, int]] = {}
@@ -192,8 +204,9 @@ class _Known:
                 wanted.setdefault(path, {})[sample_id] = row
         found: dict[str, pa.Table] = {}
         for path, rows in wanted.items():
-            table = pq.read_table(path)
-            found |= {sample_id: table.slice(row, 1) for sample_id, row in rows.items()}
+            with suppress(InputError):
+                table = _read_shard(path)
+                found |= {sample_id: table.slice(row, 1) for sample_id, row in rows.items()}
         return found
 
 
@@ -221,6 +234,18 @@ def _table(pooled: Pooled) -> pa.Table:
         values = pa.array(getattr(pooled.entries, name)).cast(SCHEMA.field(name).type.value_type)
         columns[name] = pa.ListArray.from_arrays(pa.array(starts), values)
     return pa.table(columns, schema=SCHEMA)
+
+
+def _read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    try:
+        return pq.read_table(path, columns=list(columns) if columns else None)
+    except (OSError, pa.ArrowException) as err:
+        folder = path.parent.parent
+        raise InputError(f"{path} is damaged: {err}\n{_encode_anew(folder)}") from err
+
+
+def _encode_anew(folder: Path) -> str:
+    return f"Remove {folder} and run the same command again: it is encoded anew."
 
 
 def _write_shard(table: pa.Table, path: Path) -> None:

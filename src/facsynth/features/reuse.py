@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from facsynth.errors import InputError
 from facsynth.store import read_json, write_json
 
 N_REMEMBERED = 32
@@ -14,13 +15,15 @@ N_REMEMBERED = 32
 
 def known_folders(cache: Path, fingerprint: str) -> list[Path]:
     """Folders of finished encoded corpora of the space, latest first."""
-    record = cache / "encoded" / f"{fingerprint}.json"
-    folders = [Path(folder) for folder in read_json(record)] if record.exists() else []
-    return [folder for folder in folders if (folder / "manifest.json").exists()]
+    try:
+        noted = read_json(cache / "encoded" / f"{fingerprint}.json", "folders")["folders"]
+    except InputError:  # none yet, or a damaged one
+        return []
+    return [folder for folder in map(Path, noted) if (folder / "manifest.json").exists()]
 
 
 def remember(cache: Path, fingerprint: str, folder: Path) -> None:
     """Note a finished folder; two processes at once may lose one note, never more."""
     here = folder.resolve()
     others = [str(known) for known in known_folders(cache, fingerprint) if known != here]
-    write_json(cache / "encoded" / f"{fingerprint}.json", [str(here), *others][:N_REMEMBERED])
+    write_json(cache / "encoded" / f"{fingerprint}.json", {"folders": [str(here), *others][:N_REMEMBERED]})

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from facsynth.errors import ModelError, SettingsError
+from facsynth.errors import InputError, ModelError, SettingsError
 from facsynth.store import file_sha256, read_json, write_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -221,7 +221,7 @@ def model_hash(folder: Path, cache: Path) -> str:
     A converted model is known by what it was converted from: the same on every machine and library version.
     """
     if (folder / "source.json").exists():
-        return str(read_json(folder / "source.json")["sha256"])
+        return str(read_json(folder / "source.json", "sha256")["sha256"])
     files = sorted({path for pattern in WEIGHT_FILES for path in folder.glob(pattern)})
     return hashlib.sha256("".join(remembered_hash(path, cache) for path in files).encode()).hexdigest()
 
@@ -231,10 +231,12 @@ def remembered_hash(path: Path, cache: Path) -> str:
     stat = path.stat()
     key = hashlib.sha256(f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()
     record = cache / "hashes" / f"{key}.json"
-    if not record.exists():
+    try:
+        return str(read_json(record, "sha256")["sha256"])
+    except InputError:  # not remembered, or damaged
         digest = hashlib.sha256(f"{path.name}:{file_sha256(path)}".encode()).hexdigest()
         write_json(record, {"sha256": digest})
-    return str(read_json(record)["sha256"])
+        return digest
 
 
 def _dtype(name: str) -> torch.dtype:

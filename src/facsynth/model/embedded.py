@@ -11,7 +11,6 @@ import importlib.util
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 from facsynth.errors import InputError, ModelError, missing_extra
 from facsynth.store import disk_full, file_sha256, is_disk_full, read_json, write_json
@@ -55,14 +54,11 @@ def embedded_model(cache: Path) -> Path:
 
 def is_complete(folder: Path, source: Path) -> bool:
     """Whether `folder` holds the whole conversion of `source`."""
-    record = folder / "source.json"
-    if not record.exists():
-        return False
     try:
-        written: dict[str, Any] = read_json(record)
+        written = read_json(folder / "source.json", "sha256", "source", "files")
     except InputError:
         return False
-    if "sha256" not in written or written.get("source") != [source.name, source.stat().st_size]:
+    if written["source"] != [source.name, source.stat().st_size]:
         return False
     sizes: dict[str, int] = written["files"]
     return all((folder / name).exists() and (folder / name).stat().st_size == size for name, size in sizes.items())
