@@ -164,7 +164,7 @@ def test_without_an_anchor_it_is_a_first_look_and_says_how_to_take_a_second(tiny
 
 
 def test_missing_prints_the_plan_that_it_writes(tiny: Parts) -> None:
-    out = tiny.folder / "planned"
+    out = tiny.folder / "planned here"
     done = facsynth("missing", tiny.seed, *tiny.options, "-o", out, "--top", "3")
     with (out / "plan.csv").open(encoding="utf-8", newline="") as handle:
         plan = list(csv.DictReader(handle))
@@ -177,7 +177,7 @@ def test_missing_prints_the_plan_that_it_writes(tiny: Parts) -> None:
     assert [str(row["feature_id"]) for row in rows] == [row["feature_id"] for row in plan]
     unfinished = facsynth("show", out)
     assert "missing" in unfinished.stdout
-    assert f"facsynth synthesize {out}" in unfinished.stderr
+    assert f"facsynth synthesize '{out}'" in unfinished.stderr  # a command that can be copied as it stands
 
 
 def test_synthesize_prints_the_summary_that_it_writes(tiny: Parts, finished: tuple[Path, Done]) -> None:

@@ -6,6 +6,7 @@ alone in float32, in the space it was accepted in.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,8 @@ def verify_run(out: Path, cache: Path, progress: Progress = no_progress) -> Veri
         MismatchError: thresholds, model, SAE or reading of texts are not those that the samples were accepted with.
     """
     if not (out / "manifest.json").exists() or not (out / "provenance.jsonl").exists():
-        raise InputError(f"{out} holds no accepted samples to verify\nFinish it with: facsynth synthesize {out}")
+        finish = f"facsynth synthesize {shlex.quote(str(out))}"
+        raise InputError(f"{out} holds no accepted samples to verify\nFinish it with: {finish}")
     provenance, rows = read_jsonl(out / "provenance.jsonl"), read_jsonl(out / "samples.jsonl")
     _check_rows(out, provenance, len(rows))
     settings = load_settings(out / "facsynth.yaml")

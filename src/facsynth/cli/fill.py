@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,7 +52,7 @@ def init(path: Annotated[Path, typer.Argument(help="File to write.")] = Path("fa
         raise InputError(f"there is no folder {path.parent}\nMake it, or choose another name.")
     budget = BudgetBlock()
     text = TEMPLATE.format(
-        path=path, threshold=CoverageBlock().threshold, strength=WriterBlock().strength,
+        path=shlex.quote(str(path)), threshold=CoverageBlock().threshold, strength=WriterBlock().strength,
         max_candidates=budget.max_candidates, control=budget.control,
     )  # fmt: skip
     write_atomic(path, lambda temporary: _write(temporary, text))
@@ -80,7 +81,7 @@ def run(
     settings = o.resolve(config, features=features, rng_seed=rng_seed)
     _run(settings, out, json)
     if o.uses_example_anchor(settings):
-        note(f"note: {config} names no anchor, so it was the example that ships: everyday messages")
+        note("note: the anchor is the example that ships: everyday messages")
 
 
 def synthesize(
@@ -151,7 +152,8 @@ def print_summary(summary: dict[str, Any], record: dict[str, Any], out: Path) ->
         ("stopped because", summary["stop_reason"]),
     ]
     print_table(str(out), ("", ""), rows)
-    note(f"report: {out / 'report.html'}   samples: {out / 'samples.jsonl'}   prove them: facsynth verify {out}")
+    prove = f"facsynth verify {shlex.quote(str(out))}"
+    note(f"report: {out / 'report.html'}   samples: {out / 'samples.jsonl'}   prove them: {prove}")
 
 
 COMMANDS: Panel = {"init": init, "demo": demo, "run": run, "synthesize": synthesize}

@@ -118,7 +118,8 @@ def missing(
     if (folder / "targets.json").exists():
         note(f"this plan is being followed, or was: {folder}")
     else:
-        note(f"all of them, to edit (keep, n_wanted): {folder / 'plan.csv'}   then: facsynth synthesize {folder}")
+        then = f"facsynth synthesize {shlex.quote(str(folder))}"
+        note(f"all of them, to edit (keep, n_wanted): {folder / 'plan.csv'}   then: {then}")
 
 
 def print_notes(record: dict[str, Any]) -> None:

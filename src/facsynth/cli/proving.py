@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -96,7 +97,7 @@ def show(
     if files.summary:
         print_table(f"{len(rows)} accepted samples", ("feature", "fires", "threshold", "where", "sample"), rows[:n])
     else:
-        note(f"{folder} is not finished; go on with: facsynth synthesize {folder}")
+        note(f"{folder} is not finished; go on with: facsynth synthesize {shlex.quote(str(folder))}")
     for notice in files.notices:
         note(f"note: {notice}")
 
