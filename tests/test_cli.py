@@ -21,7 +21,7 @@ import pytest
 from typer.main import get_command
 
 from facsynth import __version__
-from facsynth.cli import console
+from facsynth.cli import console, measuring
 from facsynth.cli.main import PANELS, app
 from facsynth.settings import RunSettings, load_settings
 from facsynth.store import read_json, read_jsonl
@@ -180,6 +180,34 @@ def test_missing_prints_the_plan_that_it_writes(tiny: Parts) -> None:
     assert f"facsynth synthesize '{out}'" in unfinished.stderr  # a command that can be copied as it stands
 
 
+def test_coverage_and_plan_are_printed_before_anything_is_written_for_them(tiny: Parts) -> None:
+    out = tiny.folder / "told"
+    done = facsynth("run", tiny.config, "-o", out)
+    coverage, plan, summary = (done.stdout.index(text) for text in ("target features", "features to fill", "recovered"))
+    assert coverage < plan < summary
+    first = (out / "plan.csv").read_text(encoding="utf-8").splitlines()[1].split(",")[0]
+    assert first in done.stdout[plan:summary]
+    assert "features to fill" not in facsynth("run", tiny.config, "-o", out).stdout, "a finished run is only told of"
+
+
+def test_measurements_without_a_folder_are_told_of_and_the_oldest_go(
+    tiny: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FACSYNTH_CACHE", str(tiny.folder / "own-cache"))
+    monkeypatch.setattr(measuring, "N_KEPT", 2)
+    for limit in (3, 4, 5):
+        done = facsynth("coverage", tiny.seed, *tiny.options, "--limit", limit)
+        assert "note: kept in" in done.stderr
+    kept = list((tiny.folder / "own-cache" / "runs").iterdir())
+    assert len(kept) == 2
+    assert {load_settings(folder / "facsynth.yaml").data.limit for folder in kept} == {4, 5}
+
+
+def test_a_seed_set_that_covers_nothing_has_no_interval_and_says_why() -> None:
+    assert "nothing is covered" in measuring.interval_of({"ci95": None, "n_samples": 6, "value": 0.0})
+    assert "too few samples" in measuring.interval_of({"ci95": None, "n_samples": 3, "value": 0.5})
+
+
 def test_synthesize_prints_the_summary_that_it_writes(tiny: Parts, finished: tuple[Path, Done]) -> None:
     out, done = finished
     summary = read_json(out / "summary.json")
@@ -259,12 +287,11 @@ def test_train_sae_prints_what_it_measured(tiny: Parts) -> None:
     assert done.code == 0
     assert json.loads(done.stdout) == read_json(out / "manifest.json")
     assert (out / "background.npz").exists()
-    assert (
-        facsynth("coverage", tiny.seed, "--anchor", tiny.anchor, "--model", tiny.model, "--sae", out,
-                 "--relevance", "all").code == 0
-    )  # fmt: skip
-    told = facsynth("coverage", tiny.seed, "--anchor", tiny.anchor, "--model", tiny.model, "--sae", out).stderr
-    assert "needs a background" not in told, "the one that lies beside the SAE is used"
+    words = ["coverage", tiny.seed, "--anchor", tiny.anchor, "--model", tiny.model, "--sae", out]
+    assert facsynth(*words, "--relevance", "all").code == 0
+    contrasted = facsynth(*words)  # 10 pieces set nothing apart; but they are found, beside the SAE
+    assert (contrasted.code, "no target features" in contrasted.stderr) == (1, True)
+    assert "needs a background" not in contrasted.stderr
 
 
 def test_options_of_run_win_over_its_file(tiny: Parts) -> None:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import tiny_run
-from facsynth.store import locked
+from facsynth.lock import locked
 
 COMMAND = [sys.executable, "-m", "facsynth.cli.main", "run"]
 

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "facsynth"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 BANDS = (
-    {"errors", "records", "protocols", "store", "bins", "profile", "prompts"},
+    {"errors", "records", "protocols", "store", "lock", "bins", "profile", "prompts"},
     {"text", "model", "llm"},
     {"features", "meaning", "coverage", "synthesis", "diversity"},
     {"tasks", "baselines", "report"},

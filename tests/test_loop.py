@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from facsynth.errors import SettingsError
+from facsynth.errors import ModelError, SettingsError
 from facsynth.llm import Ledger, LedgerWriter, ScriptedWriter
-from facsynth.records import Measurement, Request, Sample, Span
+from facsynth.records import Measurement, Reply, Request, Sample, Span
 from facsynth.store import Artifact
-from facsynth.synthesis.loop import Candidate, Synthesis, synthesize
+from facsynth.synthesis.loop import Synthesis, synthesize
 from facsynth.synthesis.requests import FeatureTask, SynthesisSettings, feature_request, firing_words
 
 SPANS = tuple(Span(0, f"piece {n}", str(n), 9.0, "0" * 16, 3, f"piece {n} goes on") for n in range(6))
@@ -33,7 +33,7 @@ def measure(samples: Sequence[Sample]) -> list[Measurement | None]:
 
 def run(
     folder: Path,
-    answer: Callable[[Request], str],
+    answer: Callable[[Request], str | Reply],
     tasks: Sequence[FeatureTask],
     *,
     known_ids: Sequence[str] = (),
@@ -220,5 +220,35 @@ def test_settings_that_write_nothing_are_refused() -> None:
         SynthesisSettings(control=2)
 
 
-def test_candidates_are_plain_rows() -> None:
-    assert Candidate(1, "text", "").fires == ()
+def test_a_feature_that_wants_many_samples_gets_them_while_candidates_fire_it(tmp_path: Path) -> None:
+    found, _ = run(
+        tmp_path, lambda r: f"try {r.sample_index} fires {feature_of(r)}={1 + r.sample_index % 3}",
+        [task(1, 30), task(2, 30)], max_candidates=6,
+    )  # fmt: skip
+    assert len(found.accepted) == 60
+    assert found.gave_up == {}
+
+
+def test_candidates_in_vain_are_counted_from_the_last_accepted_one(tmp_path: Path) -> None:
+    found, writer = run(
+        tmp_path, lambda r: f"try {r.sample_index} fires 1={3 if r.sample_index in (0, 5) else 0}", [task(1, 30)],
+        max_candidates=6,
+    )  # fmt: skip
+    assert len(found.accepted) == 2
+    assert found.gave_up == {1: 12}, "the wave of the second one ends at the sixth candidate"
+    assert len(writer.history) == 12
+
+
+def test_steering_begins_again_where_a_feature_wants_many_samples() -> None:
+    settings = SynthesisSettings(per_wave=2, max_candidates=6)
+    asked = [feature_request(task(1, 9), index, settings).steering[0][1] for index in (0, 5, 6, 6000)]
+    assert asked == pytest.approx([0.2, 0.4, 0.2, 0.2])
+
+
+def test_a_writer_that_answers_nothing_ends_the_run_before_anything_is_decided(tmp_path: Path) -> None:
+    def answer(request: Request) -> Reply:
+        return Reply("", "error", 0, 0, 0.0, error="prompt too long: 99 tokens")
+
+    with pytest.raises(ModelError, match=r"answered none of 2 requests: prompt too long: 99 tokens\nMend"):
+        run(tmp_path, answer, [task(1)])
+    assert not (tmp_path / "waves").exists()

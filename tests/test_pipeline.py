@@ -10,13 +10,19 @@ import pytest
 
 import tiny_run
 from facsynth import pipeline
-from facsynth.errors import InputError, MismatchError
+from facsynth.errors import InputError, MismatchError, ModelError
+from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded
+from facsynth.measure import Measured
 from facsynth.proof import verify_run
-from facsynth.settings import RunSettings
-from facsynth.store import read_json, read_jsonl, write_jsonl
+from facsynth.settings import RunSettings, SaeBlock, dump_settings
+from facsynth.store import read_json, read_jsonl, write_json, write_jsonl
 
 Finished = tuple[RunSettings, Path, Path]
+
+
+def measured(settings: RunSettings, out: Path, cache: Path) -> tuple[Measured, FeatureSpace, Encoded, Encoded]:
+    return pipeline.measure_run(settings, out, cache, pipeline.read_unless_known(settings, out))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +68,7 @@ def test_every_accepted_sample_fires_above_its_margin(finished: Finished) -> Non
     for row in read_jsonl(out / "provenance.jsonl"):
         assert row["activation"] > 1.05 * row["threshold"] - 1e-6
         best = {top.sample_id: top.activation for top in accepted.top_samples(row["feature"])}
-        assert best.get(row["sample_id"], row["activation"]) == pytest.approx(row["activation"], rel=1e-4)
+        assert best[row["sample_id"]] == pytest.approx(row["activation"], rel=1e-4)
 
 
 def test_a_finished_run_is_not_done_again(finished: Finished) -> None:
@@ -150,45 +156,98 @@ def test_thresholds_that_moved_since_the_targets_were_fixed_are_refused(finished
     copy = copied(out, tmp_path)
     (copy / "manifest.json").unlink()
     moved = settings.model_copy(update={"coverage": settings.coverage.model_copy(update={"threshold": "r0.6"})})
-    before, space, anchor, _ = pipeline.measure_run(moved, copy, cache)
+    before, space, anchor, _ = pipeline.measure_run(moved, copy, cache, None)
     with pytest.raises(MismatchError, match="target features or thresholds"):
         pipeline.fix_targets(before, moved, copy, anchor, space)
+
+
+def test_data_that_changed_is_refused_by_a_finished_run_and_other_names_for_it_are_not(
+    finished: Finished, tmp_path: Path
+) -> None:
+    settings, out, cache = finished
+    copy = copied(out, tmp_path)
+    seed = tmp_path / "moved.jsonl"
+    shutil.copy(settings.data.seed[0], seed)
+    moved = settings.model_copy(update={"data": settings.data.model_copy(update={"seed": (str(seed),)})})
+    assert pipeline.run(moved, copy, cache) == read_json(out / "summary.json")
+    seed.write_text('{"text": "river field oven"}\n', encoding="utf-8")
+    with pytest.raises(MismatchError, match="begun with another seed"):
+        pipeline.run(moved, copy, cache)
+
+
+def test_device_and_batch_size_may_change_on_the_way(finished: Finished, tmp_path: Path) -> None:
+    settings, _, _ = finished
+    out = tmp_path
+    pipeline.open_run(settings, out, pipeline.read_unless_known(settings, out))
+    (out / "features").mkdir()
+    smaller = settings.model_copy(update={"writer": settings.writer.model_copy(update={"batch_size": 2})})
+    pipeline.open_run(smaller, out, pipeline.read_unless_known(settings, out))
+    hotter = settings.model_copy(update={"writer": settings.writer.model_copy(update={"temperature": 2.0})})
+    with pytest.raises(MismatchError, match=r"writer\.temperature"):
+        pipeline.open_run(hotter, out, pipeline.read_unless_known(settings, out))
+
+
+def test_a_settings_file_that_a_person_wrote_is_never_lost(finished: Finished, tmp_path: Path) -> None:
+    settings, _, cache = finished
+    mine = tmp_path / "facsynth.yaml"
+    for asked in (settings.model_copy(update={"sae": SaeBlock(path="gone")}), settings):
+        mine.write_text("# mine\n" + dump_settings(asked), encoding="utf-8")
+        before = mine.read_bytes()
+        with pytest.raises(MismatchError, match="says something else"):
+            pipeline.run(asked.model_copy(update={"rng_seed": 9}), tmp_path, cache)
+        assert mine.read_bytes() == before
+        for _ in range(2):  # the second call finds a folder that was begun, and of which nothing came
+            if asked is settings:
+                pipeline.open_run(asked, tmp_path, pipeline.read_unless_known(asked, tmp_path))
+            else:
+                with pytest.raises(ModelError, match="no SAE"):
+                    pipeline.run(asked, tmp_path, cache)
+            assert mine.read_bytes() == before
+
+
+def test_the_seconds_of_a_run_add_up_over_its_calls(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), pipeline.timed(tmp_path) as seconds:
+        assert seconds() < 5
+        raise KeyboardInterrupt
+    write_json(tmp_path / "seconds.json", {"seconds": 100.0})
+    with pipeline.timed(tmp_path) as seconds:
+        assert 100 <= seconds() < 105
+    assert read_json(tmp_path / "seconds.json")["seconds"] >= 100
 
 
 def test_what_is_no_run_is_left_alone(finished: Finished, tmp_path: Path) -> None:
     settings, _, cache = finished
     mine = tmp_path / "samples.jsonl"
     mine.write_text("mine\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"holds samples\.jsonl, but no plan\.json of a run"):
+    with pytest.raises(InputError, match=r"holds samples\.jsonl, but no plan\.json of `facsynth run`"):
         pipeline.run(settings, tmp_path, cache)
     assert mine.read_text(encoding="utf-8") == "mine\n"
     assert not (tmp_path / "plan.json").exists()
 
 
 def test_an_edited_plan_is_followed_before_writing_and_refused_after(finished: Finished, tmp_path: Path) -> None:
-    settings, out, cache = finished
+    settings, _, cache = finished
     again = tmp_path / "again"
-    pipeline.measure_run(settings, again, cache)
+    measured(settings, again, cache)
     lines = (again / "plan.csv").read_text(encoding="utf-8").splitlines()
     dropped = lines[1].split(",")[0]
     assert "yes" in lines[1]
     lines[1] = lines[1].replace("yes", "no")
     (again / "plan.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     everything = settings.model_copy(update={"budget": settings.budget.model_copy(update={"features": None})})
-    before, space, anchor, _ = pipeline.measure_run(everything, again, cache)
+    before, space, anchor, _ = measured(everything, again, cache)
     tasks = pipeline.fix_targets(before, everything, again, anchor, space)
     assert len(tasks) == len(lines) - 2
     assert int(dropped) not in {task.feature_id for task in tasks}
     (again / "plan.csv").write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
     with pytest.raises(MismatchError, match=r"plan\.csv was changed"):
         pipeline.fix_targets(before, everything, again, anchor, space)
-    del out
 
 
 def test_measuring_again_reads_what_is_there(finished: Finished, tmp_path: Path) -> None:
     settings, out, cache = finished
     before = read_json(out / "coverage/before.json")
-    pipeline.measure_run(settings, tmp_path / "other", cache)
+    measured(settings, tmp_path / "other", cache)
     assert read_json(tmp_path / "other/coverage/before.json") == before
 
 

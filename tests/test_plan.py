@@ -21,14 +21,14 @@ ROWS = [
 ]
 
 
-def plan_for(found: list[int], known: list[int], n_seed: int, n_anchor: int, **settings: bool) -> list[PlanRow]:
+def plan_for(found: list[int], known: list[int], n_seed: int, n_anchor: int) -> list[PlanRow]:
     anchor, seed_set = profile_of_counts(np.array(known), n_anchor), profile_of_counts(np.array(found), n_seed)
     thresholds = np.zeros(len(known), np.float32)
     chosen = targets(anchor, thresholds)
     under = under_represented(seed_set, anchor, chosen, thresholds)
     spans = {0: "first\nsecond\r\nthird"}
     measured = coverage(seed_set, chosen, thresholds)
-    return make_plan(measured, under, seed_set, anchor, thresholds, spans=spans, **settings)
+    return make_plan(measured, under, seed_set, anchor, thresholds, spans=spans)
 
 
 def test_a_large_seed_set_gets_the_union_ranked_by_rate_and_lack() -> None:
@@ -45,7 +45,7 @@ def test_a_large_seed_set_gets_the_union_ranked_by_rate_and_lack() -> None:
 def test_a_small_seed_set_gets_what_is_missing_one_sample_each() -> None:
     found, known = [0, 5, 0, 300], [20, 60, 40, 30]
     assert [(row.feature_id, row.n_wanted) for row in plan_for(found, known, 4000, 200)] == [(2, 1), (0, 1)]
-    assert [row.feature_id for row in plan_for(found, known, 4000, 200, take_under=True)] == [1, 2, 0]
+    assert [row.feature_id for row in plan_for(found, known, 5001, 200)] == [1, 2, 0]
 
 
 def test_attempted_are_kept_rows_drawn_with_the_rng_in_the_order_of_the_plan() -> None:

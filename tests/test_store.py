@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from facsynth.errors import InputError, MismatchError, StorageError
+from facsynth.lock import locked
 from facsynth.records import Failure
 from facsynth.store import (
     SCHEMA,
@@ -23,7 +24,6 @@ from facsynth.store import (
     canonical_json,
     file_sha256,
     fingerprint,
-    locked,
     read_json,
     read_jsonl,
     write_atomic,
@@ -204,7 +204,7 @@ def test_a_file_where_the_folder_should_be_is_a_storage_error(act: Any, tmp_path
 HOLDER = """
 import sys, time
 from pathlib import Path
-from facsynth.store import locked
+from facsynth.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -224,6 +224,33 @@ def test_a_folder_held_by_another_process_is_refused_with_its_id_until_it_is_kil
             pass
     with locked(tmp_path):
         pass
+
+
+def test_only_what_our_own_killed_processes_left_is_swept(tmp_path: Path) -> None:
+    ours, foreign = tmp_path / "ours", tmp_path / "foreign"
+    Artifact(ours, "encode", {}, {})
+    foreign.mkdir()
+    (foreign / "plan.json").write_text("{}")
+    for folder in (ours, foreign):
+        (folder / "deep").mkdir()
+        (folder / "deep" / ".00001.parquet.123.tmp").write_text("half")
+        (folder / "deep" / ".work.tmp").write_text("mine")
+        (folder / ".folder.1.tmp").mkdir()
+        with locked(folder):
+            pass
+    assert sorted(path.name for path in ours.rglob(".*.tmp")) == [".folder.1.tmp", ".work.tmp"]
+    assert len(list(foreign.rglob(".*.tmp"))) == 3
+
+
+def test_an_artifact_is_not_begun_among_files_of_somebody_else(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "allowed").write_text("")
+    (tmp_path / "cfg.json").write_text("mine")
+    with pytest.raises(InputError, match=r"holds cfg\.json, but no plan\.json of `facsynth train-sae`"):
+        Artifact(tmp_path, "train-sae", {}, {}, may_hold=["allowed"])
+    assert not (tmp_path / "plan.json").exists()
+    (tmp_path / "cfg.json").unlink()
+    Artifact(tmp_path, "train-sae", {}, {}, may_hold=["allowed"])
 
 
 SETTINGS = {"codes": "native", "form": "chat", "list": [1, 2]}

@@ -7,7 +7,8 @@ the same folder goes on where it stopped.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ import numpy as np
 from facsynth import outcome
 from facsynth.assemble import background_path, check_form, open_background, open_space, open_writer, read_data
 from facsynth.coverage.plan import attempted, make_plan, read_plan, write_plan
-from facsynth.errors import InputError, MismatchError
+from facsynth.errors import MismatchError
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded, encode
 from facsynth.features.reuse import known_folders, remember
 from facsynth.features.spans import best_spans
 from facsynth.llm import Ledger, LedgerWriter
+from facsynth.lock import locked
 from facsynth.measure import Measured, check_background, measure
 from facsynth.profile import merge
 from facsynth.proof import measurer
@@ -30,19 +32,27 @@ from facsynth.protocols import Writer
 from facsynth.records import Progress, Span, no_progress
 from facsynth.report.build import build_report
 from facsynth.settings import RunSettings, dump_settings, load_settings
-from facsynth.store import Artifact, file_sha256, fingerprint, locked, read_json, write_atomic, write_json
+from facsynth.store import Artifact, file_sha256, fingerprint, read_json, write_json, write_text
 from facsynth.synthesis.loop import Synthesis, synthesize
 from facsynth.synthesis.requests import FeatureTask
 from facsynth.text.corpus import Corpus
 
-RESULTS = (
-    "samples.jsonl", "provenance.jsonl", "rejected.jsonl", "gave_up.jsonl", "targets.json", "summary.json",
-    "manifest.json", "ledger.sqlite", "report.html", "coverage", "features", "synthesis",
-)  # fmt: skip
-"""What a run writes: a folder that has one of them, and no plan.json of a run, belongs to something else."""
+RESOLVED = "# The settings of this run, all of them; written by facsynth.\n"
+"""First line of a run's facsynth.yaml: tells it from one that a person wrote."""
+WITHOUT_EFFECT = {"data": {"seed", "anchor"}, "model": {"device"}, "writer": {"batch_size"}}
+"""What a run may be gone on with in another way: data sets count by their content, not by their place."""
+Corpora = tuple[Corpus, Corpus]
+"""Anchor and seed set."""
 
 
-def run(settings: RunSettings, out: Path, cache: Path, progress: Progress = no_progress) -> dict[str, Any]:
+def run(
+    settings: RunSettings,
+    out: Path,
+    cache: Path,
+    progress: Progress = no_progress,
+    *,
+    measured: Callable[[Path], None] = lambda out: None,
+) -> dict[str, Any]:
     """Do the whole job, or what is left of it, and give back `summary.json`.
 
     Args:
@@ -50,57 +60,73 @@ def run(settings: RunSettings, out: Path, cache: Path, progress: Progress = no_p
         out: the run folder.
         cache: for converted models and hashes.
         progress: told of every stage.
+        measured: called with `out` once coverage and plan are there, before anything is written.
     """
-    started = time.monotonic()
     check_form(settings)
     with locked(out):
-        folder = open_run(settings, out)
+        corpora = read_unless_known(settings, out, progress)
+        folder = open_run(settings, out, corpora)
         if folder.manifest is None:
-            before, space, anchor, seed_set = measure_run(settings, out, cache, progress)
-            tasks = fix_targets(before, settings, out, anchor, space)
-            exact = open_space(settings, cache, dtype="float32")
-            writer = open_writer(space, anchor.profile, [task.feature_id for task in tasks], settings)
-            written = write_samples(tasks, settings, out, writer=writer, exact=exact, progress=progress)
-            accepted = encode_accepted(written, exact, out, progress)
-            filled = merge([seed_set.profile, *([accepted.profile] if accepted else [])])
-            outcome.write_outcome(
-                out, before=before, anchor=anchor.profile, filled=filled, written=written, tasks=tasks, space=exact,
-                writer=writer.identity, settings=settings, seconds=time.monotonic() - started,
-            )  # fmt: skip
+            with timed(out) as seconds:
+                before, space, anchor, seed_set = measure_run(settings, out, cache, corpora, progress)
+                measured(out)
+                tasks = fix_targets(before, settings, out, anchor, space)
+                exact = open_space(settings, cache, dtype="float32")
+                writer = open_writer(space, anchor.profile, [task.feature_id for task in tasks], settings)
+                written = write_samples(tasks, settings, out, writer=writer, exact=exact, progress=progress)
+                accepted = encode_accepted(written, exact, out, progress)
+                filled = merge([seed_set.profile, *([accepted.profile] if accepted else [])])
+                outcome.write_outcome(
+                    out, before=before, anchor=anchor.profile, filled=filled, written=written, tasks=tasks,
+                    space=exact, writer=writer.identity, settings=settings, seconds=seconds(),
+                )  # fmt: skip
             folder.finish(n_accepted=len(written.accepted))
         build_report(out)
         return read_json(out / "summary.json")
 
 
-def open_run(settings: RunSettings, out: Path) -> Artifact:
-    """Begin or reopen the run folder; other settings in the same folder are refused once anything was encoded.
+def open_run(settings: RunSettings, out: Path, corpora: Corpora | None) -> Artifact:
+    """Begin or reopen the run folder; other settings or data are refused once anything was encoded.
+
+    Args:
+        settings: of the run.
+        out: the run folder.
+        corpora: anchor and seed set; None where they came from stdin and are encoded.
 
     Raises:
         InputError: it is not empty, and what is in it is no run.
-        MismatchError: it was begun with other settings, or its plan.csv was edited after the run.
+        MismatchError: it was begun with other settings or data, or its plan.csv was edited after the run.
     """
-    plan, found = out / "plan.json", [name for name in RESULTS if (out / name).exists()]
-    if found and not plan.exists():
-        raise InputError(
-            f"{out} holds {found[0]}, but no plan.json of a run: it belongs to something else\n"
-            "Choose another folder with -o. Nothing was changed."
-        )
-    if plan.exists() and not found and read_json(plan).get("stage") == "run":
-        for name in ("plan.json", "facsynth.yaml"):
-            (out / name).unlink(missing_ok=True)
-    folder = Artifact(out, "run", settings.model_dump(mode="json"), {})
-    resolved, text = out / "facsynth.yaml", dump_settings(settings)
+    plan, resolved = out / "plan.json", out / "facsynth.yaml"
+    there = {path.name for path in out.iterdir() if not path.name.startswith(".")}
+    if there - {"facsynth.yaml", "seconds.json"} == {"plan.json"} and read_json(plan, "stage")["stage"] == "run":
+        plan.unlink()  # nothing came of it: begin anew
+        if resolved.exists() and resolved.read_bytes().startswith(RESOLVED.encode()):
+            resolved.unlink()
+    if not plan.exists():
+        _check_resolved(resolved, settings)
+    parents = read_json(plan, "parents")["parents"] if corpora is None else {
+        which: corpus.fingerprint for which, corpus in zip(("anchor", "seed"), corpora, strict=True)
+    }  # fmt: skip
+    folder = Artifact(out, "run", effective(settings), parents, may_hold=["facsynth.yaml", "seconds.json"])
+    _check_resolved(resolved, settings)
     if not resolved.exists():
-        write_atomic(resolved, lambda path: _write(path, text))
-    elif load_settings(resolved) != settings:
-        raise MismatchError(f"{resolved} says something else than what was asked for\nChoose another folder with -o.")
+        write_text(resolved, RESOLVED + dump_settings(settings))
     if folder.manifest is not None:
         _check_plan_file(out)
     return folder
 
 
-def read_parts(settings: RunSettings, progress: Progress = no_progress) -> tuple[Corpus, Corpus]:
-    """Anchor and seed set; both before anything is loaded or encoded, so that a slip is told at once."""
+def effective(settings: RunSettings) -> dict[str, Any]:
+    """The settings that a run's results depend on."""
+    return settings.model_dump(mode="json", exclude=WITHOUT_EFFECT)
+
+
+def read_unless_known(settings: RunSettings, out: Path, progress: Progress = no_progress) -> Corpora | None:
+    """Anchor and seed set, before anything is loaded; None where one was stdin and both are encoded: it is gone."""
+    encoded = all((out / "features" / which / "manifest.json").exists() for which in ("anchor", "seed"))
+    if encoded and "-" in (*settings.data.anchor, *settings.data.seed):
+        return None
     return read_data(settings.data, "anchor", progress), read_data(settings.data, "seed", progress)
 
 
@@ -108,22 +134,20 @@ def measure_run(
     settings: RunSettings,
     out: Path,
     cache: Path,
+    corpora: Corpora | None,
     progress: Progress = no_progress,
-    *,
-    data: tuple[Corpus, Corpus] | None = None,
 ) -> tuple[Measured, FeatureSpace, Encoded, Encoded]:
     """Encode anchor and seed set, and write `coverage/before.json` and, once, `plan.csv`.
 
-    `data` is for a caller that has read it: stdin can be read only once.
+    `corpora` are anchor and seed set; None where both are encoded and gone.
     """
     check_background(background_path(settings), settings)
-    corpora = data or _read_unless_known(settings, out, progress)
     progress("loading the model", 0, None)
     space = open_space(settings, cache)
     background = open_background(settings, space)
     anchor, seed_set = (
         _encode_part(corpus, space, out / "features" / which, cache, progress)
-        for which, corpus in zip(("anchor", "seed"), corpora, strict=True)
+        for which, corpus in zip(("anchor", "seed"), corpora or (None, None), strict=True)
     )
     before = measure(anchor, seed_set, background, settings)
     write_json(out / "coverage" / "before.json", outcome.coverage_record(before, space, settings))
@@ -211,14 +235,13 @@ def _check_plan_file(out: Path) -> None:
         )
 
 
-def _read_unless_known(
-    settings: RunSettings, out: Path, progress: Progress
-) -> tuple[Corpus, Corpus] | tuple[None, None]:
-    """Anchor and seed set, or nothing where stdin was one of them and both are encoded: it is gone by now."""
-    encoded = all((out / "features" / which / "manifest.json").exists() for which in ("anchor", "seed"))
-    if encoded and "-" in (*settings.data.anchor, *settings.data.seed):
-        return None, None
-    return read_parts(settings, progress)
+def _check_resolved(resolved: Path, settings: RunSettings) -> None:
+    """Refuse a facsynth.yaml in the run folder that means another run."""
+    if resolved.exists() and effective(load_settings(resolved)) != effective(settings):
+        raise MismatchError(
+            f"{resolved} says something else than what was asked for\n"
+            "Choose another folder with -o, or ask for what it says. Nothing was changed."
+        )
 
 
 def _encode_part(corpus: Corpus | None, space: FeatureSpace, out: Path, cache: Path, progress: Progress) -> Encoded:
@@ -233,5 +256,16 @@ def _encode_part(corpus: Corpus | None, space: FeatureSpace, out: Path, cache: P
     return encoded
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+@contextmanager
+def timed(out: Path) -> Iterator[Callable[[], float]]:
+    """Gives the seconds worked on a run so far; kept from call to call, but for calls that were killed."""
+    path, started = out / "seconds.json", time.monotonic()
+    before = float(read_json(path, "seconds")["seconds"]) if path.exists() else 0.0
+
+    def seconds() -> float:
+        return before + time.monotonic() - started
+
+    try:
+        yield seconds
+    finally:
+        write_json(path, {"seconds": round(seconds(), 1)})

@@ -128,11 +128,11 @@ class WriterBlock(_Block):
     """The local writer: the model above, steered."""
 
     batch_size: int = Field(default=64, ge=1)
-    strength: float = Field(default=0.4, ge=0)
-    temperature: float = Field(default=0.8, ge=0)
-    top_p: float = Field(default=0.95, gt=0, le=1)
-    max_tokens: int = Field(default=64, ge=4)
-    n_spans: int = Field(default=4, ge=1)
+    strength: float = Field(default=SynthesisSettings.strength, ge=0)
+    temperature: float = Field(default=SynthesisSettings.temperature, ge=0)
+    top_p: float = Field(default=SynthesisSettings.top_p, gt=0, le=1)
+    max_tokens: int = Field(default=SynthesisSettings.max_tokens, ge=4)
+    n_spans: int = Field(default=SynthesisSettings.n_spans, ge=1)
 
 
 class BudgetBlock(_Block):
@@ -140,11 +140,11 @@ class BudgetBlock(_Block):
 
     features: int | None = Field(default=None, ge=1)
     """Attempt so many features, drawn at random with `rng_seed`; all where nothing is said."""
-    per_wave: int = Field(default=4, ge=1)
-    max_candidates: int = Field(default=20, ge=1)
-    """A feature, then it is given up."""
-    max_written_tokens: int | None = Field(default=None, ge=1)
-    control: float = Field(default=0.1, ge=0, le=1)
+    per_wave: int = Field(default=SynthesisSettings.per_wave, ge=1)
+    max_candidates: int = Field(default=SynthesisSettings.max_candidates, ge=1)
+    """A feature without one that is accepted, then it is given up."""
+    max_written_tokens: int | None = Field(default=SynthesisSettings.max_written_tokens, ge=1)
+    control: float = Field(default=SynthesisSettings.control, ge=0, le=1)
     """Plain-prompt samples for the chance level, as a share of the candidates."""
 
 

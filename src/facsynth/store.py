@@ -1,4 +1,4 @@
-"""Artifact folders: plan first, shards by write-fsync-rename, manifest last; one process at a time.
+"""Artifact folders: plan first, shards by write-fsync-rename, manifest last (see `lock`: one process at a time).
 
 Manifest there means done. Without one the same command goes on where it stopped. Other settings in the same
 folder are an error that names the setting. Nothing is ever deleted on a mismatch.
@@ -7,13 +7,11 @@ folder are an error that names the setting. Nothing is ever deleted on a mismatc
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -52,7 +50,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         StorageError: the disk is full, or the folder cannot be made; the temporary file is removed, older files stay.
     """
-    _make_folder(path.parent)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
@@ -67,16 +65,22 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write `text` in UTF-8, atomically; lone surrogates, as JSON may hold them, are kept."""
+    data = text.encode("utf-8", "surrogatepass")
+    write_atomic(path, lambda temporary: _write_bytes(temporary, data))
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write `value` as indented JSON, atomically."""
-    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomic(path, lambda temporary: _write_text(temporary, text))
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object a line, atomically."""
-    lines = "".join(json.dumps(row, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n" for row in rows)
-    write_atomic(path, lambda temporary: _write_text(temporary, lines))
+    write_text(
+        path, "".join(json.dumps(row, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n" for row in rows)
+    )
 
 
 def read_json(path: Path, *needed: str) -> dict[str, Any]:
@@ -121,40 +125,22 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process; the kernel lets go when the process ends, however it ends.
-
-    Raises:
-        StorageError: another process holds it, or it cannot be made.
-    """
-    _make_folder(folder)
-    path = folder / ".lock"
-    with path.open("a+") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as err:
-            handle.seek(0)
-            holder = handle.read().strip() or "unknown"
-            raise StorageError(
-                f"{folder} is in use by process {holder}\nWait for it to end, or choose another folder with -o."
-            ) from err
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
-        if (folder / "plan.json").exists():  # one of ours: what a killed process left half-written is of no use
-            for left in folder.rglob(".*.tmp"):
-                left.unlink(missing_ok=True)
-        yield
-
-
 class Artifact:
     """A folder in the making, or done. `settings` and `parents` are what its content depends on."""
 
-    def __init__(self, folder: Path, stage: str, settings: Mapping[str, Any], parents: Mapping[str, str]) -> None:
-        """Open or begin the folder.
+    def __init__(
+        self,
+        folder: Path,
+        stage: str,
+        settings: Mapping[str, Any],
+        parents: Mapping[str, str],
+        *,
+        may_hold: Collection[str] = (),
+    ) -> None:
+        """Open or begin the folder; `may_hold` are files that may lie in it before it is begun.
 
         Raises:
+            InputError: it is not empty, and what is in it is no artifact: nothing there is touched.
             MismatchError: the folder holds another stage, or the same stage with other settings or parents.
         """
         self.folder = folder
@@ -164,6 +150,7 @@ class Artifact:
         if plan_path.exists():
             _check_plan(folder, read_json(plan_path, *plan), json.loads(canonical_json(plan)))
         else:
+            _check_free(folder, stage, may_hold)
             write_json(plan_path, plan)
 
     @classmethod
@@ -226,6 +213,17 @@ class Artifact:
         return manifest
 
 
+def _check_free(folder: Path, stage: str, may_hold: Collection[str]) -> None:
+    """Refuse to begin in a folder with files of somebody else; hidden ones (.lock, .git) do not count."""
+    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    foreign = [name for name in there if not name.startswith(".") and name not in may_hold]
+    if foreign:
+        raise InputError(
+            f"{folder} holds {foreign[0]}, but no plan.json of `facsynth {stage}`: it belongs to something else\n"
+            "Choose an empty or a new folder with -o. Nothing was changed."
+        )
+
+
 def _check_plan(folder: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:
     for part in ("stage", "schema"):
         if found.get(part) != asked[part]:
@@ -270,7 +268,12 @@ def disk_full(path: Path) -> StorageError:
     )
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those it lies in.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as err:
@@ -281,8 +284,8 @@ def _make_folder(folder: Path) -> None:
         ) from err
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+def _write_bytes(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
 
 
 def _fsync_folder(folder: Path) -> None:

@@ -45,8 +45,8 @@ def encode(
     with shown_progress() as progress:
         from facsynth.assemble import open_space, read_data
         from facsynth.features.encoded import encode as encode_corpus
+        from facsynth.lock import locked
         from facsynth.measure import notes_on_rows
-        from facsynth.store import locked
 
         data = read_data(settings.data, "seed", progress)
         with locked(out):
@@ -92,10 +92,11 @@ def _train(asked: RecipeFile, name: str, out: Path, data: Path, keep_gb: float, 
     from facsynth.features.encoded import encode
     from facsynth.features.harvest import HarvestSettings
     from facsynth.features.train import Recipe, train_on_corpora
+    from facsynth.lock import locked
     from facsynth.model.backbone import load_backbone
     from facsynth.model.trainer import TrainSettings
     from facsynth.settings import parse_part
-    from facsynth.store import locked, read_json
+    from facsynth.store import read_json
     from facsynth.text.corpus import Corpus, read_corpus
     from facsynth.text.layouts import Fields
 

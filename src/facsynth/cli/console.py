@@ -7,7 +7,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,29 @@ def cache_folder() -> Path:
     return Path(own) if own else Path(base) / "facsynth"
 
 
+@dataclass(frozen=True)
+class Shown:
+    """Progress that a person sees; a `Progress`."""
+
+    show: Progress
+    aside: Callable[[], AbstractContextManager[None]] = nullcontext
+    """While it lasts no bar is drawn: results can be printed."""
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        """Show a step."""
+        self.show(what, done, total)
+
+
 @contextmanager
-def shown_progress() -> Iterator[Progress]:
+def shown_progress() -> Iterator[Shown]:
     """A bar on a terminal, plain lines elsewhere. What takes seconds to import belongs inside."""
-    with _bar() if sys.stderr.isatty() else nullcontext(_lines()) as progress:
+    with _bar() if sys.stderr.isatty() else nullcontext(Shown(_lines())) as progress:
         progress("starting", 0, None)
         yield progress
 
 
 @contextmanager
-def _bar() -> Iterator[Progress]:
+def _bar() -> Iterator[Shown]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
@@ -57,7 +71,13 @@ def _bar() -> Iterator[Progress]:
                 tasks[key] = bar.add_task(what, total=total)
             bar.update(tasks[key], description=what, completed=done, total=total)
 
-        yield show
+        @contextmanager
+        def aside() -> Iterator[None]:
+            bar.stop()
+            yield
+            bar.start()
+
+        yield Shown(show, aside)
 
 
 def _lines() -> Progress:

@@ -10,12 +10,14 @@ import typer
 
 from facsynth.cli import options as o
 from facsynth.cli.console import Panel, cache_folder, note, percent, print_json, print_table, shown_progress
-from facsynth.cli.measuring import interval_of, print_notes
+from facsynth.cli.measuring import interval_of, plan_of, print_coverage, print_notes, print_plan, record_of
 from facsynth.errors import InputError
 
 if TYPE_CHECKING:
     from facsynth.settings import RunSettings
 
+N_SHOWN = 10
+"""Features of the plan that are printed before anything is written for them."""
 TEMPLATE = """\
 # A facsynth run. Check and start it with:  facsynth run {path} -o runs/mine
 data:
@@ -44,7 +46,7 @@ def init(path: Annotated[Path, typer.Argument(help="File to write.")] = Path("fa
     Example:  facsynth init facsynth.yaml
     """
     from facsynth.settings import BudgetBlock, CoverageBlock, WriterBlock
-    from facsynth.store import write_atomic
+    from facsynth.store import write_text
 
     if path.exists():
         raise InputError(f"{path} is there already\nChoose another name.")
@@ -55,12 +57,8 @@ def init(path: Annotated[Path, typer.Argument(help="File to write.")] = Path("fa
         path=shlex.quote(str(path)), threshold=CoverageBlock().threshold, strength=WriterBlock().strength,
         max_candidates=budget.max_candidates, control=budget.control,
     )  # fmt: skip
-    write_atomic(path, lambda temporary: _write(temporary, text))
+    write_text(path, text)
     print(path)
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def run(
@@ -72,13 +70,14 @@ def run(
     rng_seed: Annotated[
         int | None, typer.Option("--rng-seed", min=0, help="Of all that is drawn. [the file's]")
     ] = None,
+    device: o.Device = None,
     json: o.Json = False,
 ) -> None:
     """The whole job: measure, write, keep what fires, measure again.
 
     Example:  facsynth run facsynth.yaml -o runs/mine
     """
-    settings = o.resolve(config, features=features, rng_seed=rng_seed)
+    settings = o.resolve(config, features=features, rng_seed=rng_seed, device=device)
     _run(settings, out, json)
     if o.uses_example_anchor(settings):
         note("note: the anchor is the example that ships: everyday messages")
@@ -86,16 +85,15 @@ def run(
 
 def synthesize(
     folder: Annotated[Path, typer.Argument(help="Run folder that `missing` or `run` made.")],
+    device: o.Device = None,
     json: o.Json = False,
 ) -> None:
     """Write samples for the plan in a run folder, but for rows with keep = no.
 
     Example:  facsynth synthesize runs/mine
     """
-    from facsynth.settings import load_settings
-
     o.check_run_folder(folder)
-    _run(load_settings(folder / "facsynth.yaml"), folder, json)
+    _run(o.resolve(folder / "facsynth.yaml", device=device), folder, json)
 
 
 def demo(
@@ -113,13 +111,17 @@ def demo(
 
 
 def _run(settings: RunSettings, out: Path, json: bool) -> None:
-    from facsynth.store import read_json
+    def tell(folder: Path) -> None:
+        with progress.aside():
+            print_coverage(record_of(folder), settings)
+            print_plan(plan_of(folder), N_SHOWN)
 
     with shown_progress() as progress:
         from facsynth import pipeline
 
-        summary = pipeline.run(settings, out, cache_folder(), progress)
-    record = read_json(out / "coverage" / "before.json")
+        measured = {} if json else {"measured": tell}
+        summary = pipeline.run(settings, out, cache_folder(), progress, **measured)
+    record = record_of(out)
     if json:
         print_json(summary)
     else:

@@ -38,8 +38,8 @@ MACHINE = {
 
 
 NO_MEMORY = (
-    "out of memory\nWhat was finished is kept. Use a smaller writer.batch_size or sae.max_tokens in the settings file, "
-    "a smaller model, or --device cpu, and run the command again."
+    "out of memory\nWhat was finished is kept. Give --device cpu, or a smaller writer.batch_size in the settings file "
+    "(of a run: facsynth.yaml in its folder), and run the command again; or use a smaller model in a new folder."
 )
 
 

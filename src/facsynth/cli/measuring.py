@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,8 +16,13 @@ from facsynth.cli.console import Panel, cache_folder, note, percent, print_json,
 from facsynth.errors import LimitError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from facsynth.coverage.plan import PlanRow
     from facsynth.settings import RunSettings
 
+N_KEPT = 20
+"""Run folders that no -o named, in the user's cache: the same question is answered from there at once."""
 LARGER = "--model meta-llama/Llama-3.1-8B-Instruct --sae SAE_FOLDER --relevance all"
 
 
@@ -55,7 +62,7 @@ def coverage(
         chosen_field=chosen_field, rejected_field=rejected_field, threshold=threshold, relevance=relevance,
         background=background, limit=limit, device=device, dtype=dtype,
     )  # fmt: skip
-    record = _record(_measure(settings, out))
+    record = record_of(_measure(settings, out))
     if json:
         print_json(record)
     else:
@@ -101,19 +108,11 @@ def missing(
         background=background, limit=limit, device=device, dtype=dtype,
     )  # fmt: skip
     folder = _measure(settings, out)
-    record = _record(folder)
-    from facsynth.coverage.plan import read_plan
-
-    rows = read_plan(folder / "plan.csv", known=[*record["missing"], *record["under"]])
+    record, rows = record_of(folder), plan_of(folder)
     if json:
         print_json([vars(row) for row in rows])
     else:
-        kept = Counter(row.kind for row in rows if row.keep)
-        print_table(
-            f"{kept.total()} features to fill: {kept['missing']} missing, {kept['under']} under-represented",
-            ("feature", "kind", "anchor", "seed", "span that fires it (its last token does)"),
-            [(str(r.feature_id), r.kind, percent(r.anchor_rate), percent(r.seed_rate), r.span[-90:]) for r in rows[:n]],
-        )
+        print_plan(rows, n)
     print_notes(record)
     if (folder / "targets.json").exists():
         note(f"this plan is being followed, or was: {folder}")
@@ -132,22 +131,59 @@ def _measure(settings: RunSettings, out: Path | None) -> Path:
     """Measure into the run folder; without one, into one of its own for these settings and these data."""
     cache = cache_folder()
     with shown_progress() as progress:
-        from facsynth.pipeline import measure_run, open_run, read_parts
-        from facsynth.store import fingerprint, locked
+        from facsynth.assemble import read_data
+        from facsynth.lock import locked
+        from facsynth.pipeline import effective, measure_run, open_run
+        from facsynth.store import fingerprint
 
-        data = read_parts(settings, progress)
-        key = fingerprint([settings.model_dump(mode="json"), *(part.fingerprint for part in data)])[:16]
+        corpora = read_data(settings.data, "anchor", progress), read_data(settings.data, "seed", progress)
+        key = fingerprint([effective(settings), *(corpus.fingerprint for corpus in corpora)])[:16]
         folder = out or cache / "runs" / key
         with locked(folder):
-            open_run(settings, folder)
-            measure_run(settings, folder, cache, progress, data=data)
+            open_run(settings, folder, corpora)
+            measure_run(settings, folder, cache, corpora, progress)
+    if out is None:
+        note(f"note: kept in {folder}, with the texts, until {N_KEPT} later ones are; -o names another place")
+        _keep_latest(folder)
     return folder
 
 
-def _record(folder: Path) -> dict[str, Any]:
+def _keep_latest(folder: Path) -> None:
+    """Remove the oldest unnamed run folders beside `folder`, but for those that another process works in."""
+    from facsynth.errors import StorageError
+    from facsynth.lock import locked
+
+    folder.touch()
+    for old in sorted(folder.parent.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)[N_KEPT:]:
+        with suppress(StorageError, OSError), locked(old):
+            shutil.rmtree(old)
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    """`coverage/before.json` of a run folder."""
     from facsynth.store import read_json
 
     return read_json(folder / "coverage" / "before.json")
+
+
+def plan_of(folder: Path) -> list[PlanRow]:
+    """`plan.csv` of a run folder."""
+    from facsynth.coverage.plan import read_plan
+
+    record = record_of(folder)
+    return read_plan(folder / "plan.csv", known=[*record["missing"], *record["under"]])
+
+
+def print_plan(rows: Sequence[PlanRow], n: int) -> None:
+    """The first `n` features to fill, each with its best span."""
+    kept = Counter(row.kind for row in rows if row.keep)
+    print_table(
+        f"{kept.total()} features to fill: {kept['missing']} missing, {kept['under']} under-represented",
+        ("feature", "kind", "anchor", "seed", "span that fires it (its last token does)"),
+        [(str(r.feature_id), r.kind, percent(r.anchor_rate), percent(r.seed_rate), r.span[-90:]) for r in rows[:n]],
+    )
+    if len(rows) > n:
+        note(f"… and {len(rows) - n} more in plan.csv")
 
 
 def print_coverage(record: dict[str, Any], settings: RunSettings) -> None:
@@ -179,7 +215,7 @@ def print_coverage(record: dict[str, Any], settings: RunSettings) -> None:
 def interval_of(record: dict[str, Any]) -> str:
     """The interval of a coverage in words."""
     if not record["ci95"]:
-        return "too few samples for an interval"
+        return "too few samples for an interval" if record["n_samples"] < 4 else "no interval: nothing is covered"
     return f"95 %: {percent(record['ci95'][0])} to {percent(record['ci95'][1])}"
 
 

@@ -15,7 +15,7 @@ from facsynth.bins import Floats
 from facsynth.coverage.coverage import Coverage, UnderRepresented
 from facsynth.errors import InputError
 from facsynth.profile import Profile
-from facsynth.store import write_atomic
+from facsynth.store import write_text
 
 LARGE_SEED = 5_000
 """Above so many seed samples the plan takes the under-represented features too: one sample covers too easily."""
@@ -51,13 +51,13 @@ def make_plan(
     *,
     spans: Mapping[int, str] | None = None,
     deficit: float = 0.1,
-    take_under: bool | None = None,
 ) -> list[PlanRow]:
     """The features to fill, those first that the anchor fires most and the seed set lacks most.
 
     A row's weight is the anchor's rate times the share of `deficit` times that rate which the seed set lacks (1 where
-    it never fires). A missing feature of a small seed set wants `min_support` samples; of a large one, like an
-    under-represented feature, as many as lift its rate to `deficit` times the anchor's.
+    it never fires). A missing feature of a small seed set wants `min_support` samples. Of a seed set above `LARGE_SEED`
+    samples under-represented features are taken too, and each wants as many as lift its rate to `deficit` times the
+    anchor's.
 
     Args:
         coverage: of the seed set.
@@ -67,9 +67,8 @@ def make_plan(
         thresholds: [d_sae].
         spans: the best span of a feature; a feature without one gets an empty cell.
         deficit: as `under` was made with.
-        take_under: None takes the under-represented features of a seed set above 5,000 samples.
     """
-    is_large = seed_set.n_samples > LARGE_SEED if take_under is None else take_under
+    is_large = seed_set.n_samples > LARGE_SEED
     found, known = seed_set.firing_samples(thresholds), anchor.firing_samples(thresholds)
     wanted = {int(i): max(1, coverage.min_support - int(found[i])) for i in coverage.missing}
     if is_large:
@@ -105,8 +104,7 @@ def write_plan(path: Path, rows: Sequence[PlanRow]) -> None:
         cells = asdict(row) | {"keep": "yes" if row.keep else "no"}
         span = f"'{row.span}" if row.span.startswith(FORMULA) else row.span
         table.writerow(cells | {"span": span})
-    data = text.getvalue().encode("utf-8", "surrogatepass")
-    write_atomic(path, lambda temporary: _write_bytes(temporary, data))
+    write_text(path, text.getvalue())
 
 
 def read_plan(path: Path, known: Collection[int]) -> list[PlanRow]:
@@ -160,13 +158,14 @@ def _read_row(cells: Mapping[str, str], where: str) -> PlanRow:
         anchor_rate=float(cell("anchor_rate", rate, "a share such as 0.01")),
         seed_rate=float(cell("seed_rate", rate, "a share such as 0.01")),
         keep=cell("keep", "yes|no", "yes or no") == "yes",
-        span=span[1:] if span[:1] == "'" and span[1:].startswith(FORMULA) else span,
+        span=shown_span(span),
     )
+
+
+def shown_span(cell: str) -> str:
+    """The span of a cell, without the mark against formulas."""
+    return cell[1:] if cell[:1] == "'" and cell[1:].startswith(FORMULA) else cell
 
 
 def _short(rate: float) -> float:
     return float(f"{rate:.6g}")
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    path.write_bytes(data)

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from facsynth import __version__
 from facsynth.report import plots
 from facsynth.report.read import RunFiles, read_run
-from facsynth.store import write_atomic
+from facsynth.store import write_text
 from facsynth.synthesis.accept import text_sha256
 
 MAX_FEATURES, MAX_OTHERS, MAX_GAVE_UP = 400, 50, 100
@@ -79,8 +79,7 @@ def build_report(run: Path) -> Path:
     filters = {"percent": plots.percent, "count": plots.count, "times": plots.times, "visible": visible}
     environment.filters.update(filters | {"meter": lambda g, threshold: Markup(plots.meter(g, threshold))})
     html = environment.get_template("template.html").render(page(read_run(run)))
-    data = _UNPRINTABLE.sub("\ufffd", html).encode("utf-8")
-    write_atomic(run / "report.html", lambda temporary: _write_bytes(temporary, data))
+    write_text(run / "report.html", _UNPRINTABLE.sub("\ufffd", html))
     return run / "report.html"
 
 
@@ -239,7 +238,3 @@ def _state(files: RunFiles, target: Mapping[str, Any], n_accepted: int) -> tuple
     if feature in files.after.get("missing", []):
         return "not recovered", "bad"
     return ("recovered", "good") if n_accepted else ("recovered by others", "good")
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    path.write_bytes(data)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from facsynth.coverage.plan import shown_span
 from facsynth.errors import FacsynthError, InputError, SettingsError
 from facsynth.store import read_json, read_jsonl
 from facsynth.text.forms import to_sample
@@ -102,7 +103,7 @@ def _read_plan(path: Path) -> list[dict[str, Any]]:
                     "feature_id": int(feature),
                     "kind": row.get("kind"),
                     "anchor_rate": float(rate) if _RATE.fullmatch(rate) else None,
-                    "span": span.removeprefix("'"),
+                    "span": shown_span(span),
                 }
             )
     return rows

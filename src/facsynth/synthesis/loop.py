@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from facsynth.errors import ModelError
 from facsynth.protocols import Writer
 from facsynth.records import Measurement, Message, Progress, Reply, Request, Sample, no_progress
 from facsynth.store import Artifact, fingerprint, read_jsonl, write_jsonl
@@ -81,7 +82,7 @@ def synthesize(
     known_ids: Collection[str] = (),
     progress: Progress = no_progress,
 ) -> Synthesis:
-    """Write samples for features until each has `n_wanted` accepted ones or `max_candidates` were spent.
+    """Write samples for features until each has `n_wanted` accepted ones or `max_candidates` in a row were in vain.
 
     Args:
         tasks: the attempted features.
@@ -91,6 +92,9 @@ def synthesize(
         settings: sizes and sampling.
         known_ids: samples of seed and anchor; a candidate equal to one is a copy.
         progress: told of accepted samples.
+
+    Raises:
+        ModelError: the writer answered no request of a wave.
     """
     loop = _Loop(tasks, writer, measure, artifact, settings, set(known_ids))
     wave, stop_reason = 0, ""
@@ -137,6 +141,8 @@ class _Loop:
         """Of seed set and anchor, and accepted since: a sample equal to one of them adds nothing."""
         self.candidates: list[Candidate] = []
         self.n_tried: Counter[int] = Counter()
+        self.n_in_vain: Counter[int] = Counter()
+        """Candidates written for a feature since the last accepted sample that fires it."""
         self.n_fired: Counter[int] = Counter()
         self.written_tokens = 0
 
@@ -155,9 +161,9 @@ class _Loop:
         for task in self.tasks:
             tried = self.n_tried[task.feature_id]
             if self.lacks(task) > 0:
-                until = min(tried + self.settings.per_wave, self.settings.max_candidates)
+                n = min(self.settings.per_wave, self.settings.max_candidates - self.n_in_vain[task.feature_id])
                 wave += [
-                    (task.feature_id, feature_request(task, index, self.settings)) for index in range(tried, until)
+                    (task.feature_id, feature_request(task, index, self.settings)) for index in range(tried, tried + n)
                 ]
         if self.settings.max_written_tokens is not None:
             left = self.settings.max_written_tokens - self.written_tokens
@@ -177,7 +183,7 @@ class _Loop:
             return "every attempted feature has its samples"
         if wave:
             return ""
-        if any(self.lacks(t) > 0 and self.n_tried[t.feature_id] < self.settings.max_candidates for t in self.tasks):
+        if any(self.lacks(t) > 0 and self.n_in_vain[t.feature_id] < self.settings.max_candidates for t in self.tasks):
             return "the cap on written tokens is reached"
         return "the candidates of the remaining features are spent"
 
@@ -185,6 +191,11 @@ class _Loop:
         """Ask, encode and decide, or read what was decided before."""
         if not self.artifact.has(name):
             replies = self.writer.write([request for _, request in requests])
+            if all(reply.error for reply in replies):
+                raise ModelError(
+                    f"the writer answered none of {len(replies)} requests: {replies[0].error}\n"
+                    "Mend that, and start in a new folder: failed calls are kept, like answered ones."
+                )
             rows = [asdict(c) for c in self._decide(requests, replies)]
             self.artifact.write(name, lambda path: write_jsonl(path, rows))
         return [_from_row(row) for row in read_jsonl(self.artifact.folder / name)]
@@ -194,9 +205,12 @@ class _Loop:
         for candidate in candidates:
             self.candidates.append(candidate)
             self.n_tried[candidate.written_for] += 1
+            self.n_in_vain[candidate.written_for] += 1
             self.written_tokens += candidate.written_tokens
+        for candidate in candidates:
             if not candidate.reason:
                 self.n_fired.update(candidate.fires)
+                self.n_in_vain.update({feature: -self.n_in_vain[feature] for feature in candidate.fires})
                 self.known_ids.add(candidate.sample_id)
 
     def _decide(self, requests: list[tuple[int, Request]], replies: Sequence[Reply]) -> list[Candidate]:

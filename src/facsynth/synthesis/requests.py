@@ -17,7 +17,8 @@ FEATURE_STRIDE = 1 << 20
 """Random numbers of a request depend on its rng_seed and sample_index: every feature gets its own, 0 the control."""
 
 FIRST_STRENGTH, STRENGTH_STEP = 0.5, 0.25
-"""Steering begins at half of `strength` and rises by a quarter a wave: little for what fires easily."""
+"""Steering begins at half of `strength` and rises by a quarter a wave: little for what fires easily. After
+`max_candidates` it begins again: a feature that wants many samples is not steered without bound."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class SynthesisSettings:
     per_wave: int = 4
     """Candidates a feature and wave."""
     max_candidates: int = 20
-    """Candidates a feature, then it is given up."""
+    """Candidates in a row of which none is accepted for the feature: then it is given up."""
     max_tokens: int = 64
     """Longest message; one that does not end within is dropped."""
     temperature: float = 0.8
@@ -63,7 +64,8 @@ class FeatureTask:
 def feature_request(task: FeatureTask, index: int, settings: SynthesisSettings) -> Request:
     """Ask for candidate `index` of a feature: its spans as examples, its direction as steering."""
     n = len(task.spans)
-    strength = settings.strength * (FIRST_STRENGTH + STRENGTH_STEP * (index // settings.per_wave))
+    wave = index % settings.max_candidates // settings.per_wave
+    strength = settings.strength * (FIRST_STRENGTH + STRENGTH_STEP * wave)
     chosen = [task.spans[(index + i) % n] for i in range(min(settings.n_spans, n))]
     listed = "\n".join(f"{number}. {' '.join(span.context.split())}" for number, span in enumerate(chosen, start=1))
     return Request(
