@@ -104,7 +104,7 @@ def write_outcome(
         space: in which acceptance was decided.
         writer: identity of the writer.
         settings: of the run.
-        seconds: that the finishing call took.
+        seconds: worked on the run, over all calls.
     """
     min_support = settings.coverage.min_support
     after = coverage(filled, before.targets, before.thresholds, min_support)
@@ -117,9 +117,12 @@ def write_outcome(
     write_jsonl(out / "rejected.jsonl", [_rejected(c, thresholds) for c in written.rejected])
     write_jsonl(out / "gave_up.jsonl", _gave_up(written, thresholds))
     figures = _recovery(before, filled, tasks, written) | _chance_levels(written, tasks, before)
-    counts = {
-        "before": before.coverage.value,
-        "after": after.value,
+    figures |= {"before": before.coverage.value, "after": after.value, "seconds": round(seconds, 1)}
+    write_json(out / "summary.json", figures | _counts(written) | {"names": _names(settings, space)})
+
+
+def _counts(written: Synthesis) -> dict[str, Any]:
+    return {
         "n_accepted": len(written.accepted),
         "n_rejected": dict(Counter(c.reason.partition(":")[0] for c in written.rejected)),
         "n_gave_up": len(written.gave_up),
@@ -129,10 +132,7 @@ def write_outcome(
         "control_tokens": written.control_tokens,
         "accepted_per_1000_tokens": 1000 * len(written.accepted) / max(written.candidate_tokens, 1),
         "stop_reason": written.stop_reason,
-        "seconds": round(seconds, 1),
-        "names": _names(settings, space),
     }
-    write_json(out / "summary.json", figures | counts)
 
 
 def _recovery(
