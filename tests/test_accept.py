@@ -27,6 +27,8 @@ def test_acceptance_leaves_a_margin_above_the_threshold_and_above_zero() -> None
         ("Message: How long do eggs keep?", "How long do eggs keep?"),
         ("1. How long do eggs keep?", "How long do eggs keep?"),
         ("- “How long do eggs keep?”", "How long do eggs keep?"),
+        ("1. 2. hello there friend", "hello there friend"),
+        ('"1. Message: How long do eggs keep?"', "How long do eggs keep?"),
         ("How long do eggs keep?", "How long do eggs keep?"),
         ("Here is what I tried:\nnothing helps", "Here is what I tried:\nnothing helps"),
         ('She said "no" to "that"', 'She said "no" to "that"'),
@@ -43,10 +45,18 @@ def test_whole_sentences_of_an_unfinished_reply_are_kept() -> None:
     assert clean_text("no end of it in", unfinished=True) == ""
 
 
-@given(st.text(max_size=200))
-def test_cleaning_twice_is_cleaning_once_for_what_is_kept(text: str) -> None:
-    once = clean_text(text)
-    assert once == once.strip()
+LAYERS = (
+    "1. ", "12) ", "- ", "• ", "Message: ", "**New question:** ", "text:", "Here is a new message:\n", "Sure thing:\n",
+    '"', "“", "”", "'", "‘", "’", "`", "**", " ", "\n", "\t", "\x00", "\x1f", "\x85", "\ud800",
+    "hello there friend", "How long do eggs keep?", "Yes.", ".", "!", ")", "1",
+)  # fmt: skip
+
+
+@given(st.text(max_size=200) | st.lists(st.sampled_from(LAYERS), max_size=12).map("".join), st.booleans())
+def test_cleaning_twice_is_cleaning_once(text: str, unfinished: bool) -> None:
+    once = clean_text(text, unfinished=unfinished)
+    assert clean_text(once, unfinished=unfinished) == once == once.strip()
+    assert clean_text(once) == once
     assert len(once) <= len(text)
 
 

@@ -234,8 +234,27 @@ def test_the_fingerprint_follows_weights_and_tokenizer(folder_of: Callable[[str]
     assert model_hash(same, cache) != hashes[0]
 
 
-def test_auto_is_a_dtype_that_the_machine_has() -> None:
-    assert fast_dtype("cpu") in (torch.float32, torch.bfloat16)
+@pytest.mark.parametrize(
+    ("flags", "dtype"),
+    [
+        ("fpu sse2 avx2 avx512f avx512_bf16 sha_ni", torch.bfloat16),
+        ("fpu avx512f amx_bf16 amx_tile", torch.bfloat16),
+        ("fpu sse2 avx2 avx512f avx512_fp16", torch.float32),
+        ("fpu not_avx512_bf16", torch.float32),
+        (None, torch.float32),
+    ],
+)
+def test_auto_is_bfloat16_where_the_processor_says_it_multiplies_that(
+    flags: str | None, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    if flags is not None:
+        cpuinfo.write_text(f"processor\t: 0\nvendor_id\t: AuthenticAMD\nflags\t\t: {flags}\nbogomips\t: 4890.80\n")
+    assert fast_dtype("cpu", cpuinfo) == dtype
+
+
+def test_a_model_loaded_with_auto_has_the_dtype_of_this_machine(folder_of: Callable[[str], Path]) -> None:
+    assert tiny.backbone(folder_of("llama"), dtype="auto").dtype == fast_dtype("cpu")
 
 
 @given(st.lists(st.integers(1, 200), max_size=60), st.integers(1, 600))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
 import resource
@@ -15,6 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -66,6 +69,7 @@ def test_a_file_that_is_not_there_or_is_a_folder_or_has_an_impossible_name(tiny:
     told(facsynth("coverage", tiny.folder, *tiny.options), 1, f"{tiny.folder} is a folder", "Name the file")
     told(facsynth("coverage", "x" * 5000, *tiny.options), 1, "the name is too long")
     told(facsynth("coverage", "-", *tiny.options, stdin=""), 1, "stdin is empty")
+    told(facsynth("coverage", "-", *tiny.options, stdin=b"\x1f\x8b\x08\x00torn"), 1, "stdin does not decompress")
     told(facsynth("coverage", "hf:owner/none", *tiny.options), 1, "owner/none cannot be read")
 
 
@@ -287,6 +291,23 @@ def test_where_files_may_not_grow_the_same_command_goes_on_later(tiny: Parts, n_
     assert any(words in done.stderr for words in ("disk is full", "File too large", "disk I/O error")), done.stderr
     assert not list(out.rglob("*.tmp"))
     assert facsynth("run", config, "-o", out).code == 0
+
+
+@pytest.mark.parametrize("n_rows", [1, 2000])
+def test_where_a_corpus_cannot_be_spooled_the_temporary_folder_is_named(
+    tiny: Parts, n_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = tiny.folder / f"spool-{n_rows}"
+    spool.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(spool))
+    table = pa.BufferOutputStream()
+    pq.write_table(pa.table({"text": ["river field oven"] * n_rows}), table, compression="none")
+    packed = tiny.write("packed.parquet.gz", gzip.compress(table.getvalue().to_pybytes()))
+    with largest_file(10):
+        for name, stdin in (("-", GOOD * n_rows), (packed, None)):
+            done = facsynth("coverage", name, *tiny.options, stdin=stdin)
+            told(done, 1, f"{'stdin' if stdin else packed} could not be spooled to {spool}", "TMPDIR", "ulimit -f")
+    assert not list(spool.iterdir())
 
 
 def test_a_file_that_this_user_may_not_read(tiny: Parts) -> None:

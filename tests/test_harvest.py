@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import tiny
+from facsynth.errors import SettingsError
 from facsynth.features.harvest import Harvest, HarvestSettings, chunk_activations, harvest
 from facsynth.records import Message, Sample
 from facsynth.text.template import Template, Tokens
@@ -71,8 +72,8 @@ def test_chunks_hold_whole_documents_up_to_their_size(template: Template) -> Non
 def test_long_plain_text_is_cut_into_pieces_that_lose_nothing_but_first_positions(bos: str | None) -> None:
     template = Template(tiny.tokenizer(bos=bos))
     samples = texts(9)
-    found = harvest([(samples, {"text"})], template, HarvestSettings(max_tokens=16, held_out=0.0))
-    pieces = [document for chunk in found.train for document in chunk]
+    found = harvest([(samples, {"text"})], template, HarvestSettings(max_tokens=16, held_out=0.1))
+    pieces = [document for chunk in [*found.train, *found.held_out] for document in chunk]
     assert max(len(piece.ids) for piece in pieces) == 16
     assert not any(piece.content[0] for piece in pieces)
     expected: list[int] = []
@@ -81,6 +82,12 @@ def test_long_plain_text_is_cut_into_pieces_that_lose_nothing_but_first_position
         expected += ids if bos else [token for i, token in enumerate(ids) if i % 16]
     assert sorted(int(token) for piece in pieces for token in piece.ids[piece.content]) == sorted(expected)
     assert all(piece.ids[0] == template.tokenizer.bos_token_id for piece in pieces) == (bos is not None)
+
+
+@pytest.mark.parametrize("held_out", [0, 0.0, -0.1, 1, 1.5, float("nan")])
+def test_a_share_that_holds_out_nothing_or_everything_is_refused(held_out: float) -> None:
+    with pytest.raises(SettingsError, match=f"held_out is {held_out}\nGive a share above 0 and below 1"):
+        HarvestSettings(held_out=held_out)
 
 
 def test_samples_without_content_are_listed(template: Template) -> None:

@@ -26,9 +26,10 @@ BANDS = (
 """From the ground up. Those of the surface, from settings on, build on each other in this order."""
 BAND_OF = {part: level for level, band in enumerate(BANDS) for part in band}
 
-MAX_FILE_LINES = 300
-MAX_FUNCTION_LINES = 60
-"""STYLE says under 50; this is where it stops being a matter of taste."""
+FILE_LINES, FUNCTION_LINES = 300, 50
+"""Files and functions stay under these."""
+LONG_FUNCTIONS = {"cli/measuring.py:missing", "outcome.py:write_outcome"}
+"""Still to be split."""
 
 
 def imports(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[int, str]]:
@@ -107,7 +108,7 @@ def test_an_import_down_or_inside_is_fine(path: str, source: str) -> None:
 
 def test_files_are_short() -> None:
     lines = {str(path.relative_to(PACKAGE)): path.read_text("utf-8").count("\n") for path in FILES}
-    assert {name: n for name, n in lines.items() if n > MAX_FILE_LINES} == {}
+    assert {name: n for name, n in lines.items() if n >= FILE_LINES} == {}
 
 
 def test_functions_are_short() -> None:
@@ -117,4 +118,4 @@ def test_functions_are_short() -> None:
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
-    assert {name: n for name, n in lengths.items() if n > MAX_FUNCTION_LINES} == {}
+    assert {name for name, n in lengths.items() if n >= FUNCTION_LINES} <= LONG_FUNCTIONS

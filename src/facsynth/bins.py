@@ -66,6 +66,21 @@ def edge_index(thresholds: Floats, d_sae: int) -> Ints:
     return index.astype(np.int64)
 
 
+def quantile_edge(counts: Ints, q: float) -> Floats:
+    """float32[n]: the edge nearest to the `q` quantile of each histogram in [n, n_bins]; 0 where it is empty.
+
+    Within its bin the quantile lies by the share of the bin's samples that are below it.
+    """
+    total = np.cumsum(counts, axis=1)
+    rank = q * total[:, -1:]
+    last = len(EDGES) - 1
+    at = np.minimum((total < rank).sum(axis=1, keepdims=True), last)
+    inside = np.take_along_axis(counts, at, axis=1)
+    below = np.take_along_axis(total, at, axis=1) - inside
+    edge = np.rint(at + (rank - below) / np.maximum(inside, 1)).astype(np.int64)
+    return np.where(total[:, -1] > 0, EDGES[np.minimum(edge[:, 0], last)], np.float32(0.0)).astype(np.float32)
+
+
 def sum_by_key(key: Ints, *counts: Ints) -> tuple[Ints, ...]:
     """The different keys, ascending, and the sums of each of `counts` over them."""
     order = np.argsort(key, kind="stable")  # a timsort: parts that are sorted already are merged, not sorted

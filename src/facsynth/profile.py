@@ -28,6 +28,7 @@ from facsynth.bins import (
     bincount,
     edge_index,
     length_bin,
+    quantile_edge,
     sum_by_key,
 )
 from facsynth.errors import InputError, MismatchError, ModelError
@@ -111,17 +112,9 @@ class Profile:
 
     def quantile_edges(self, q: float) -> Floats:
         """float32[d_sae]: the bin edge nearest to the `q` quantile over the samples that fire; 0 where none does."""
-        bins = np.arange(len(EDGES))
-        flat = (self.cell_key >> FEATURE_BITS) * len(bins) + (self.cell_key & 0xFF)
-        total = np.cumsum(bincount(flat, self.cell_samples, self.d_sae * len(bins)).reshape(self.d_sae, -1), axis=1)
-        rank = q * total[:, -1:]
-        at = np.minimum((total < rank).sum(axis=1, keepdims=True), len(bins) - 1)
-        upto = np.take_along_axis(total, at, axis=1)
-        below = np.where(at > 0, np.take_along_axis(total, np.maximum(at - 1, 0), axis=1), 0)
-        edge = np.rint(at + (rank - below) / np.maximum(upto - below, 1)).astype(np.int64)
-        edges: Floats = EDGES[np.minimum(edge[:, 0], bins[-1])]
-        edges[total[:, -1] == 0] = 0.0
-        return edges
+        flat = (self.cell_key >> FEATURE_BITS) * len(EDGES) + (self.cell_key & 0xFF)
+        counts = bincount(flat, self.cell_samples, self.d_sae * len(EDGES))
+        return quantile_edge(counts.reshape(self.d_sae, len(EDGES)), q)
 
     def top_samples(self, feature_id: int) -> list[TopSample]:
         """The samples that fire the feature most, best first."""

@@ -20,7 +20,8 @@ from facsynth.records import Measurement, Progress, Sample, no_progress
 from facsynth.settings import load_settings
 from facsynth.store import read_json, read_jsonl
 from facsynth.synthesis.verify import Verification, verify
-from facsynth.text.corpus import read_corpus
+from facsynth.text.forms import to_sample
+from facsynth.text.layouts import RowError
 
 VERIFY_SAMPLES = 256
 PROVED_BY = {"feature": int, "threshold": float, "activation": float, "text_sha256": str}
@@ -29,6 +30,8 @@ PROVED_BY = {"feature": int, "threshold": float, "activation": float, "text_sha2
 
 def verify_run(out: Path, cache: Path, progress: Progress = no_progress) -> Verification:
     """Encode the accepted samples of a run again, in float32, and compare with their provenance.
+
+    A row of samples.jsonl that is no sample any more is a changed text.
 
     Raises:
         InputError: the folder holds no finished run, or rows were added, removed or broken since.
@@ -42,14 +45,14 @@ def verify_run(out: Path, cache: Path, progress: Progress = no_progress) -> Veri
     settings = load_settings(out / "facsynth.yaml")
     space = open_space(settings, cache, dtype="float32")
     _check_space(out, space)
-    if not provenance:
-        return verify([], [], [])
-    samples = list(read_corpus(out / "samples.jsonl", form=settings.data.form))
+    samples = [_sample(row, settings.data.form) for row in rows]
     decide = measurer(space)
     measured: list[Measurement | None] = []
     for start in range(0, len(samples), VERIFY_SAMPLES):
         progress("verifying", start, len(samples))
-        measured += decide(samples[start : start + VERIFY_SAMPLES])
+        part = samples[start : start + VERIFY_SAMPLES]
+        found = iter(decide([sample for sample in part if sample]))
+        measured += [next(found) if sample else None for sample in part]
     progress("verifying", len(samples), len(samples))
     return verify(samples, provenance, measured)
 
@@ -67,6 +70,14 @@ def measurer(space: FeatureSpace) -> Callable[[Sequence[Sample]], list[Measureme
         return [found.get(sample.sample_id) for sample in samples]
 
     return measure_samples
+
+
+def _sample(row: Mapping[str, Any], form: str) -> Sample | None:
+    """What the row says now; None where nothing is left to read."""
+    try:
+        return to_sample(row, form).sample
+    except RowError:
+        return None
 
 
 def _check_rows(out: Path, provenance: Sequence[Mapping[str, Any]], n_samples: int) -> None:

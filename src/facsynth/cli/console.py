@@ -100,8 +100,9 @@ def note(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """The result, for programs."""
-    print(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False))
+    """The result, for programs. Letters of any script stay readable; signs that steer a terminal are escaped."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
+    print("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -32,8 +32,11 @@ class HarvestSettings:
     rng_seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.held_out < 1:
-            raise SettingsError(f"held_out is {self.held_out}\nGive a share of at least 0, below 1.")
+        if not 0 < self.held_out < 1:
+            raise SettingsError(
+                f"held_out is {self.held_out}\n"
+                "Give a share above 0 and below 1: without samples held out there is nothing to measure the SAE on."
+            )
         if self.max_tokens < 2 or self.chunk_tokens < 1:
             raise SettingsError(
                 f"max_tokens is {self.max_tokens}, chunk_tokens {self.chunk_tokens}\nGive at least 2, and at least 1."

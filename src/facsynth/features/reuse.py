@@ -19,7 +19,15 @@ def known_folders(cache: Path, fingerprint: str) -> list[Path]:
         noted = read_json(cache / "encoded" / f"{fingerprint}.json", "folders")["folders"]
     except InputError:  # none yet, or a damaged one
         return []
-    return [folder for folder in map(Path, noted) if (folder / "manifest.json").exists()]
+    listed = noted if isinstance(noted, list) else []
+    return [Path(name) for name in listed if isinstance(name, str) and _is_finished(name)]
+
+
+def _is_finished(name: str) -> bool:
+    try:
+        return (Path(name) / "manifest.json").exists()
+    except OSError:  # it may not be entered, or no folder can have that name
+        return False
 
 
 def remember(cache: Path, fingerprint: str, folder: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from facsynth.errors import InputError
-from facsynth.features.harvest import HarvestSettings, chunk_activations, harvest
+from facsynth.features.harvest import Harvest, HarvestSettings, chunk_activations, harvest
 from facsynth.model.backbone import Backbone
 from facsynth.model.chunks import Chunks
 from facsynth.model.sae import Reconstruction, load_sae
@@ -61,21 +61,12 @@ def train_on_corpora(
         InputError: nothing to train on, nothing held out, or fewer tokens than one batch.
         MismatchError: the folder was begun with another recipe, model or corpus.
     """
-    parents = {f"{n:02d} {Path(c.name).name}": c.fingerprint for n, c in enumerate(corpora)} | {
-        "model": backbone.fingerprint
-    }
-    settings = asdict(recipe) | {"hook_point": backbone.hook_point, "dtype": str(backbone.dtype)}
-    artifact = Artifact(out, "train-sae", settings, parents)
+    artifact = _begin(corpora, backbone, out, recipe)
     if artifact.manifest is not None:
         return _trained(out, artifact.manifest)
     progress("tokenising", 0, None)
-    parts = harvest(
-        [(corpus, form_roles(corpus.form)) for corpus in corpora], Template(backbone.tokenizer), recipe.harvest
-    )
+    parts = _split(corpora, backbone, recipe)
     n_distinct = sum(int(document.content.sum()) for chunk in parts.train for document in chunk)
-    if not parts.train or not parts.held_out:
-        raise InputError("the corpora are too small to train on and hold a share out\nGive more text.")
-
     trained = train_sae(
         _chunks(out / "activations" / "train", parts.train, backbone, keep_gb, progress),
         _chunks(out / "activations" / "held_out", parts.held_out, backbone, keep_gb / 10, progress),
@@ -95,6 +86,21 @@ def train_on_corpora(
     shutil.rmtree(out / "activations", ignore_errors=True)  # gigabytes that nobody needs any more
     (out / "checkpoint.safetensors").unlink(missing_ok=True)
     return trained
+
+
+def _begin(corpora: Sequence[Corpus], backbone: Backbone, out: Path, recipe: Recipe) -> Artifact:
+    parents = {f"{n:02d} {Path(c.name).name}": c.fingerprint for n, c in enumerate(corpora)}
+    settings = asdict(recipe) | {"hook_point": backbone.hook_point, "dtype": str(backbone.dtype)}
+    return Artifact(out, "train-sae", settings, parents | {"model": backbone.fingerprint})
+
+
+def _split(corpora: Sequence[Corpus], backbone: Backbone, recipe: Recipe) -> Harvest:
+    """What is trained on and what is held out, neither of them empty."""
+    read = [(corpus, form_roles(corpus.form)) for corpus in corpora]
+    parts = harvest(read, Template(backbone.tokenizer), recipe.harvest)
+    if not parts.train or not parts.held_out:
+        raise InputError("the corpora are too small to train on and hold a share out\nGive more text.")
+    return parts
 
 
 def _chunks(

@@ -96,7 +96,22 @@ class Backbone:
         kept = torch.zeros(padded.shape, dtype=torch.bool)
         for row, mask in enumerate(keep):
             kept[row, : len(mask)] = torch.from_numpy(mask)
-        caught: list[torch.Tensor] = []
+        output = self._output_at_hook(padded.to(self.device), attention.to(self.device))
+        if getattr(output, "shape", None) != (*padded.shape, self.d_model):
+            raise ModelError(
+                f"{self.hook_point} of {self.name} gives no activations of width {self.d_model} for every token\n"
+                "Name a block, as in layers.14."
+            )
+        found: torch.Tensor = output[kept.to(self.device)]
+        if not bool(torch.isfinite(found.sum(dtype=torch.float32))):
+            raise ModelError(
+                f"{self.name} gives NaN or infinity at {self.hook_point} in {self.dtype}\nTry float32 or bfloat16."
+            )
+        return found
+
+    def _output_at_hook(self, ids: torch.Tensor, attention: torch.Tensor) -> Any:
+        """What the hooked module gives, padding included; None where the forward pass does not reach it."""
+        caught: list[Any] = []
 
         def hook(module: Any, inputs: Any, output: Any) -> None:
             caught.append(output[0] if isinstance(output, tuple) else output)
@@ -104,26 +119,13 @@ class Backbone:
 
         handle = self._module.register_forward_hook(hook)
         try:
-            self.model.base_model(
-                input_ids=padded.to(self.device),
-                attention_mask=attention.to(self.device),
-                use_cache=False,  # padding stands on the right, so the default position ids are the right ones
-            )
+            # padding stands on the right, so the default position ids are the right ones
+            self.model.base_model(input_ids=ids, attention_mask=attention, use_cache=False)
         except _StopForwardError:
             pass
         finally:
             handle.remove()
-        if not caught or getattr(caught[0], "shape", None) != (*padded.shape, self.d_model):
-            raise ModelError(
-                f"{self.hook_point} of {self.name} gives no activations of width {self.d_model} for every token\n"
-                "Name a block, as in layers.14."
-            )
-        found = caught[0][kept.to(self.device)]
-        if not bool(torch.isfinite(found.sum(dtype=torch.float32))):
-            raise ModelError(
-                f"{self.name} gives NaN or infinity at {self.hook_point} in {self.dtype}\nTry float32 or bfloat16."
-            )
-        return found
+        return caught[0] if caught else None
 
 
 def load_backbone(folder: Path, *, hook_point: str, dtype: str = "auto", device: str = "cpu", cache: Path) -> Backbone:
@@ -169,13 +171,12 @@ def load_backbone(folder: Path, *, hook_point: str, dtype: str = "auto", device:
     return Backbone(model, tokenizer, hook_point=hook_point, name=folder.name, fingerprint=model_hash(folder, cache))
 
 
-def fast_dtype(device: str) -> torch.dtype:
+def fast_dtype(device: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> torch.dtype:
     """bfloat16 where it is multiplied in hardware, else float32 (float16 on an old GPU), by what the machine is."""
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
-    return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
+    flags = cpuinfo.read_text(encoding="utf-8").split() if cpuinfo.exists() else []
+    return torch.bfloat16 if {"avx512_bf16", "amx_bf16"} & set(flags) else torch.float32
 
 
 def hooked_module(model: Any, hook_point: str) -> Any:

@@ -1,4 +1,4 @@
-"""What writing token by token takes: a cache that grows in place, a hook that steers, sampling from a nucleus.
+"""What writing token by token takes: a cache that grows, a hook that steers, sampling, the tokens that end a message.
 
 `model.writer` puts them together.
 """
@@ -15,7 +15,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from facsynth.model.backbone import pad
+from facsynth.model.backbone import Backbone, pad
 
 CACHE_GROWTH = 256
 """Positions added to the cache at a time. `DynamicCache` adds one and copies all: two thirds of a step, measured."""
@@ -135,3 +135,18 @@ def sample_nucleus(
         tokens[rest[done]] = ids.cpu().gather(1, rank[:, None])[done, 0]
         rest, n_sorted = rest[~done], n_sorted * 8
     return tokens
+
+
+def stop_ids(backbone: Backbone) -> frozenset[int]:
+    """Special tokens (end of turn, end of text, padding, a new turn), and what the generation config adds."""
+    config = getattr(backbone.model, "generation_config", None)
+    ends = getattr(config, "eos_token_id", None)
+    extra = ends if isinstance(ends, list) else [ends]
+    named = [backbone.tokenizer.eos_token_id, backbone.tokenizer.pad_token_id]
+    return frozenset(i for i in [*backbone.tokenizer.all_special_ids, *extra, *named] if i is not None)
+
+
+def line_ids(backbone: Backbone) -> frozenset[int]:
+    """Tokens that hold a line break."""
+    texts = backbone.tokenizer.batch_decode([[index] for index in range(len(backbone.tokenizer))])
+    return frozenset(index for index, text in enumerate(texts) if "\n" in text)

@@ -19,7 +19,7 @@ from transformers import DynamicCache
 
 from facsynth.errors import InputError, MismatchError, SettingsError
 from facsynth.model.backbone import Backbone, hooked_module
-from facsynth.model.decoding import growing_cache, pad_left, sample_nucleus, steered
+from facsynth.model.decoding import growing_cache, line_ids, pad_left, sample_nucleus, steered, stop_ids
 from facsynth.model.sae import Sae
 from facsynth.records import Message, Reply, Request
 from facsynth.store import fingerprint
@@ -121,7 +121,7 @@ class LocalWriter:
         self._prompt_ids = prompt_ids
         self._vectors = vectors
         self._module = hooked_module(backbone.model, backbone.hook_point)
-        self._stop_ids, self._line_ids = _stop_ids(backbone), _line_ids(backbone)
+        self._stop_ids, self._line_ids = stop_ids(backbone), line_ids(backbone)
 
     def write(self, requests: Sequence[Request]) -> list[Reply]:
         """Answer every request; each reply depends on nothing but the batch it is in, cut in the given order.
@@ -268,21 +268,6 @@ def _check(request: Request) -> None:
     for name, value, sound, wanted in found:
         if not sound:
             raise SettingsError(f"{name} of a request is {value}; it must be {wanted}")
-
-
-def _stop_ids(backbone: Backbone) -> frozenset[int]:
-    """Special tokens (end of turn, end of text, padding, a new turn), and what the generation config adds."""
-    config = getattr(backbone.model, "generation_config", None)
-    ends = getattr(config, "eos_token_id", None)
-    extra = ends if isinstance(ends, list) else [ends]
-    named = [backbone.tokenizer.eos_token_id, backbone.tokenizer.pad_token_id]
-    return frozenset(i for i in [*backbone.tokenizer.all_special_ids, *extra, *named] if i is not None)
-
-
-def _line_ids(backbone: Backbone) -> frozenset[int]:
-    """Tokens that hold a line break."""
-    texts = backbone.tokenizer.batch_decode([[index] for index in range(len(backbone.tokenizer))])
-    return frozenset(index for index, text in enumerate(texts) if "\n" in text)
 
 
 def _identity(backbone: Backbone, vectors: Mapping[int, torch.Tensor]) -> str:

@@ -42,13 +42,20 @@ def text_sha256(text: str) -> str:
 
 
 def clean_text(reply: str, *, unfinished: bool = False) -> str:
-    """The message itself: no control characters, and nothing that small writers put around it.
+    """The message itself: no control characters, and nothing that small writers put around it, however often.
 
-    Of an `unfinished` reply whole sentences are kept.
+    Of an `unfinished` reply whole sentences are kept. What comes out is clean: cleaned again, it stays as it is.
     """
     text = _CONTROL.sub("", reply).strip()
     if unfinished:
         text = text[: max((found.end() for found in _SENTENCE.finditer(text)), default=0)]
+    while (inner := _unwrapped(text)) != text:
+        text = inner
+    return text
+
+
+def _unwrapped(text: str) -> str:
+    """Without one layer of opening line, label, list mark and quotes; never longer, so that layers come to an end."""
     first, newline, rest = text.partition("\n")
     if newline and rest.strip() and _OPENING.match(first):
         text = rest.strip()

@@ -51,14 +51,14 @@ class Verification:
 
 
 def verify(
-    samples: Sequence[Sample], provenance: Sequence[Mapping[str, Any]], measured: Sequence[Measurement | None]
+    samples: Sequence[Sample | None], provenance: Sequence[Mapping[str, Any]], measured: Sequence[Measurement | None]
 ) -> Verification:
     """Compare samples with what is recorded of them.
 
     Args:
-        samples: accepted samples, in order.
+        samples: accepted samples, in order; None where a row holds no sample any more.
         provenance: their rows, same order.
-        measured: what they fire now.
+        measured: what they fire now, None where that is nothing.
 
     Raises:
         InputError: samples and provenance are not of one length.
@@ -73,7 +73,7 @@ def verify(
         activation = found.maxima.get(row["feature"], (0.0, 0))[0] if found else 0.0
         fires = activation > row["threshold"]
         problem = ""
-        if text_sha256(sample.text) != row["text_sha256"]:
+        if sample is None or text_sha256(sample.text) != row["text_sha256"]:
             problem = "text changed"
         elif not fires:
             problem = "does not fire"

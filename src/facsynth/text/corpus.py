@@ -6,13 +6,10 @@ with its failures: each is kept, with 200 characters of what was found). After: 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import re
-import shutil
 import sys
-import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +20,7 @@ from facsynth.errors import InputError, SettingsError
 from facsynth.records import Failure, Progress, Sample, no_progress
 from facsynth.text.forms import form_roles, to_sample
 from facsynth.text.layouts import NO_FIELDS, Fields, RowError
-from facsynth.text.readers import RawRow, disk_full, read_rows, sniff
+from facsynth.text.readers import RawRow, read_rows, sniff, spool
 
 KNOWN_ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 RAW_CHARS = 200
@@ -261,20 +258,13 @@ def _kind_of(path: Path) -> str | None:
 
 
 def _stdin() -> _Source:
-    with tempfile.NamedTemporaryFile(delete=False) as handle:
-        spooled = Path(handle.name)
-        try:
-            shutil.copyfileobj(sys.stdin.buffer, handle)
-        except OSError as err:
-            spooled.unlink()
-            full = err.errno == errno.ENOSPC
-            raise disk_full("stdin") if full else InputError(f"stdin cannot be read: {err}") from err
-    kind = sniff(spooled)
+    spooled = spool(sys.stdin.buffer, "stdin")
 
     def rows() -> Iterator[RawRow]:
         return read_rows(spooled, kind, "stdin")
 
     weakref.finalize(rows, spooled.unlink, missing_ok=True)  # gone with the corpus that holds `rows`
+    kind = sniff(spooled, "stdin")
     return _Source("stdin", rows)
 
 

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import codecs
 import csv
-import errno
 import gzip
 import io
 import json
+import os
 import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
 from facsynth.errors import InputError, StorageError
+from facsynth.store import is_disk_full
 from facsynth.text.layouts import LAYOUT_KEYS
 
 MAX_CELL_CHARS = 10_000_000
@@ -48,14 +50,20 @@ def read_rows(path: Path, kind: str, name: str) -> Iterator[RawRow]:
     Raises:
         InputError: the file cannot be opened or decompressed, or is not of its kind at all.
     """
+    with _told_as(name), open_plain(path) as handle:
+        yield from READERS[kind](handle, name)
+
+
+@contextmanager
+def _told_as(name: str) -> Iterator[None]:
+    """What goes wrong inside with a file or stream, said of `name`."""
     try:
-        with open_plain(path) as handle:
-            yield from READERS[kind](handle, name)
+        yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as err:
         raise InputError(f"{name} does not decompress: {err}\nIt is cut short or damaged; fetch it again.") from err
     except OSError as err:
-        if err.errno == errno.ENOSPC:
-            raise disk_full(name) from err
+        if is_disk_full(err):
+            raise _no_room_to_spool(name) from err
         raise InputError(f"{name} cannot be read: {err.strerror or err}") from err
 
 
@@ -70,15 +78,19 @@ def open_plain(path: Path) -> BinaryIO:
     return io.BufferedReader(gzip.open(path, "rb"))
 
 
-def sniff(path: Path) -> str:
-    """The kind of a file without a name: a json array, else jsonl, else one text a line."""
-    with open_plain(path) as handle:
+def sniff(path: Path, name: str) -> str:
+    """The kind of a file without an ending: a json array, else jsonl, else one text a line.
+
+    Raises:
+        InputError: it does not decompress.
+    """
+    with _told_as(name), open_plain(path) as handle:
         lines = [line.removeprefix(codecs.BOM_UTF8) for line, _ in zip(handle, range(SNIFF_LINES), strict=False)]
     starts = [line for line in lines if line.strip()]
     if any(isinstance(_json_row("", line).value, dict) for line in starts):
         return "jsonl"
     if starts and starts[0].lstrip().startswith(b"["):
-        with open_plain(path) as handle:
+        with _told_as(name), open_plain(path) as handle:
             try:
                 json.loads(handle.read().decode("utf-8-sig"))
             except (ValueError, RecursionError):
@@ -87,11 +99,28 @@ def sniff(path: Path) -> str:
     return "lines"
 
 
-def disk_full(name: str) -> StorageError:
-    """The temporary folder cannot hold what has to be spooled."""
+def spool(stream: BinaryIO, name: str) -> Path:
+    """A temporary file with all that the stream gives, to be read more than once; who asked for it removes it.
+
+    Raises:
+        StorageError: the temporary folder cannot hold it.
+        InputError: the stream cannot be read.
+    """
+    with _told_as(name):
+        descriptor, path = tempfile.mkstemp()
+        try:
+            with os.fdopen(descriptor, "wb") as handle:
+                shutil.copyfileobj(stream, handle)
+        except BaseException:
+            Path(path).unlink()
+            raise
+    return Path(path)
+
+
+def _no_room_to_spool(name: str) -> StorageError:
     return StorageError(
         f"the disk is full: {name} could not be spooled to {tempfile.gettempdir()}\n"
-        "Make room there, or set TMPDIR to a folder with more."
+        "Make room there (or see your quota and ulimit -f), or set TMPDIR to a folder with more."
     )
 
 

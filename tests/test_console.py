@@ -1,0 +1,53 @@
+"""What reaches a terminal or a program: texts of corpora cannot steer the one and cannot break the other."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from facsynth.cli.console import print_json
+
+TEXTS = st.text(st.characters(), max_size=20)
+"""Of any characters, lone surrogates among them."""
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def printed(value: Any, capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    print_json(value)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "sign", ["\x00", "\x1b", "\x7f", "\x9b", "\u200b", "\u2028", "\u202e", "\u2066", "\ufeff", "\ud800", "\U000e0041"]
+)
+def test_signs_that_steer_a_terminal_are_escaped_in_json(sign: str, capsys: pytest.CaptureFixture[str]) -> None:
+    value = {f"key{sign}": [f"before{sign}[2Jafter"]}
+    out = printed(value, capsys)
+    assert sign not in out
+    assert json.loads(out) == value
+
+
+def test_letters_and_signs_of_any_script_stay_readable_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "Größe, чайник, 湯, مرحبا, नमस्ते, 🙂, „…“ – °"
+    out = printed({"text": text}, capsys)
+    assert text in out
+    assert json.loads(out) == {"text": text}
+
+
+@given(value=VALUES)
+def test_any_value_comes_back_equal_from_its_json(value: Any) -> None:
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        print_json(value)
+    assert json.loads(out.getvalue()) == value
+    assert all(character.isprintable() or character == "\n" for character in out.getvalue())
