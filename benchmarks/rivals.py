@@ -14,7 +14,8 @@ import torch
 from figures import CheckError
 
 from facsynth.features.encode import FeatureSpace
-from facsynth.features.encoded import Encoded, entries_of
+from facsynth.features.encoded import Encoded
+from facsynth.features.shards import entries_of
 from facsynth.model.sae import Sae, save_sae
 from facsynth.records import Sample
 

@@ -247,3 +247,43 @@ def test_the_fingerprint_follows_everything_that_changes_codes(backbone: Backbon
     assert space_of(backbone).fingerprint == plain.fingerprint
     assert len({space.fingerprint for space in [plain, *others]}) == 6
     assert all(space.identity != plain.identity for space in others)
+
+
+def test_a_batch_that_does_not_fit_the_memory_is_halved_and_one_that_never_does_is_set_aside(
+    backbone: Backbone,
+) -> None:
+    """The model itself refuses: a hook in front of its first block raises as torch does on a CPU."""
+    space, samples = space_of(backbone, form="chat"), chats(12)
+    whole = space.pool(samples)
+    longest = max(range(len(samples)), key=lambda index: len(whole.tokens[index].ids))
+    limit = len(whole.tokens[longest].ids) - 1
+    sizes: list[int] = []
+
+    def refuse(module: Any, inputs: Any) -> None:
+        sizes.append(inputs[0].shape[0])
+        if inputs[0].shape[1] > limit or inputs[0].shape[0] > 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+
+    handle = backbone.model.base_model.layers[0].register_forward_pre_hook(refuse)
+    found = space.pool(samples, token_budget=1 << 20)
+    handle.remove()
+    kept = [index for index in range(len(samples)) if index != longest]
+    assert found.sample_ids == [samples[index].sample_id for index in kept]
+    for new, old in enumerate(kept):
+        expected, ours = tiny.maxima(whole, old), tiny.maxima(found, new)
+        assert ours.keys() == expected.keys()
+        assert all(ours[key] == (pytest.approx(g, rel=1e-4), p, n) for key, (g, p, n) in expected.items())
+    (failure,) = found.failures
+    assert failure.where == samples[longest].sample_id
+    assert failure.reason == f"out of memory: {limit + 1} tokens at once; lower max_tokens"
+    assert sizes[:3] == [12, 6, 3]
+
+
+def test_other_errors_of_the_model_are_not_taken_for_a_full_memory(backbone: Backbone) -> None:
+    def refuse(module: Any, inputs: Any) -> None:
+        raise RuntimeError("a bug")
+
+    handle = backbone.model.base_model.layers[0].register_forward_pre_hook(refuse)
+    with pytest.raises(RuntimeError, match="a bug"):
+        space_of(backbone, form="chat").pool(chats(3))
+    handle.remove()

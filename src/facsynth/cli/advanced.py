@@ -1,4 +1,4 @@
-"""Advanced: encode, train-sae."""
+"""Advanced: encode, merge, train-sae."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from facsynth.cli.console import Panel, cache_folder, note, print_json, print_ta
 from facsynth.records import Progress
 
 if TYPE_CHECKING:
+    from facsynth.features.encoded import Encoded
     from facsynth.settings import RecipeFile
 
 
@@ -31,6 +32,12 @@ def encode(
     limit: o.Limit = None,
     device: o.Device = None,
     dtype: o.Dtype = None,
+    shard: Annotated[
+        str | None, typer.Option("--shard", help="Encode one part of several, as 2/7; `merge` puts them together.")
+    ] = None,
+    reuse: Annotated[
+        list[Path] | None, typer.Option("--reuse", help="Folder of an earlier version: only new samples are encoded.")
+    ] = None,
     json: o.Json = False,
 ) -> None:
     """Encode a corpus to a folder, for instance as a background.
@@ -44,6 +51,7 @@ def encode(
     )  # fmt: skip
     with shown_progress() as progress:
         from facsynth.assemble import open_space, read_data
+        from facsynth.features.encoded import Part
         from facsynth.features.encoded import encode as encode_corpus
         from facsynth.lock import locked
         from facsynth.measure import notes_on_rows
@@ -51,13 +59,35 @@ def encode(
         data = read_data(settings.data, "seed", progress)
         with locked(out):
             progress("loading the model", 0, None)
-            encoded = encode_corpus(data, open_space(settings, cache_folder()), out, progress=progress)
+            space, part = open_space(settings, cache_folder()), Part.parse(shard) if shard else None
+            encoded = encode_corpus(data, space, out, part=part, reuse=reuse or (), progress=progress)
+    _print_encoded(encoded, json)
+    for text in notes_on_rows("corpus", encoded):
+        note(f"note: {text}")
+
+
+def merge(
+    folders: Annotated[list[Path], typer.Argument(help="Folders that `facsynth encode` left.")],
+    out: o.Out,
+    json: o.Json = False,
+) -> None:
+    """Put encoded folders together: the parts of `encode --shard`, or different corpora.
+
+    Example:  facsynth merge runs/broad-1 runs/broad-2 -o runs/broad
+    """
+    from facsynth.features.merge import merge_encoded
+    from facsynth.lock import locked
+
+    with locked(out):
+        _print_encoded(merge_encoded(folders, out), json)
+
+
+def _print_encoded(encoded: Encoded, json: bool) -> None:
     if json:
         print_json(encoded.manifest)
     else:
-        print(f"{encoded.profile.n_samples} samples, {encoded.profile.n_tokens} content tokens: {out}")
-    for text in notes_on_rows("corpus", encoded):
-        note(f"note: {text}")
+        counts = f"{encoded.profile.n_samples} samples, {encoded.profile.n_tokens} content tokens"
+        print(f"{counts}: {encoded.folder}")
 
 
 def train_sae(
@@ -123,4 +153,4 @@ def _train(asked: RecipeFile, name: str, out: Path, data: Path, keep_gb: float, 
     return read_json(out / "manifest.json")
 
 
-COMMANDS: Panel = {"encode": encode, "train-sae": train_sae}
+COMMANDS: Panel = {"encode": encode, "merge": merge, "train-sae": train_sae}

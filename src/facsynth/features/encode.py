@@ -8,15 +8,16 @@ appendix D), with its position. An encoded corpus is a folder of Parquet shards,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from facsynth.errors import InputError, SettingsError
-from facsynth.model.backbone import Backbone, batches
+from facsynth.model.backbone import Backbone, batches, is_out_of_memory
 from facsynth.model.sae import CODES, Codes, Sae
 from facsynth.records import Failure, Progress, Sample, no_progress
 from facsynth.store import fingerprint
@@ -127,16 +128,33 @@ class FeatureSpace:
         }
 
     @property
+    def precision(self) -> str:
+        """Of the model's products, as torch calls it."""
+        return str(self.backbone.dtype)
+
+    @property
+    def d_sae(self) -> int:
+        """Number of features."""
+        return self.sae.d_sae
+
+    @property
+    def form(self) -> str:
+        """Which part of a row is encoded."""
+        return self.settings.form
+
+    @property
     def fingerprint(self) -> str:
         """Of everything that the codes of a sample depend on, the precision included."""
-        return fingerprint({**self.identity, "dtype": str(self.backbone.dtype)})
+        return fingerprint({**self.identity, "dtype": self.precision})
 
-    def pool(self, samples: Sequence[Sample], token_budget: int = 8192, progress: Progress = no_progress) -> Pooled:
+    def pool(
+        self, samples: Sequence[Sample], token_budget: int | None = None, progress: Progress = no_progress
+    ) -> Pooled:
         """Encode samples; batches are made by length, so they should be many.
 
         Args:
-            samples: of the space's form; a sample without content is a failure.
-            token_budget: padded tokens a forward pass.
+            samples: of the space's form; a sample without content, or too large for the memory, is a failure.
+            token_budget: padded tokens a forward pass; None takes what suits the device.
             progress: told after every pass.
         """
         ids, tokens, failures = [], [], []
@@ -146,12 +164,30 @@ class FeatureSpace:
                 ids.append(sample.sample_id)
             except InputError as err:
                 failures.append(Failure(sample.sample_id, str(err), sample.text[:200]))
-        parts, n_done = [], len(failures)
-        for batch in batches([len(t.ids) for t in tokens], token_budget):
-            parts.append(self._pool_batch(batch, [tokens[i] for i in batch]))
+        parts, too_large, n_done = [], set[int](), len(failures)
+        for batch in batches([len(t.ids) for t in tokens], token_budget or self.backbone.token_budget):
+            for part in self._fitting(batch, tokens):
+                parts += [part] if isinstance(part, Entries) else []
+                too_large |= {part} if isinstance(part, int) else set()
             n_done += len(batch)
             progress("encoding", n_done, len(samples))
-        return Pooled(ids, tokens, sort_entries(parts), failures)
+        return _without(Pooled(ids, tokens, sort_entries(parts), failures), too_large)
+
+    def _fitting(self, batch: list[int], tokens: Sequence[Tokens]) -> Iterator[Entries | int]:
+        """The codes of a batch, in halves of halves where it does not fit the memory; the index of what never fits."""
+        try:
+            yield self._pool_batch(batch, [tokens[i] for i in batch])
+            return
+        except (MemoryError, RuntimeError) as err:
+            if not is_out_of_memory(err):
+                raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(batch) == 1:
+            yield batch[0]
+        else:
+            yield from self._fitting(batch[: len(batch) // 2], tokens)
+            yield from self._fitting(batch[len(batch) // 2 :], tokens)
 
     def _pool_batch(self, indices: list[int], tokens: list[Tokens]) -> Entries:
         activations = self.backbone.activations([t.ids for t in tokens], [t.content for t in tokens])
@@ -161,6 +197,21 @@ class FeatureSpace:
         position = np.concatenate([np.flatnonzero(t.content) for t in tokens])
         role = np.concatenate([t.role[t.content] for t in tokens])
         return pool_codes(codes, sample, role, position)
+
+
+def _without(pooled: Pooled, too_large: set[int]) -> Pooled:
+    """The samples that did fit; the others are failures."""
+    if not too_large:
+        return pooled
+    kept = [index for index in range(len(pooled.tokens)) if index not in too_large]
+    failures = [
+        Failure(pooled.sample_ids[i], f"out of memory: {len(pooled.tokens[i].ids)} tokens at once; lower max_tokens")
+        for i in sorted(too_large)
+    ]
+    entries = pooled.entries._replace(sample=np.searchsorted(np.array(kept), pooled.entries.sample).astype(np.int64))
+    return Pooled(
+        [pooled.sample_ids[i] for i in kept], [pooled.tokens[i] for i in kept], entries, [*pooled.failures, *failures]
+    )
 
 
 def pool_codes(
