@@ -20,6 +20,7 @@ def encode(
     out: o.Out,
     model: o.Model = None,
     sae: o.Sae = None,
+    sae_k: o.SaeK = None,
     hook_point: o.HookPoint = None,
     form: o.Form = None,
     text_field: o.TextField = None,
@@ -38,9 +39,10 @@ def encode(
     Example:  facsynth encode broad.jsonl -o runs/broad
     """
     settings = o.resolve(
-        None, [corpus], model=model, sae=sae, hook_point=hook_point, form=form, text_field=text_field,
-        prompt_field=prompt_field, completion_field=completion_field, messages_field=messages_field,
-        chosen_field=chosen_field, rejected_field=rejected_field, limit=limit, device=device, dtype=dtype,
+        None, [corpus], model=model, sae=sae, sae_k=sae_k, hook_point=hook_point, form=form,
+        text_field=text_field, prompt_field=prompt_field, completion_field=completion_field,
+        messages_field=messages_field, chosen_field=chosen_field, rejected_field=rejected_field,
+        limit=limit, device=device, dtype=dtype,
     )  # fmt: skip
     with shown_progress() as progress:
         from facsynth.assemble import open_space, read_data
@@ -51,12 +53,13 @@ def encode(
         data = read_data(settings.data, "seed", progress)
         with locked(out):
             progress("loading the model", 0, None)
-            encoded = encode_corpus(data, open_space(settings, cache_folder()), out, progress=progress)
+            space = open_space(settings, cache_folder())
+            encoded = encode_corpus(data, space, out, progress=progress)
     if json:
         print_json(encoded.manifest)
     else:
         print(f"{encoded.profile.n_samples} samples, {encoded.profile.n_tokens} content tokens: {out}")
-    for text in notes_on_rows("corpus", encoded):
+    for text in (*space.sae.notes, *notes_on_rows("corpus", encoded)):
         note(f"note: {text}")
 
 

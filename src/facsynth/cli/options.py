@@ -18,7 +18,10 @@ Seed = Annotated[
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="A settings file; see `facsynth init`.")]
 Anchor = Annotated[list[str] | None, typer.Option("--anchor", help="What the data should reach. [the example anchor]")]
 Model = Annotated[str | None, typer.Option("--model", help="A model folder or Hub id. [embedded]")]
-Sae = Annotated[str | None, typer.Option("--sae", help="A SAELens folder. [embedded]")]
+Sae = Annotated[
+    str | None, typer.Option("--sae", help="File, folder, hf:owner/name:PATH, saelens:RELEASE:ID. [embedded]")
+]
+SaeK = Annotated[int | None, typer.Option("--sae-k", min=1, help="Latents a token keeps, where its file lacks it.")]
 HookPoint = Annotated[str | None, typer.Option("--hook-point", help="Module path from 0, as layers.14. [the SAE's]")]
 Form = Annotated[str | None, typer.Option("--form", help="message, chat, preference, ab or text. [message]")]
 TextField = Annotated[
@@ -50,6 +53,7 @@ KEYS = {
     "device": "model.device",
     "dtype": "model.dtype",
     "sae": "sae.path",
+    "sae_k": "sae.k",
     "threshold": "coverage.threshold",
     "relevance": "coverage.relevance",
     "background": "coverage.background",
