@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,3 +190,27 @@ def fac(path: Path, w: Weights, mask: torch.Tensor | None = None, **config: Any)
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"weight": state, "config": {"d_inp": D_IN, "d_hide": D_SAE, **config}}, path)
     return path
+
+
+def params(folder: Path) -> Path:
+    """Gemma Scope 2 without its config."""
+    names = {"W_enc": "w_enc", "W_dec": "w_dec"}
+    return put(folder / "params.safetensors", {names.get(key, key): W.torch(key) for key in vars(W)})
+
+
+FOUR = {key: W.torch(key) for key in ("W_enc", "b_enc", "W_dec", "b_dec")}
+MADE: dict[str, Callable[[Path], Path]] = {
+    "SAELens": lambda folder: saelens(folder, W, "standard"),
+    "Gemma Scope": lambda folder: gemma_scope(folder, W),
+    "Gemma Scope 2": params,
+    "OpenMOSS": lambda folder: llama_scope(folder, W),
+    "sparsify": lambda folder: sparsify(folder / "layers.1", W),
+    "dictionary_learning": lambda folder: put(folder / "ae.pt", {**linear(W), "bias": W.torch("b_dec")}),
+    "Qwen-Scope": lambda folder: qwen_scope(folder, W),
+    "Goodfire": lambda folder: put(
+        folder / "x.pt",
+        {key.replace(".", "_linear."): value for key, value in {**linear(W), "decoder.bias": W.torch("b_dec")}.items()},
+    ),
+    "FAC-Synthesis": lambda folder: fac(folder / "TopK7_l16_h65536_epoch3.pth", W, topK=4),
+}
+"""One of each format."""

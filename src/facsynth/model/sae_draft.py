@@ -14,6 +14,9 @@ import torch
 
 from facsynth.errors import ModelError, SettingsError
 
+BEYOND = 1e30
+"""No setting of an SAE is so large; NaN and infinity, which JSON may hold, are not below it."""
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -41,9 +44,14 @@ class Parts:
         value = self.config.get(name)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < BEYOND:
             raise self.error(f"{name} is {value!r}, not a number", "Its config file is damaged, or of another format.")
         return float(value)
+
+    def figure(self, name: str) -> float | None:
+        """A number that changes nothing, as a measured L0; None too where it is something else."""
+        value: Any = self.config.get(name)
+        return float(value) if type(value) in (int, float) and abs(value) < BEYOND else None
 
     def word(self, name: str, default: str = "") -> str:
         """A setting that is a word."""

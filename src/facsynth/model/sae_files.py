@@ -36,7 +36,7 @@ class Held:
     path: Path
     container: str
     """safetensors, npz or pt."""
-    tensors: Mapping[str, torch.Tensor]
+    tensors: dict[str, torch.Tensor]
     """By key; those inside a dictionary of a .pt file as `outer.inner`. Of any dtype, on the CPU."""
     values: Mapping[str, Any]
     """Numbers, words and lists beside them, in the same way."""
@@ -70,7 +70,7 @@ def read_config(path: Path) -> dict[str, Any] | None:
         return None
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, RecursionError) as err:
         raise ModelError(f"{path} is not JSON: {_first_line(err)}\n{AGAIN}") from err
     if not isinstance(config, dict):
         raise ModelError(f"{path} holds no settings of an SAE, but a {type(config).__name__}\n{AGAIN}")

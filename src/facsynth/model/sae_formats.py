@@ -78,7 +78,10 @@ def find_weights(path: Path) -> Path:
     if found:
         listed = ", ".join(str(file.relative_to(path)) for file in found[:8]) + " …" * (len(found) > 8)
         raise ModelError(f"{path} holds {len(found)} files that may be SAEs: {listed}\nName one of them with --sae.")
-    inside = sorted({file.parent for name in WEIGHT_FILES for file in path.glob(f"**/{name}")})
+    inside = sorted({
+        file.parents[name.count("/")] for depth in ("*", "*/*", "*/*/*") for name in WEIGHT_FILES
+        for file in path.glob(f"{depth}/{name}")
+    })  # fmt: skip
     if not inside:
         raise ModelError(f"no SAE in {path}\nGive a file or folder that holds one with --sae.")
     listed = ", ".join(str(folder.relative_to(path)) for folder in inside[:8]) + " …" * (len(inside) > 8)
@@ -121,7 +124,12 @@ def _settings(held: Held, row: Format) -> tuple[dict[str, Any], bool]:
     configured = False
     main = next(iter(row.config.values()), None)
     for name, keys in row.config.items():
-        raw = read_config(held.path.parent / name) if name else dict(held.values)
+        try:
+            raw = read_config(held.path.parent / name) if name else dict(held.values)
+        except ModelError:
+            if keys is main:
+                raise
+            continue  # it would only have said more
         if raw is None:
             continue
         configured |= keys is main
@@ -149,14 +157,15 @@ def _at(raw: Mapping[str, Any], key: str) -> Any:
 
 
 def _under_our_names(held: Held, row: Format) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """Tensors in float32 and our orientation, and scalars, which are settings.
+    """Tensors in float32 and our orientation, and scalars, which are settings; the file's own are let go.
 
     Raises:
         ModelError: NaN or infinity, stored or made by the conversion; more axes than an SAE has.
     """
     tensors: dict[str, torch.Tensor] = {}
     scalars: dict[str, float] = {}
-    for key, stored in held.tensors.items():
+    for key in list(held.tensors):
+        stored = held.tensors.pop(key)  # the narrower copy of a large matrix need not stay
         name = str(row.ours(key)).removesuffix(".T")
         if name == "-":
             continue
@@ -186,16 +195,17 @@ def finish(row: Format, parts: Parts, *, hook_point: str, device: str) -> tuple[
         ModelError, SettingsError: as `open_local`.
     """
     _refuse_others(parts)
+    _check_shapes(parts, row)
     draft = row.reader(parts)
     _check_sizes(parts, draft)
     if parts.k is not None and draft.architecture not in ("topk", "groupmax"):
         raise SettingsError(f"{parts.where} is a {draft.architecture} SAE: it has no k\nLeave out --sae-k.")
-    hook, notes = _hook_point(draft, hook_point)
+    hook, told, notes = _hook_point(draft, hook_point)
     model, source = draft.named.get("model_name", ("", ""))
     if model and not draft.model_name:
         notes.append(f"its model, {model}, is taken from the name {source!r}")
     declared = Declared(
-        draft.model_name or model or None, hook or None, draft.k or None, draft.l0, draft.explained_variance
+        draft.model_name or model or None, told or None, draft.k or None, draft.l0, draft.explained_variance
     )
     try:
         sae = Sae(
@@ -227,6 +237,21 @@ def _refuse_others(parts: Parts) -> None:
             raise parts.error(what, "Only autoencoders of one place can be read.")
 
 
+def _check_shapes(parts: Parts, row: Format) -> None:
+    """Tensors that fit each other, in the orientation of the format, before any is folded into another."""
+    d_in, d_sae = parts.tensors["W_enc"].shape
+    expected = {"W_dec": [d_sae, d_in], "b_dec": [d_in]}
+    for name, tensor in parts.tensors.items():
+        fits = expected.get(name, [d_sae])
+        if name != "W_enc" and list(tensor.shape) != fits:
+            stored = [d_sae, d_in] if "W_enc.T" in row.tensors.values() else [d_in, d_sae]
+            raise parts.error(
+                f"read as {row.name}, its tensors do not fit each other: with W_enc stored as {stored}, {name} is "
+                f"{list(tensor.shape)}, not {fits}",
+                "Get it again; a file of another library that has the same keys must be converted.",
+            )
+
+
 def _check_sizes(parts: Parts, draft: Draft) -> None:
     d_in, expansion = parts.number("d_in"), parts.number("expansion")
     d_sae = parts.number("d_sae") or (int(d_in * expansion) if d_in and expansion else None)
@@ -238,12 +263,12 @@ def _check_sizes(parts: Parts, draft: Draft) -> None:
             )
 
 
-def _hook_point(draft: Draft, given: str) -> tuple[str, list[str]]:
-    """Where it reads: as its file says, else as given, else by its name; and a note of the last."""
+def _hook_point(draft: Draft, given: str) -> tuple[str, str, list[str]]:
+    """Where it reads: as its file says, else as given, else by its name; what file or name said; a note of a name."""
     stored = hook_point_of(draft.hook_point)
     if stored and "hook_" not in stored:  # which is how TransformerLens calls what is no block's output
-        return stored, []
+        return stored, stored, []
     named, source = draft.named.get("hook_point", ("", ""))
     if given or not named:
-        return hook_point_of(given) or stored, []
-    return named, [f"its hook point, {named}, is taken from the name {source!r}; --hook-point says otherwise"]
+        return hook_point_of(given) or stored, stored or named, []
+    return named, named, [f"its hook point, {named}, is taken from the name {source!r}; --hook-point says otherwise"]

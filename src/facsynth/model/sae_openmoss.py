@@ -97,4 +97,4 @@ def _activation(parts: Parts, found: Draft, s: float) -> None:
             f"its activation is {word}, with {'no' if limit is None else 'a'} threshold",
             "Known are relu, topk, and jumprelu with a threshold; convert it in OpenMOSS' library.",
         )
-    found.l0 = parts.number("k") if found.architecture == "jumprelu" else None
+    found.l0 = parts.figure("k") if found.architecture == "jumprelu" else None

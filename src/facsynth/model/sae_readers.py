@@ -35,13 +35,13 @@ def gemma_scope_2(parts: Parts) -> Draft:
     """Gemma Scope 2 (Gemma 3): jumprelu, not centred; config.json may be missing."""
     if parts.word("activation", "jump_relu") not in ("jump_relu", "jumprelu"):
         raise parts.error(f"its config says {parts.word('activation')!r}", "Only jump_relu is known of this format.")
-    if parts.named(r"transcoder|(^|/)clt"):
+    if parts.named(r"(^|/)(transcoder|clt)(_all)?/"):
         raise parts.error("by its name it is a transcoder", "Take one of a resid_post folder.")
     found = Draft.of(parts, "jumprelu", centred=False, threshold=parts.need("threshold")[0])
     found.hook_point = parts.word("hook_point").removesuffix(".output")
-    found.model_name, found.l0 = parts.word("model_name"), parts.number("l0")
-    site, where = parts.named(r"(resid_post|mlp_out|attn_out)"), parts.named(LAYER)
-    if found.hook_point.endswith(".input") or (site and site[1] == "attn_out"):
+    found.model_name, found.l0 = parts.word("model_name"), parts.figure("l0")
+    site, where = parts.named(r"(?<=/)(resid_post|mlp_out|attn_out)(_all)?(?=/)"), parts.named(LAYER)
+    if found.hook_point.endswith(".input") or (not found.hook_point and site and site[1] == "attn_out"):
         raise parts.error("it reads the input of a module", "Only outputs of modules can be read: take a resid_post.")
     if site and where:
         tail = "" if site[1] == "resid_post" else ".post_feedforward_layernorm"
@@ -76,7 +76,7 @@ def qwen_scope(parts: Parts) -> Draft:
 
     Source: the model cards of Qwen/SAE-Res-*: `x @ W_enc.T + b_enc`, the k largest, residual stream after block n.
     """
-    k, notes = parts.decide_k(r"L0_(\d+)")
+    k, notes = parts.decide_k(r"(?<=[-_/])L0_(\d+)")
     found = Draft.of(parts, "topk", centred=False, k=k, notes=notes)
     where, model = parts.named(r"layer(\d+)\.sae\.pth?$"), parts.named(r"SAE-Res-([^/]+?)-W\d+K")
     if where:
@@ -187,7 +187,7 @@ def _dictionary(parts: Parts, found: Draft) -> Draft:
     if layer is not None and site.startswith("resid_post") and parts.word("side", "out") == "out":
         found.hook_point = f"layers.{int(layer)}"
     found.model_name = parts.word("model_name")
-    found.l0, found.explained_variance = parts.number("l0"), parts.number("explained_variance")
+    found.l0, found.explained_variance = parts.figure("l0"), parts.figure("explained_variance")
     if found.l0 is None and found.architecture == "jumprelu":
-        found.l0 = parts.number("k")  # what BatchTopK was trained to keep on average
+        found.l0 = parts.figure("k")  # what BatchTopK was trained to keep on average
     return found

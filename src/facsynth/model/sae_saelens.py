@@ -56,7 +56,7 @@ def read_saelens(parts: Parts) -> Draft:
     if batch:
         found.limit(limit)
     found.hook_point, found.model_name = parts.word("hook_point"), parts.word("model_name")
-    found.l0, fvu = parts.number("l0"), parts.number("fvu")
+    found.l0, fvu = parts.figure("l0"), parts.figure("fvu")
     found.explained_variance = None if fvu is None else 1 - fvu
     if parts.config.get("centred_stream"):
         found.notes.append(
@@ -87,9 +87,10 @@ def _architecture(parts: Parts) -> str:
 
 def _refuse(parts: Parts) -> None:
     """What no field of `Sae` can say."""
-    if parts.config.get("reshape", "none") != "none":
+    reshape = parts.word("reshape", "hook_z" if "hook_z" in parts.word("hook_point") else "none")
+    if reshape != "none":
         raise parts.error(
-            f"reshape_activations is {parts.config['reshape']!r}: it reads the heads of an attention",
+            f"reshape_activations is {reshape!r}: it reads the heads of an attention",
             "Take one that reads the residual stream.",
         )
     if parts.config.get("head") is not None:
@@ -101,8 +102,8 @@ def _refuse(parts: Parts) -> None:
 
 def _keep_norm(parts: Parts, found: Draft) -> None:
     """Fold the norm where a constant does it, keep it where it depends on the token."""
-    norm = parts.config.get("input_norm", "none")
-    norm = {True: "expected_average_only_in", False: "none"}.get(norm, norm)  # before version 3
+    norm = parts.word("input_norm", "none")
+    norm = {"True": "expected_average_only_in", "False": "none"}.get(norm, norm)  # as the oldest configs say it
     if norm in INPUT_NORMS:
         found.input_norm = norm
         if norm != "none":
@@ -118,7 +119,7 @@ def _keep_norm(parts: Parts, found: Draft) -> None:
         "take the SAE that was\nsaved when training ended, where it is folded.",
         "covariance_whitening": "Take the SAE that was saved when training ended: SAELens folds the whitening into it.",
     }
-    raise parts.error(f"normalize_activations is {norm!r}", ways.get(str(norm), f"Known are {', '.join(INPUT_NORMS)}."))
+    raise parts.error(f"normalize_activations is {norm!r}", ways.get(norm, f"Known are {', '.join(INPUT_NORMS)}."))
 
 
 def save_sae(sae: Sae, folder: Path, *, metadata: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> None:
