@@ -161,7 +161,7 @@ def narrow(t: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         (lambda t: {**t, "W_enc": t["W_enc"] * NAN}, ["the SAE's W_enc holds NaN or infinity"]),
         (lambda t: {**t, "b_dec": t["b_dec"] * INFINITY}, ["the SAE's b_dec holds NaN or infinity"]),
         (narrow, ["does not fit the model", "width 16", "width 32"]),
-        (lambda t: {"W_enc": t["W_enc"]}, ["lacks W_dec, b_dec, b_enc"]),
+        (lambda t: {"W_enc": t["W_enc"]}, ["it lacks W_dec, b_dec", "Known are SAELens"]),
     ],
     ids=["nan", "infinity", "width", "lacking"],
 )
@@ -177,7 +177,7 @@ def test_a_folder_that_is_no_sae(tiny: Parts) -> None:
     told(facsynth("coverage", tiny.seed, *tiny.options, "--sae", tiny.folder), 1, f"no SAE in {tiny.folder}", "--sae")
     sae = copy_of(tiny.sae, "torn-sae")
     (sae / "cfg.json").write_text("{oops")
-    told(facsynth("coverage", tiny.seed, *tiny.options, "--sae", sae), 1, f"{sae} is not a SAELens folder")
+    told(facsynth("coverage", tiny.seed, *tiny.options, "--sae", sae), 1, f"{sae}/cfg.json is not JSON", "get it again")
 
 
 def test_without_the_embedded_model_the_install_line_is_given(tiny: Parts, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ def encode(
     out: o.Out,
     model: o.Model = None,
     sae: o.Sae = None,
+    sae_k: o.SaeK = None,
     hook_point: o.HookPoint = None,
     form: o.Form = None,
     text_field: o.TextField = None,
@@ -32,12 +33,8 @@ def encode(
     limit: o.Limit = None,
     device: o.Device = None,
     dtype: o.Dtype = None,
-    shard: Annotated[
-        str | None, typer.Option("--shard", help="Encode one part of several, as 2/7; `merge` puts them together.")
-    ] = None,
-    reuse: Annotated[
-        list[Path] | None, typer.Option("--reuse", help="Folder of an earlier version: only new samples are encoded.")
-    ] = None,
+    shard: o.Shard = None,
+    reuse: o.Reuse = None,
     json: o.Json = False,
 ) -> None:
     """Encode a corpus to a folder, for instance as a background.
@@ -45,9 +42,10 @@ def encode(
     Example:  facsynth encode broad.jsonl -o runs/broad
     """
     settings = o.resolve(
-        None, [corpus], model=model, sae=sae, hook_point=hook_point, form=form, text_field=text_field,
-        prompt_field=prompt_field, completion_field=completion_field, messages_field=messages_field,
-        chosen_field=chosen_field, rejected_field=rejected_field, limit=limit, device=device, dtype=dtype,
+        None, [corpus], model=model, sae=sae, sae_k=sae_k, hook_point=hook_point, form=form,
+        text_field=text_field, prompt_field=prompt_field, completion_field=completion_field,
+        messages_field=messages_field, chosen_field=chosen_field, rejected_field=rejected_field,
+        limit=limit, device=device, dtype=dtype,
     )  # fmt: skip
     with shown_progress() as progress:
         from facsynth.assemble import open_space, read_data
@@ -62,7 +60,7 @@ def encode(
             space, part = open_space(settings, cache_folder()), Part.parse(shard) if shard else None
             encoded = encode_corpus(data, space, out, part=part, reuse=reuse or (), progress=progress)
     _print_encoded(encoded, json)
-    for text in notes_on_rows("corpus", encoded):
+    for text in (*space.sae.notes, *notes_on_rows("corpus", encoded)):
         note(f"note: {text}")
 
 
