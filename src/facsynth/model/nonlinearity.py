@@ -1,4 +1,4 @@
-"""Which pre-activations of a block fire, one function a rule. `model.sae` holds the loop over blocks.
+"""Which pre-activations of a block fire, one function a rule; those of TopK and JumpReLU are in `model.screen`.
 
 Every function takes pre_acts [n, d_sae] and gives (token [nnz], feature [nnz], act [nnz] > 0), sorted by token, then
 feature.
@@ -18,16 +18,6 @@ def above(pre: torch.Tensor, limit: torch.Tensor | float) -> Firing:
     """
     token, feature = (pre > limit).nonzero(as_tuple=True)
     return token, feature, pre[token, feature]
-
-
-def largest(pre: torch.Tensor, k: int) -> Firing:
-    """The k largest of each token, those above 0 of them.
-
-    Source: TopK, arXiv 2406.04093, with the ReLU that sparsify and SAELens have.
-    """
-    act, feature = pre.topk(k, dim=1, sorted=False)
-    feature, order = feature.sort(dim=1)
-    return _positive(feature, act.gather(1, order))
 
 
 def group_maxima(pre: torch.Tensor, k: int) -> Firing:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from facsynth.errors import ModelError, SettingsError
 from facsynth.model.input_norm import INPUT_NORMS, normed
-from facsynth.model.nonlinearity import Firing, above, group_maxima, largest
+from facsynth.model.nonlinearity import Firing, above, group_maxima
+from facsynth.model.screen import Products, above_limits, can_screen, k_largest
 
 ARCHITECTURES = ("topk", "jumprelu", "standard", "groupmax")
 CODES = ("native", "relu")
@@ -86,6 +88,8 @@ class Sae:
     def __post_init__(self) -> None:
         if self.W_enc.dim() != 2:
             raise ModelError(f"the SAE's W_enc has the shape {tuple(self.W_enc.shape)}; it must be [d_in, d_sae]")
+        # One feature's weights side by side: single entries of the product then cost a fifth.
+        object.__setattr__(self, "W_enc", self.W_enc.T.contiguous().T)
         if self.architecture not in ARCHITECTURES:
             raise ModelError(f"no SAE architecture {self.architecture!r}; known are {', '.join(ARCHITECTURES)}")
         if self.input_norm not in INPUT_NORMS:
@@ -131,16 +135,26 @@ class Sae:
             )
 
     def pre_acts(self, x: torch.Tensor) -> torch.Tensor:
-        """[n, d_in], the input norm behind it → [n, d_sae], before any nonlinearity; centring is in the bias."""
-        bias = self.b_enc - self.b_dec @ self.W_enc if self.centred else self.b_enc
-        return torch.addmm(bias, x, self.W_enc)
+        """[n, d_in], the input norm behind it → [n, d_sae] float32, before any nonlinearity."""
+        return torch.addmm(self.products.bias, x.to(self.W_enc.dtype), self.W_enc)
+
+    @cached_property
+    def products(self) -> Products:
+        """The encoder in float32; centring is in the bias."""
+        return Products(self.W_enc, self.b_enc - self.b_dec @ self.W_enc if self.centred else self.b_enc)
+
+    @cached_property
+    def rough_products(self) -> Products:
+        """The same in bfloat16, made at its first use."""
+        return Products.rough(*self.products[:2])
 
     @torch.inference_mode()
     def encode(self, activations: torch.Tensor, codes: str = "native") -> Codes:
         """Sparse codes of [n_tokens, d_in] activations.
 
         Args:
-            activations: raw residual stream, any float dtype; the products are float32.
+            activations: raw residual stream, any float dtype; for bfloat16 the products are screened in bfloat16, and
+                codes are those of float32 all the same.
             codes: native, as the SAE was trained; relu, every positive pre-activation, as the paper's scripts measured.
 
         Raises:
@@ -152,27 +166,29 @@ class Sae:
         scales: list[torch.Tensor] = []
         shifts: list[torch.Tensor] = []
         for start in range(0, max(len(activations), 1), BLOCK_TOKENS):
-            x = activations[start : start + BLOCK_TOKENS].to(self.W_enc.dtype)
+            x = activations[start : start + BLOCK_TOKENS]
             if self.input_norm != "none":
-                x, scale, shift = normed(x, self.input_norm)
+                x, scale, shift = normed(x.to(self.W_enc.dtype), self.input_norm)
                 scales.append(scale)
                 shifts.append(shift)
-            token, feature, act = self._firing(self.pre_acts(x), codes)
+            token, feature, act = self._firing(x, codes)
             parts.append((token + start, feature, act))
         token, feature, act = (torch.cat(column) for column in zip(*parts, strict=True))
         if self.input_norm == "none":
             return Codes(token, feature, act, len(activations))
         return Codes(token, feature, act, len(activations), torch.cat(scales), torch.cat(shifts))
 
-    def _firing(self, pre: torch.Tensor, codes: str) -> Firing:
-        """The rule of the architecture, or ReLU."""
+    def _firing(self, x: torch.Tensor, codes: str) -> Firing:
+        """The rule of the architecture, or ReLU, on a block of tokens."""
+        exact = self.products
+        rough = self.rough_products if x.dtype == torch.bfloat16 and can_screen(x.device) else exact
         if codes == "native" and self.architecture == "topk":
-            return largest(pre, self.k)
-        if codes == "native" and self.architecture == "groupmax":
-            return group_maxima(pre, self.k)
+            return k_largest(exact, rough, x, self.k)
         if codes == "native" and self.threshold is not None:
-            return above(pre, self.threshold.clamp(min=0))
-        return above(pre, 0.0)
+            return above_limits(exact, rough, x, self.threshold.clamp(min=0))
+        if codes == "native" and self.architecture == "groupmax":
+            return group_maxima(self.pre_acts(x), self.k)
+        return above(self.pre_acts(x), 0.0)
 
     @torch.inference_mode()
     def decode(self, codes: Codes) -> torch.Tensor:
