@@ -99,14 +99,22 @@ def _sentencepiece() -> Tokenizer:
     return made
 
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gpt2", "gpt_neox")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox")
+WINDOWED: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": 8},
+    "qwen2": {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 1},
+    "gemma2": {"sliding_window": 8},
+    "gemma3_text": {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2},
+}
+"""Families whose attention looks back over a window, here far shorter than a text: all blocks of mistral, some of the
+others. Four blocks each."""
 
 
 def save_model(
     folder: Path, family: str = "llama", *, n_blocks: int = 3, width: int = 32, rng_seed: int = 0,
-    tokens: PreTrainedTokenizerFast | None = None,
+    tokens: PreTrainedTokenizerFast | None = None, **config: Any,
 ) -> Path:  # fmt: skip
-    """A model with random weights and its tokenizer, in a folder as `save_pretrained` leaves it."""
+    """A model with random weights and its tokenizer, in a folder as `save_pretrained` leaves it; `config` adds keys."""
     tokens = tokens or tokenizer()
     torch.manual_seed(rng_seed)
     shape: dict[str, Any] = {
@@ -122,7 +130,7 @@ def save_model(
         "eos_token_id": tokens.eos_token_id,
         "pad_token_id": tokens.pad_token_id,
     }
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **shape, **ends))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **(shape | ends | config)))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.dim() > 1 and "lm_head" not in name:
