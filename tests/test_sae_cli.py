@@ -29,7 +29,7 @@ def tiny(tmp_path: Path) -> Parts:
 
 def options(tiny: Parts, sae: Path) -> list[str]:
     return ["--anchor", str(tiny.anchor), "--model", str(tiny.model), "--dtype", "float32", "--relevance", "all",
-            "--sae", str(sae)]  # fmt: skip
+            "--sae", str(sae), "--sae-check", "off"]  # fmt: skip
 
 
 def test_a_file_that_lacks_k_and_layer_is_given_both(tiny: Parts) -> None:
@@ -50,13 +50,13 @@ def test_what_was_taken_from_a_name_is_noted_and_kept(tiny: Parts) -> None:
     for note in ("k = 6 is taken from the name 'L0_6'", "its hook point, layers.1, is taken from the name 'layer1.sae"):
         assert f"note: SAE: {note}" in done.stderr
     out = tiny.folder / "encoded"
-    done = facsynth("encode", tiny.seed, "--model", tiny.model, "--sae", sae, "-o", out)
+    done = facsynth("encode", tiny.seed, "--model", tiny.model, "--sae", sae, "--sae-check", "off", "-o", out)
     assert (done.code, done.stderr.count("note: SAE: ")) == (0, 3)
 
 
 def test_a_settings_file_says_k_too(tiny: Parts) -> None:
     sae = foreign.qwen_scope(tiny.folder / "mine", WIDE, file="layer1.sae.pt")
-    settings = tiny.settings | {"sae": {"path": str(sae), "k": 6}}
+    settings = tiny.settings | {"sae": {"path": str(sae), "k": 6, "check": "off"}}
     config = tiny.write("k.yaml", yaml.safe_dump(settings))
     assert facsynth("coverage", tiny.seed, "-c", config).code == 0
 

@@ -58,6 +58,10 @@ def _check_fields(value: dict[str, str]) -> dict[str, str]:
     return value
 
 
+def _off(value: Any) -> Any:
+    return "off" if value is False else value  # which is how YAML reads it
+
+
 Place = Annotated[str, BeforeValidator(_whole_path)]
 Files = Annotated[tuple[Place, ...], BeforeValidator(_one_file), AfterValidator(_not_empty)]
 RowFields = Annotated[dict[str, str], AfterValidator(_check_fields)]
@@ -74,6 +78,8 @@ class ModelBlock(_Block):
     """`embedded`, a local folder in Hugging Face form, or a Hub id."""
     hook_point: str | None = None
     """Module path, from 0; the SAE's own where nothing is said."""
+    chat_template_from: Place | None = None
+    """For a base model: the folder or Hub id of the chat model whose template its chats are rendered with."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 where the machine multiplies it in hardware. Acceptance is float32."""
     device: str = "cpu"
@@ -87,7 +93,10 @@ class SaeBlock(_Block):
     k: int | None = Field(default=None, ge=1)
     """Latents a token keeps, of a topk SAE whose file does not say it."""
     codes: Literal["native", "relu"] = "native"
+    """native: as the SAE was trained; relu: every positive pre-activation, as the paper's scripts measured."""
     max_tokens: int = Field(default=4096, ge=2)
+    check: Annotated[Literal["refuse", "warn", "off"], BeforeValidator(_off)] = "refuse"
+    """What an SAE that does not rebuild the model's activations is met with, see `docs/saes.md`."""
 
 
 class DataBlock(_Block):

@@ -23,6 +23,9 @@ def encode(
     sae: o.Sae = None,
     sae_k: o.SaeK = None,
     hook_point: o.HookPoint = None,
+    chat_template_from: o.TemplateFrom = None,
+    codes: o.Codes = None,
+    sae_check: o.SaeCheck = None,
     form: o.Form = None,
     text_field: o.TextField = None,
     prompt_field: o.PromptField = None,
@@ -42,7 +45,8 @@ def encode(
     Example:  facsynth encode broad.jsonl -o runs/broad
     """
     settings = o.resolve(
-        None, [corpus], model=model, sae=sae, sae_k=sae_k, hook_point=hook_point, form=form,
+        None, [corpus], model=model, sae=sae, sae_k=sae_k, hook_point=hook_point,
+        chat_template_from=chat_template_from, codes=codes, sae_check=sae_check, form=form,
         text_field=text_field, prompt_field=prompt_field, completion_field=completion_field,
         messages_field=messages_field, chosen_field=chosen_field, rejected_field=rejected_field,
         limit=limit, device=device, dtype=dtype,
@@ -53,14 +57,17 @@ def encode(
         from facsynth.features.encoded import encode as encode_corpus
         from facsynth.lock import locked
         from facsynth.measure import notes_on_rows
+        from facsynth.selfcheck import check_before_measuring
 
         data = read_data(settings.data, "seed", progress)
         with locked(out):
             progress("loading the model", 0, None)
-            space, part = open_space(settings, cache_folder()), Part.parse(shard) if shard else None
+            part, cache = Part.parse(shard) if shard else None, cache_folder()
+            space = open_space(settings, cache)
+            checked = check_before_measuring(space, data, settings, cache, progress)
             encoded = encode_corpus(data, space, out, part=part, reuse=reuse or (), progress=progress)
     _print_encoded(encoded, json)
-    for text in (*space.sae.notes, *notes_on_rows("corpus", encoded)):
+    for text in (*space.sae.notes, *checked, *notes_on_rows("corpus", encoded)):
         note(f"note: {text}")
 
 

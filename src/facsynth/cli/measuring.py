@@ -34,6 +34,9 @@ def coverage(
     sae: o.Sae = None,
     sae_k: o.SaeK = None,
     hook_point: o.HookPoint = None,
+    chat_template_from: o.TemplateFrom = None,
+    codes: o.Codes = None,
+    sae_check: o.SaeCheck = None,
     form: o.Form = None,
     text_field: o.TextField = None,
     prompt_field: o.PromptField = None,
@@ -58,7 +61,8 @@ def coverage(
     Example:  facsynth coverage my.jsonl --anchor broad.jsonl
     """
     settings = o.resolve(
-        config, seed, anchor=anchor, model=model, sae=sae, sae_k=sae_k, hook_point=hook_point, form=form,
+        config, seed, anchor=anchor, model=model, sae=sae, sae_k=sae_k, hook_point=hook_point,
+        chat_template_from=chat_template_from, codes=codes, sae_check=sae_check, form=form,
         text_field=text_field, prompt_field=prompt_field, completion_field=completion_field,
         messages_field=messages_field, chosen_field=chosen_field, rejected_field=rejected_field,
         threshold=threshold, relevance=relevance, background=background, limit=limit, device=device, dtype=dtype,
@@ -82,6 +86,9 @@ def missing(
     sae: o.Sae = None,
     sae_k: o.SaeK = None,
     hook_point: o.HookPoint = None,
+    chat_template_from: o.TemplateFrom = None,
+    codes: o.Codes = None,
+    sae_check: o.SaeCheck = None,
     form: o.Form = None,
     text_field: o.TextField = None,
     prompt_field: o.PromptField = None,
@@ -104,7 +111,8 @@ def missing(
     Example:  facsynth missing my.jsonl --anchor broad.jsonl -o runs/mine
     """
     settings = o.resolve(
-        config, seed, anchor=anchor, model=model, sae=sae, sae_k=sae_k, hook_point=hook_point, form=form,
+        config, seed, anchor=anchor, model=model, sae=sae, sae_k=sae_k, hook_point=hook_point,
+        chat_template_from=chat_template_from, codes=codes, sae_check=sae_check, form=form,
         text_field=text_field, prompt_field=prompt_field, completion_field=completion_field,
         messages_field=messages_field, chosen_field=chosen_field, rejected_field=rejected_field,
         threshold=threshold, relevance=relevance, background=background, limit=limit, device=device, dtype=dtype,

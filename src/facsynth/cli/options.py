@@ -23,6 +23,13 @@ Sae = Annotated[
 ]
 SaeK = Annotated[int | None, typer.Option("--sae-k", min=1, help="Latents a token keeps, where its file lacks it.")]
 HookPoint = Annotated[str | None, typer.Option("--hook-point", help="Module path from 0, as layers.14. [the SAE's]")]
+TemplateFrom = Annotated[
+    str | None, typer.Option("--chat-template-from", help="Chat model whose template a base model's chats take.")
+]
+Codes = Annotated[str | None, typer.Option("--codes", help="native, or relu as the paper measured. [native]")]
+SaeCheck = Annotated[
+    str | None, typer.Option("--sae-check", help="An SAE that does not fit the model: refuse, warn, off. [refuse]")
+]
 Form = Annotated[str | None, typer.Option("--form", help="message, chat, preference, ab or text. [message]")]
 TextField = Annotated[
     str | None, typer.Option("--text-field", help="Where the text is, for other layouts; dotted paths.")
@@ -56,10 +63,13 @@ KEYS = {
     "limit": "data.limit",
     "model": "model.path",
     "hook_point": "model.hook_point",
+    "chat_template_from": "model.chat_template_from",
     "device": "model.device",
     "dtype": "model.dtype",
     "sae": "sae.path",
     "sae_k": "sae.k",
+    "codes": "sae.codes",
+    "sae_check": "sae.check",
     "threshold": "coverage.threshold",
     "relevance": "coverage.relevance",
     "background": "coverage.background",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +98,8 @@ class Backbone:
                 f"a text of {longest} tokens is longer than {self.name} knows positions for ({self.max_positions})\n"
                 f"Set max_tokens to at most {self.max_positions}."
             )
-        padded, _, _ = pad(ids, side="right")
-        kept = torch.zeros(padded.shape, dtype=torch.bool)
-        for row, mask in enumerate(keep):
-            kept[row, : len(mask)] = torch.from_numpy(mask)
-        output = self._output_at_hook(padded.to(self.device))
+        padded, kept = padded_and_kept(ids, keep)
+        output = self.outputs(padded, [self._module])[0]
         if getattr(output, "shape", None) != (*padded.shape, self.d_model):
             raise ModelError(
                 f"{self.hook_point} of {self.name} gives no activations of width {self.d_model} for every token\n"
@@ -114,24 +112,29 @@ class Backbone:
             )
         return found
 
-    def _output_at_hook(self, ids: torch.Tensor) -> Any:
-        """What the hooked module gives, padding included; None where the forward pass does not reach it."""
-        caught: list[Any] = []
+    def outputs(self, ids: torch.Tensor, modules: Sequence[Any]) -> list[Any]:
+        """What each of the modules gives for padded ids; None of one that the forward pass does not reach.
+
+        It goes no further than the last of them.
+        """
+        caught: dict[Any, Any] = {}
 
         def hook(module: Any, inputs: Any, output: Any) -> None:
-            caught.append(output[0] if isinstance(output, tuple) else output)
-            raise _StopForwardError
+            caught.setdefault(module, output[0] if isinstance(output, tuple) else output)
+            if len(caught) == len(handles):
+                raise _StopForwardError
 
-        handle = self._module.register_forward_hook(hook)
+        handles = [module.register_forward_hook(hook) for module in set(modules)]
         try:
             # Padding stands on the right, where a causal model never looks from a real token: positions are the
             # default ones, and without a mask attention takes its fastest way.
-            self.model.base_model(input_ids=ids, use_cache=False)
+            self.model.base_model(input_ids=ids.to(self.device), use_cache=False)
         except _StopForwardError:
             pass
         finally:
-            handle.remove()
-        return caught[0] if caught else None
+            for handle in handles:
+                handle.remove()
+        return [caught.get(module) for module in modules]
 
 
 def load_backbone(folder: Path, *, hook_point: str, dtype: str = "auto", device: str = "cpu", cache: Path) -> Backbone:
@@ -149,16 +152,15 @@ def load_backbone(folder: Path, *, hook_point: str, dtype: str = "auto", device:
         SettingsError: no such dtype, device or hook point.
     """
     chosen = fast_dtype(device) if dtype == "auto" else _dtype(dtype)
+    tokenizer = load_tokenizer(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model, found = AutoModelForCausalLM.from_pretrained(
             folder, dtype=chosen, trust_remote_code=False, output_loading_info=True
         )
     except Exception as err:  # transformers raises many kinds, AssertionError and RuntimeError among them
         if isinstance(err, torch.OutOfMemoryError):
             raise
-        reason = f"{type(err).__name__}: {err}" if str(err) else type(err).__name__
-        raise ModelError(f"cannot load a causal language model from {folder}\n{reason}\nGet the files again.") from err
+        raise _unloadable(folder, err) from err
     missing = sorted(set(found["missing_keys"]) & dict(model.named_parameters()).keys())
     if missing:  # transformers would go on with random numbers
         raise ModelError(f"{folder} lacks {len(missing)} weights, {missing[0]} among them\nGet the files again.")
@@ -175,6 +177,31 @@ def load_backbone(folder: Path, *, hook_point: str, dtype: str = "auto", device:
             )
     model.requires_grad_(False)
     return Backbone(model, tokenizer, hook_point=hook_point, name=folder.name, fingerprint=model_hash(folder, cache))
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a local model folder.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as err:  # as above
+        raise _unloadable(folder, err) from err
+
+
+def _unloadable(folder: Path, err: Exception) -> ModelError:
+    """What transformers says, but for its advice to run code that lies beside the weights."""
+    for name in ("config.json", "tokenizer_config.json"):
+        with suppress(InputError):
+            if read_json(folder / name).get("auto_map"):
+                return ModelError(
+                    f"the model in {folder} needs code of its own (auto_map in its {name}), which is never run\n"
+                    "Take a model that transformers knows by itself, or save this one as such."
+                )
+    reason = f"{type(err).__name__}: {err}" if str(err) else type(err).__name__
+    return ModelError(f"cannot load a causal language model from {folder}\n{reason}\nGet the files again.")
 
 
 def fast_dtype(device: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> torch.dtype:
@@ -208,6 +235,17 @@ def pad(ids: Sequence[npt.NDArray[np.int32]], *, side: str) -> tuple[torch.Tenso
         padded[index, where] = torch.from_numpy(row).long()
         attention[index, where] = 1
     return padded, attention, (attention.cumsum(1) - 1).clamp_(min=0)
+
+
+def padded_and_kept(
+    ids: Sequence[npt.NDArray[np.int32]], keep: Sequence[npt.NDArray[np.bool_]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids padded on the right, and which places of that are kept, [n, longest] both."""
+    padded, _, _ = pad(ids, side="right")
+    kept = torch.zeros(padded.shape, dtype=torch.bool)
+    for row, mask in enumerate(keep):
+        kept[row, : len(mask)] = torch.from_numpy(mask)
+    return padded, kept
 
 
 def is_out_of_memory(err: BaseException) -> bool:
