@@ -138,6 +138,13 @@ class Sae:
         """[n, d_in], the input norm behind it → [n, d_sae] float32, before any nonlinearity."""
         return torch.addmm(self.products.bias, x.to(self.W_enc.dtype), self.W_enc)
 
+    def dense_blocks(self, activations: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+        """(first feature, float32 pre-activations [n, up to 8,192]) of [n, d_in] activations, block by block."""
+        x = activations
+        if self.input_norm != "none":
+            x = normed(x.to(self.W_enc.dtype), self.input_norm).x
+        return self.products.blocks(x)
+
     @cached_property
     def products(self) -> Products:
         """The encoder in float32; centring is in the bias."""
