@@ -34,7 +34,7 @@ class Codes:
     feature: torch.Tensor
     """[nnz] int64, 0 ≤ feature < d_sae."""
     act: torch.Tensor
-    """[nnz] float32, > 0, in units of the SAE's own training."""
+    """[nnz] float32, > 0, in the units that `docs/saes.md` gives for its format."""
     n_tokens: int
     scale: torch.Tensor | None = None
     """[n_tokens], of an SAE with an input norm: x̂ = decoded · scale + shift."""
