@@ -85,7 +85,11 @@ def test_an_empty_anchor_is_named(tiny: Parts) -> None:
         ("one.jsonl", GOOD * 5 + "{oops\n" + GOOD, "line 6: not JSON"),
         ("utf8.jsonl", GOOD.encode() * 5 + b'{"text": "\xff"}\n' + GOOD.encode(), "line 6: not UTF-8"),
         ("fields.jsonl", GOOD * 5 + '{"body": "river"}\n' + GOOD, "line 6: no known layout"),
-        ("specials.jsonl", GOOD * 5 + '{"text": "<s></s>"}\n' + GOOD, "line 6 has no content tokens: only special tokens"),
+        (
+            "specials.jsonl",
+            GOOD * 5 + '{"text": "<s></s>"}\n' + GOOD,
+            "line 6 has no content tokens: only special tokens",
+        ),
     ],
 )
 def test_a_broken_row_is_counted_listed_and_said(tiny: Parts, name: str, content: str | bytes, note: str) -> None:

@@ -31,6 +31,7 @@ from facsynth.proof import measurer
 from facsynth.protocols import Writer
 from facsynth.records import Progress, Span, no_progress
 from facsynth.report.build import build_report
+from facsynth.report.shapes import SUMMARY, read_object
 from facsynth.settings import RunSettings, dump_settings, load_settings
 from facsynth.store import Artifact, file_sha256, fingerprint, read_json, write_json, write_text
 from facsynth.synthesis.loop import Synthesis, synthesize
@@ -82,7 +83,7 @@ def run(
                 )  # fmt: skip
             folder.finish(n_accepted=len(written.accepted))
         build_report(out)
-        return read_json(out / "summary.json")
+        return read_object(out / "summary.json", SUMMARY)
 
 
 def open_run(settings: RunSettings, out: Path, corpora: Corpora | None) -> Artifact:

@@ -161,9 +161,9 @@ def _keep_latest(folder: Path) -> None:
 
 def record_of(folder: Path) -> dict[str, Any]:
     """`coverage/before.json` of a run folder."""
-    from facsynth.store import read_json
+    from facsynth.report.shapes import BEFORE, read_object
 
-    return read_json(folder / "coverage" / "before.json")
+    return read_object(folder / "coverage" / "before.json", BEFORE)
 
 
 def plan_of(folder: Path) -> list[PlanRow]:
