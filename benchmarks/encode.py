@@ -20,8 +20,9 @@ from figures import REPEATS, Row, interleaved, rates
 from parts import anchor_samples, open_embedded, random_sae
 from rivals import check_equal, dense_maxima, dense_of, open_saelens, released, with_saelens
 
-from facsynth.features.encode import EncodeSettings, FeatureSpace, pool_codes
+from facsynth.features.encode import EncodeSettings, FeatureSpace
 from facsynth.features.encoded import encode
+from facsynth.features.pool import pool_codes
 from facsynth.model.backbone import fast_dtype
 from facsynth.model.sae import Sae
 from facsynth.records import Sample

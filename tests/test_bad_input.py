@@ -24,7 +24,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from facsynth.lock import locked
+from facsynth.model.sae_saelens import save_sae
 from facsynth.store import read_json, read_jsonl
+from tiny import random_sae
 from tiny_cli import Done, Parts, facsynth
 
 GOOD = '{"text": "river field oven"}\n'
@@ -164,8 +166,8 @@ def narrow(t: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     [
         (lambda t: {**t, "W_enc": t["W_enc"] * NAN}, ["the SAE's W_enc holds NaN or infinity"]),
         (lambda t: {**t, "b_dec": t["b_dec"] * INFINITY}, ["the SAE's b_dec holds NaN or infinity"]),
-        (narrow, ["does not fit the model", "width 16", "width 32"]),
-        (lambda t: {"W_enc": t["W_enc"]}, ["lacks W_dec, b_dec, b_enc"]),
+        (narrow, ["its config says d_in = 32, its weights have 16"]),
+        (lambda t: {"W_enc": t["W_enc"]}, ["it lacks W_dec, b_dec", "Known are SAELens"]),
     ],
     ids=["nan", "infinity", "width", "lacking"],
 )
@@ -177,11 +179,17 @@ def test_an_sae_that_is_damaged_or_does_not_fit(
     told(facsynth("coverage", tiny.seed, *tiny.options, "--sae", sae), 1, *words)
 
 
+def test_an_sae_of_another_model(tiny: Parts) -> None:
+    save_sae(random_sae(16, 128, k=6), tiny.folder / "narrow-sae", metadata={})
+    words = ["does not fit the model", "width 16", "width 32"]
+    told(facsynth("coverage", tiny.seed, *tiny.options, "--sae", tiny.folder / "narrow-sae"), 1, *words)
+
+
 def test_a_folder_that_is_no_sae(tiny: Parts) -> None:
     told(facsynth("coverage", tiny.seed, *tiny.options, "--sae", tiny.folder), 1, f"no SAE in {tiny.folder}", "--sae")
     sae = copy_of(tiny.sae, "torn-sae")
     (sae / "cfg.json").write_text("{oops")
-    told(facsynth("coverage", tiny.seed, *tiny.options, "--sae", sae), 1, f"{sae} is not a SAELens folder")
+    told(facsynth("coverage", tiny.seed, *tiny.options, "--sae", sae), 1, f"{sae}/cfg.json is not JSON", "get it again")
 
 
 def test_without_the_embedded_model_the_install_line_is_given(tiny: Parts, monkeypatch: pytest.MonkeyPatch) -> None:

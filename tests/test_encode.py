@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 
 import tiny
 from facsynth.errors import ModelError, SettingsError
-from facsynth.features.encode import EncodeSettings, FeatureSpace, Pooled, pool_codes
+from facsynth.features import pool
+from facsynth.features.encode import EncodeSettings, FeatureSpace, Pooled
+from facsynth.features.pool import pool_codes, pool_dense
+from facsynth.model import screen
 from facsynth.model.backbone import Backbone
 from facsynth.model.sae import Codes
 from facsynth.records import Message, Sample
@@ -247,3 +250,63 @@ def test_the_fingerprint_follows_everything_that_changes_codes(backbone: Backbon
     assert space_of(backbone).fingerprint == plain.fingerprint
     assert len({space.fingerprint for space in [plain, *others]}) == 6
     assert all(space.identity != plain.identity for space in others)
+
+
+def test_a_batch_that_does_not_fit_the_memory_is_halved_and_one_that_never_does_is_set_aside(
+    backbone: Backbone,
+) -> None:
+    """The model itself refuses: a hook in front of its first block raises as torch does on a CPU."""
+    space, samples = space_of(backbone, form="chat"), chats(12)
+    whole = space.pool(samples)
+    longest = max(range(len(samples)), key=lambda index: len(whole.tokens[index].ids))
+    limit = len(whole.tokens[longest].ids) - 1
+    sizes: list[int] = []
+
+    def refuse(module: Any, inputs: Any) -> None:
+        sizes.append(inputs[0].shape[0])
+        if inputs[0].shape[1] > limit or inputs[0].shape[0] > 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+
+    handle = backbone.model.base_model.layers[0].register_forward_pre_hook(refuse)
+    found = space.pool(samples, token_budget=1 << 20)
+    handle.remove()
+    kept = [index for index in range(len(samples)) if index != longest]
+    assert found.sample_ids == [samples[index].sample_id for index in kept]
+    for new, old in enumerate(kept):
+        expected, ours = tiny.maxima(whole, old), tiny.maxima(found, new)
+        assert ours.keys() == expected.keys()
+        assert all(ours[key] == (pytest.approx(g, rel=1e-4), p, n) for key, (g, p, n) in expected.items())
+    (failure,) = found.failures
+    assert failure.where == samples[longest].sample_id
+    assert failure.reason == f"out of memory: {limit + 1} tokens at once; lower max_tokens"
+    assert sizes[:3] == [12, 6, 3]
+
+
+def test_other_errors_of_the_model_are_not_taken_for_a_full_memory(backbone: Backbone) -> None:
+    def refuse(module: Any, inputs: Any) -> None:
+        raise RuntimeError("a bug")
+
+    handle = backbone.model.base_model.layers[0].register_forward_pre_hook(refuse)
+    with pytest.raises(RuntimeError, match="a bug"):
+        space_of(backbone, form="chat").pool(chats(3))
+    handle.remove()
+
+
+@pytest.mark.parametrize("block", [7, 1024])
+def test_dense_codes_are_pooled_as_a_list_of_them_would_be(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "BLOCK_TOKENS", block)
+    monkeypatch.setattr(screen, "FEATURE_BLOCK", 20)
+    rng = np.random.default_rng(0)
+    sae, n = tiny.random_sae(), 60
+    x = torch.from_numpy(rng.standard_normal((n, 32)).astype(np.float32))
+    sample = np.sort(rng.integers(6, size=n))
+    role = rng.integers(1, 3, size=n).astype(np.uint8)
+    position = np.arange(n) + 5
+    expected = pool_codes(sae.encode(x, "relu"), sample, role, position)
+    found = pool_dense(sae, x, sample, role, position)
+    for column in ("sample", "role", "feature", "position", "n_firing"):
+        assert getattr(found, column).tolist() == getattr(expected, column).tolist(), column
+    np.testing.assert_allclose(found.activation, expected.activation, rtol=1e-4, atol=1e-6)
+    assert [column.dtype for column in found] == [column.dtype for column in expected]
+    nothing = np.zeros(0, np.int64)
+    assert len(pool_dense(sae, x[:0], nothing, nothing.astype(np.uint8), nothing).feature) == 0

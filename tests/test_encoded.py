@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import tiny
 from facsynth.errors import InputError, MismatchError
 from facsynth.features import encoded as module
+from facsynth.features import shards
 from facsynth.features.encode import EncodeSettings, FeatureSpace
 from facsynth.features.encoded import Encoded, encode
 from facsynth.model.backbone import Backbone
@@ -148,8 +151,8 @@ def test_encoding_goes_on_after_a_stop_at_any_shard_to_the_same_bytes(backbone: 
     told: list[int] = []
     encode(corpus, space, tmp_path / "0", progress=lambda what, done, total: told.append(done))
     whole = files(tmp_path / "0")
-    assert len(told) == 9, "before and after the one pass of each of 4 shards, and at the end"
-    for stop in range(1, 10):
+    assert len(told) == 12, "before and after the one pass of each of 4 shards, and when it is written"
+    for stop in range(1, 13):
         left = [stop]
 
         def progress(what: str, done: int, total: int | None, left: list[int] = left) -> None:
@@ -165,7 +168,7 @@ def test_encoding_goes_on_after_a_stop_at_any_shard_to_the_same_bytes(backbone: 
             Encoded.open(out)
         with counted(backbone) as passes:
             encode(corpus, space, out)
-        assert sum(passes) == sum([4, 4, 3, 2][(stop - 1) // 2 :]), "what is done is not done again"
+        assert sum(passes) == sum([4, 4, 3, 2][stop // 3 :]), "what is done is not done again"
         assert files(out) == whole
 
 
@@ -307,3 +310,12 @@ def test_halves_split_the_samples_by_id_whatever_the_order(backbone: Backbone, t
 def test_opening_something_else_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no result of `facsynth encode`"):
         Encoded.open(tmp_path)
+
+
+@given(st.lists(st.floats(0, 2.0**100, width=32, allow_subnormal=False), min_size=1, max_size=50))
+def test_activations_are_rounded_by_little_and_only_once(values: list[float]) -> None:
+    exact = np.array(values, np.float32)
+    found = shards.rounded(exact)
+    np.testing.assert_allclose(found, exact, rtol=2**-15)
+    assert ((found > 0) == (exact > 0)).all()
+    assert shards.rounded(found).tolist() == found.tolist()

@@ -13,7 +13,8 @@ from facsynth.coverage.coverage import coverage, targets
 from facsynth.coverage.threshold import Threshold, feature_thresholds
 from facsynth.errors import InputError, MismatchError, SettingsError
 from facsynth.features.encode import EncodeSettings, FeatureSpace
-from facsynth.features.encoded import Encoded, encode, entries_of
+from facsynth.features.encoded import Encoded, encode
+from facsynth.features.shards import entries_of
 from facsynth.measure import Measured, check_background, measure
 from facsynth.records import Message, Sample
 from facsynth.settings import RunSettings, parse_settings

@@ -147,7 +147,7 @@ def random_sae(
     return Sae(
         W_enc, 0.1 * torch.randn(d_sae, generator=rng), W_enc.T.contiguous(), 0.1 * torch.randn(d_in, generator=rng),
         architecture=architecture, hook_point=hook_point, model_name="tiny", centred=centred,
-        k=k if architecture == "topk" else 0, fingerprint=f"random-{architecture}-{rng_seed}",
+        k=k if architecture in ("topk", "groupmax") else 0, fingerprint=f"random-{architecture}-{rng_seed}",
         threshold=0.5 + torch.rand(d_sae, generator=rng) if architecture == "jumprelu" else None,
     )  # fmt: skip
 

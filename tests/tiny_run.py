@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from facsynth.model.sae import save_sae
+from facsynth.model.sae_saelens import save_sae
 from facsynth.settings import RunSettings, parse_settings
 from tiny import random_sae, save_model
 

@@ -16,7 +16,9 @@ from facsynth.features.encode import EncodeSettings, FeatureSpace
 from facsynth.features.encoded import Encoded
 from facsynth.model.backbone import load_backbone, remembered_hash
 from facsynth.model.embedded import embedded_model
-from facsynth.model.sae import Sae, hook_point_of, load_sae
+from facsynth.model.sae import Sae, hook_point_of
+from facsynth.model.sae_formats import open_local
+from facsynth.model.sae_hub import HUB, SAELENS_ID, fetch, open_release
 from facsynth.model.writer import LocalWriter, steering_vectors
 from facsynth.profile import Profile
 from facsynth.records import Progress, no_progress
@@ -51,22 +53,32 @@ def model_folder(path: str, cache: Path) -> Path:
         raise ModelError(f"no model {path}: not a folder, and not to be had from the Hub\n{err}") from err
 
 
-def open_sae(path: str, cache: Path, device: str = "cpu") -> Sae:
-    """The SAE a setting means, with its fingerprint: of the weights and of how they are used."""
-    folder = _sae_folder(path)
-    weights = folder / "sae_weights.safetensors"
-    if not weights.exists():
-        raise ModelError(f"no SAE in {folder}: sae_weights.safetensors is missing\nGive a SAELens folder with --sae.")
-    sae = load_sae(folder, device=device)
-    used = {"architecture": sae.architecture, "k": sae.k, "centred": sae.centred}
-    return replace(sae, fingerprint=fingerprint([remembered_hash(weights, cache), used]))
+def open_sae(path: str, cache: Path, device: str = "cpu", *, k: int | None = None, hook_point: str = "") -> Sae:
+    """The SAE a setting means, with its fingerprint: of the weights and of how they are used.
+
+    Args:
+        path: `embedded`, a file or folder of any format of `model.sae_table`, `hf:owner/name:path/inside`, or
+            `saelens:RELEASE:SAE_ID`.
+        cache: where file hashes are remembered.
+        device: a torch device.
+        k: of a topk SAE whose file does not say it.
+        hook_point: of an SAE whose file does not say it.
+    """
+    if path.startswith(SAELENS_ID):
+        opened = open_release(path, k=k, hook_point=hook_point, device=device)
+    else:
+        place = fetch(path) if path.startswith(HUB) else _sae_folder(path)
+        opened = open_local(place, k=k, hook_point=hook_point, device=device)
+    weights = remembered_hash(opened.weights, cache) if opened.weights else opened.digest
+    return replace(opened.sae, fingerprint=fingerprint([weights, dict(opened.used)]))
 
 
 def open_space(settings: RunSettings, cache: Path, *, dtype: str | None = None) -> FeatureSpace:
     """Model, SAE and template of a run; `dtype` overrides that of the settings, for decisions in float32."""
     _check_device(settings.model.device)
-    sae = open_sae(settings.sae.path, cache, settings.model.device)
-    hook_point = hook_point_of(settings.model.hook_point or sae.hook_point)
+    named = settings.model.hook_point or ""
+    sae = open_sae(settings.sae.path, cache, settings.model.device, k=settings.sae.k, hook_point=named)
+    hook_point = hook_point_of(named or sae.hook_point)
     if not hook_point:
         raise SettingsError("the SAE does not say where it was trained\nGive its module path with --hook-point.")
     backbone = load_backbone(
@@ -148,12 +160,18 @@ def check_form(settings: RunSettings) -> None:
 
 
 def open_writer(space: FeatureSpace, anchor: Profile, feature_ids: list[int], settings: RunSettings) -> LocalWriter:
-    """The local writer, steered by the attempted features; strength 1 is the mean of their three highest samples."""
-    top = anchor.top_mean(3)
-    strengths = {feature: float(top[feature]) for feature in feature_ids}
-    return LocalWriter(
-        space.backbone,
-        space.template.prompt_ids,
-        steering_vectors(space.sae, strengths),
-        batch_size=settings.writer.batch_size,
-    )
+    """The local writer, steered by the attempted features; strength 1 is the mean of their three highest samples.
+
+    Raises:
+        SettingsError: steering is asked for, and the SAE has an input norm.
+    """
+    vectors: dict[int, torch.Tensor] = {}
+    if space.sae.input_norm == "none":
+        top = anchor.top_mean(3)
+        vectors = steering_vectors(space.sae, {feature: float(top[feature]) for feature in feature_ids})
+    elif settings.writer.strength:
+        raise SettingsError(
+            f"the SAE brings each token to a norm of its own ({space.sae.input_norm}), so what a feature writes has no "
+            "fixed length to steer with\nSet writer.strength to 0; spans alone then ask for a feature."
+        )
+    return LocalWriter(space.backbone, space.template.prompt_ids, vectors, batch_size=settings.writer.batch_size)

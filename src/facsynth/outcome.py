@@ -31,7 +31,7 @@ def coverage_record(before: Measured, space: FeatureSpace, settings: RunSettings
         "at_equal_samples": before.scale and before.scale.at_equal_samples,
         "at_equal_tokens": before.scale and before.scale.at_equal_tokens,
         "ceiling_at_equal_tokens": before.scale and before.scale.ceiling_at_equal_tokens,
-        "notes": list(before.notes),
+        "notes": [*space.sae.notes, *before.notes],
     }
 
 

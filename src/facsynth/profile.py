@@ -34,6 +34,8 @@ from facsynth.bins import (
 from facsynth.errors import InputError, MismatchError, ModelError
 from facsynth.store import SCHEMA, write_atomic
 
+WAITING_ENTRIES = 500_000
+"""Entries that wait at least before they are counted, 40 bytes each."""
 FEATURE_BITS, LENGTH_BITS = 16, 8
 """A cell's key is feature << 16 | length_bin << 8 | activation_bin."""
 SCALE_KEYS = ("d_sae", "model", "sae", "hook_point", "codes")
@@ -215,7 +217,7 @@ class ProfileBuilder:
         counts = np.asarray(firing_tokens, np.int64)[fires]
         self._waiting.append((tokens, key | activation_bin(value), counts, value, ids[sample], position))
         self._n_waiting += len(key) + len(ids)
-        if self._n_waiting > max(4_000_000, len(self._done.cell_key)):
+        if self._n_waiting > max(WAITING_ENTRIES, len(self._done.cell_key)):
             self._count()
 
     def build(self) -> Profile:

@@ -86,7 +86,9 @@ class SaeBlock(_Block):
     """The SAE, and how its codes are read."""
 
     path: Place = EMBEDDED
-    """`embedded`, or a SAELens folder."""
+    """`embedded`, a file or folder of any known format, `hf:owner/name:path`, or `saelens:RELEASE:SAE_ID`."""
+    k: int | None = Field(default=None, ge=1)
+    """Latents a token keeps, of a topk SAE whose file does not say it."""
     codes: Literal["native", "relu"] = "native"
     max_tokens: int = Field(default=4096, ge=2)
 

@@ -1,4 +1,4 @@
-"""Advanced: encode, train-sae."""
+"""Advanced: encode, merge, train-sae."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from facsynth.cli.console import Panel, cache_folder, note, print_json, print_ta
 from facsynth.records import Progress
 
 if TYPE_CHECKING:
+    from facsynth.features.encoded import Encoded
     from facsynth.settings import RecipeFile
 
 
@@ -20,6 +21,7 @@ def encode(
     out: o.Out,
     model: o.Model = None,
     sae: o.Sae = None,
+    sae_k: o.SaeK = None,
     hook_point: o.HookPoint = None,
     form: o.Form = None,
     text_field: o.TextField = None,
@@ -31,6 +33,8 @@ def encode(
     limit: o.Limit = None,
     device: o.Device = None,
     dtype: o.Dtype = None,
+    shard: o.Shard = None,
+    reuse: o.Reuse = None,
     json: o.Json = False,
 ) -> None:
     """Encode a corpus to a folder, for instance as a background.
@@ -38,12 +42,14 @@ def encode(
     Example:  facsynth encode broad.jsonl -o runs/broad
     """
     settings = o.resolve(
-        None, [corpus], model=model, sae=sae, hook_point=hook_point, form=form, text_field=text_field,
-        prompt_field=prompt_field, completion_field=completion_field, messages_field=messages_field,
-        chosen_field=chosen_field, rejected_field=rejected_field, limit=limit, device=device, dtype=dtype,
+        None, [corpus], model=model, sae=sae, sae_k=sae_k, hook_point=hook_point, form=form,
+        text_field=text_field, prompt_field=prompt_field, completion_field=completion_field,
+        messages_field=messages_field, chosen_field=chosen_field, rejected_field=rejected_field,
+        limit=limit, device=device, dtype=dtype,
     )  # fmt: skip
     with shown_progress() as progress:
         from facsynth.assemble import open_space, read_data
+        from facsynth.features.encoded import Part
         from facsynth.features.encoded import encode as encode_corpus
         from facsynth.lock import locked
         from facsynth.measure import notes_on_rows
@@ -51,13 +57,35 @@ def encode(
         data = read_data(settings.data, "seed", progress)
         with locked(out):
             progress("loading the model", 0, None)
-            encoded = encode_corpus(data, open_space(settings, cache_folder()), out, progress=progress)
+            space, part = open_space(settings, cache_folder()), Part.parse(shard) if shard else None
+            encoded = encode_corpus(data, space, out, part=part, reuse=reuse or (), progress=progress)
+    _print_encoded(encoded, json)
+    for text in (*space.sae.notes, *notes_on_rows("corpus", encoded)):
+        note(f"note: {text}")
+
+
+def merge(
+    folders: Annotated[list[Path], typer.Argument(help="Folders that `facsynth encode` left.")],
+    out: o.Out,
+    json: o.Json = False,
+) -> None:
+    """Put encoded folders together: the parts of `encode --shard`, or different corpora.
+
+    Example:  facsynth merge runs/broad-1 runs/broad-2 -o runs/broad
+    """
+    from facsynth.features.merge import merge_encoded
+    from facsynth.lock import locked
+
+    with locked(out):
+        _print_encoded(merge_encoded(folders, out), json)
+
+
+def _print_encoded(encoded: Encoded, json: bool) -> None:
     if json:
         print_json(encoded.manifest)
     else:
-        print(f"{encoded.profile.n_samples} samples, {encoded.profile.n_tokens} content tokens: {out}")
-    for text in notes_on_rows("corpus", encoded):
-        note(f"note: {text}")
+        counts = f"{encoded.profile.n_samples} samples, {encoded.profile.n_tokens} content tokens"
+        print(f"{counts}: {encoded.folder}")
 
 
 def train_sae(
@@ -123,4 +151,4 @@ def _train(asked: RecipeFile, name: str, out: Path, data: Path, keep_gb: float, 
     return read_json(out / "manifest.json")
 
 
-COMMANDS: Panel = {"encode": encode, "train-sae": train_sae}
+COMMANDS: Panel = {"encode": encode, "merge": merge, "train-sae": train_sae}

@@ -26,7 +26,7 @@ data:
   form: message             # which part of a row is encoded: message, chat, preference, ab, text
   # fields: {{text: body}}    # for rows of another layout
 model: {{path: embedded}}     # or a Hugging Face folder or id, with dtype and device
-sae: {{path: embedded}}       # or a SAELens folder
+sae: {{path: embedded}}       # or a file or folder, hf:owner/name:path, saelens:RELEASE:SAE_ID; k where it lacks one
 coverage:
   threshold: {threshold}           # of each feature's robust maximum; or 0.0, or q90
   relevance: contrast       # against the background; or all

@@ -32,6 +32,7 @@ def coverage(
     config: o.Config = None,
     model: o.Model = None,
     sae: o.Sae = None,
+    sae_k: o.SaeK = None,
     hook_point: o.HookPoint = None,
     form: o.Form = None,
     text_field: o.TextField = None,
@@ -57,10 +58,10 @@ def coverage(
     Example:  facsynth coverage my.jsonl --anchor broad.jsonl
     """
     settings = o.resolve(
-        config, seed, anchor=anchor, model=model, sae=sae, hook_point=hook_point, form=form, text_field=text_field,
-        prompt_field=prompt_field, completion_field=completion_field, messages_field=messages_field,
-        chosen_field=chosen_field, rejected_field=rejected_field, threshold=threshold, relevance=relevance,
-        background=background, limit=limit, device=device, dtype=dtype,
+        config, seed, anchor=anchor, model=model, sae=sae, sae_k=sae_k, hook_point=hook_point, form=form,
+        text_field=text_field, prompt_field=prompt_field, completion_field=completion_field,
+        messages_field=messages_field, chosen_field=chosen_field, rejected_field=rejected_field,
+        threshold=threshold, relevance=relevance, background=background, limit=limit, device=device, dtype=dtype,
     )  # fmt: skip
     record = record_of(_measure(settings, out))
     if json:
@@ -79,6 +80,7 @@ def missing(
     config: o.Config = None,
     model: o.Model = None,
     sae: o.Sae = None,
+    sae_k: o.SaeK = None,
     hook_point: o.HookPoint = None,
     form: o.Form = None,
     text_field: o.TextField = None,
@@ -102,10 +104,10 @@ def missing(
     Example:  facsynth missing my.jsonl --anchor broad.jsonl -o runs/mine
     """
     settings = o.resolve(
-        config, seed, anchor=anchor, model=model, sae=sae, hook_point=hook_point, form=form, text_field=text_field,
-        prompt_field=prompt_field, completion_field=completion_field, messages_field=messages_field,
-        chosen_field=chosen_field, rejected_field=rejected_field, threshold=threshold, relevance=relevance,
-        background=background, limit=limit, device=device, dtype=dtype,
+        config, seed, anchor=anchor, model=model, sae=sae, sae_k=sae_k, hook_point=hook_point, form=form,
+        text_field=text_field, prompt_field=prompt_field, completion_field=completion_field,
+        messages_field=messages_field, chosen_field=chosen_field, rejected_field=rejected_field,
+        threshold=threshold, relevance=relevance, background=background, limit=limit, device=device, dtype=dtype,
     )  # fmt: skip
     folder = _measure(settings, out)
     record, rows = record_of(folder), plan_of(folder)

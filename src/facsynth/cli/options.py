@@ -18,7 +18,10 @@ Seed = Annotated[
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="A settings file; see `facsynth init`.")]
 Anchor = Annotated[list[str] | None, typer.Option("--anchor", help="What the data should reach. [the example anchor]")]
 Model = Annotated[str | None, typer.Option("--model", help="A model folder or Hub id. [embedded]")]
-Sae = Annotated[str | None, typer.Option("--sae", help="A SAELens folder. [embedded]")]
+Sae = Annotated[
+    str | None, typer.Option("--sae", help="File, folder, hf:owner/name:PATH, saelens:RELEASE:ID. [embedded]")
+]
+SaeK = Annotated[int | None, typer.Option("--sae-k", min=1, help="Latents a token keeps, where its file lacks it.")]
 HookPoint = Annotated[str | None, typer.Option("--hook-point", help="Module path from 0, as layers.14. [the SAE's]")]
 Form = Annotated[str | None, typer.Option("--form", help="message, chat, preference, ab or text. [message]")]
 TextField = Annotated[
@@ -37,6 +40,12 @@ Background = Annotated[
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Read at most so many samples of each file.")]
 Device = Annotated[str | None, typer.Option("--device", help="A torch device. [cpu]")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="auto, float32, bfloat16 or float16. [auto]")]
+Shard = Annotated[
+    str | None, typer.Option("--shard", help="Encode one part of several, as 2/7; `merge` puts them together.")
+]
+Reuse = Annotated[
+    list[Path] | None, typer.Option("--reuse", help="Folder of an earlier version: only new samples are encoded.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Run folder; the same command goes on in it.")]
 Kept = Annotated[Path | None, typer.Option("--out", "-o", help="Run folder to keep. [in the user's cache]")]
@@ -50,6 +59,7 @@ KEYS = {
     "device": "model.device",
     "dtype": "model.dtype",
     "sae": "sae.path",
+    "sae_k": "sae.k",
     "threshold": "coverage.threshold",
     "relevance": "coverage.relevance",
     "background": "coverage.background",

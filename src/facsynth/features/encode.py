@@ -8,16 +8,16 @@ appendix D), with its position. An encoded corpus is a folder of Parquet shards,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+import torch
 
 from facsynth.errors import InputError, SettingsError
-from facsynth.model.backbone import Backbone, batches
-from facsynth.model.sae import CODES, Codes, Sae
+from facsynth.features.pool import Entries, pool_codes, pool_dense, sort_entries
+from facsynth.model.backbone import Backbone, batches, is_out_of_memory
+from facsynth.model.sae import CODES, Sae
 from facsynth.records import Failure, Progress, Sample, no_progress
 from facsynth.store import fingerprint
 from facsynth.text.forms import form_roles
@@ -41,35 +41,6 @@ class EncodeSettings:
             raise SettingsError(f"there are no codes {self.codes!r}\nKnown codes: {', '.join(CODES)}.")
         if self.max_tokens < 2:
             raise SettingsError(f"max_tokens is {self.max_tokens}\nThe first position never counts: give at least 2.")
-
-
-class Entries(NamedTuple):
-    """One entry for each (sample, role, feature) that fires; [n_entries] each, sorted by those three."""
-
-    sample: npt.NDArray[np.int64]
-    """Index of the sample."""
-    role: npt.NDArray[np.uint8]
-    """As in `Tokens.role`."""
-    feature: npt.NDArray[np.int64]
-    activation: npt.NDArray[np.float32]
-    """Maximum over the content tokens of that role."""
-    position: npt.NDArray[np.int32]
-    """Where, as index into the encoded sequence; the first one of equals."""
-    n_firing: npt.NDArray[np.int32]
-    """On how many content tokens."""
-
-    def take(self, order: npt.NDArray[np.int64]) -> Entries:
-        """The entries at these places, in this order."""
-        return Entries(
-            self.sample[order], self.role[order], self.feature[order],
-            self.activation[order], self.position[order], self.n_firing[order],
-        )  # fmt: skip
-
-
-NO_ENTRIES = Entries(
-    np.zeros(0, np.int64), np.zeros(0, np.uint8), np.zeros(0, np.int64),
-    np.zeros(0, np.float32), np.zeros(0, np.int32), np.zeros(0, np.int32),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -127,16 +98,33 @@ class FeatureSpace:
         }
 
     @property
+    def precision(self) -> str:
+        """Of the model's products, as torch calls it."""
+        return str(self.backbone.dtype)
+
+    @property
+    def d_sae(self) -> int:
+        """Number of features."""
+        return self.sae.d_sae
+
+    @property
+    def form(self) -> str:
+        """Which part of a row is encoded."""
+        return self.settings.form
+
+    @property
     def fingerprint(self) -> str:
         """Of everything that the codes of a sample depend on, the precision included."""
-        return fingerprint({**self.identity, "dtype": str(self.backbone.dtype)})
+        return fingerprint({**self.identity, "dtype": self.precision})
 
-    def pool(self, samples: Sequence[Sample], token_budget: int = 8192, progress: Progress = no_progress) -> Pooled:
+    def pool(
+        self, samples: Sequence[Sample], token_budget: int | None = None, progress: Progress = no_progress
+    ) -> Pooled:
         """Encode samples; batches are made by length, so they should be many.
 
         Args:
-            samples: of the space's form; a sample without content is a failure.
-            token_budget: padded tokens a forward pass.
+            samples: of the space's form; a sample without content, or too large for the memory, is a failure.
+            token_budget: padded tokens a forward pass; None takes what suits the device.
             progress: told after every pass.
         """
         ids, tokens, failures = [], [], []
@@ -146,58 +134,52 @@ class FeatureSpace:
                 ids.append(sample.sample_id)
             except InputError as err:
                 failures.append(Failure(sample.sample_id, str(err), sample.text[:200]))
-        parts, n_done = [], len(failures)
-        for batch in batches([len(t.ids) for t in tokens], token_budget):
-            parts.append(self._pool_batch(batch, [tokens[i] for i in batch]))
+        parts, too_large, n_done = [], set[int](), len(failures)
+        for batch in batches([len(t.ids) for t in tokens], token_budget or self.backbone.token_budget):
+            for part in self._fitting(batch, tokens):
+                parts += [part] if isinstance(part, Entries) else []
+                too_large |= {part} if isinstance(part, int) else set()
             n_done += len(batch)
             progress("encoding", n_done, len(samples))
-        return Pooled(ids, tokens, sort_entries(parts), failures)
+        return _without(Pooled(ids, tokens, sort_entries(parts), failures), too_large)
+
+    def _fitting(self, batch: list[int], tokens: Sequence[Tokens]) -> Iterator[Entries | int]:
+        """The codes of a batch, in halves of halves where it does not fit the memory; the index of what never fits."""
+        try:
+            yield self._pool_batch(batch, [tokens[i] for i in batch])
+            return
+        except (MemoryError, RuntimeError) as err:
+            if not is_out_of_memory(err):
+                raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(batch) == 1:
+            yield batch[0]
+        else:
+            yield from self._fitting(batch[: len(batch) // 2], tokens)
+            yield from self._fitting(batch[len(batch) // 2 :], tokens)
 
     def _pool_batch(self, indices: list[int], tokens: list[Tokens]) -> Entries:
         activations = self.backbone.activations([t.ids for t in tokens], [t.content for t in tokens])
-        codes = self.sae.encode(activations, self.settings.codes)
         counts = [int(t.content.sum()) for t in tokens]
         sample = np.repeat(np.array(indices), counts)
         position = np.concatenate([np.flatnonzero(t.content) for t in tokens])
         role = np.concatenate([t.role[t.content] for t in tokens])
-        return pool_codes(codes, sample, role, position)
+        if self.settings.codes == "relu":
+            return pool_dense(self.sae, activations, sample, role, position)
+        return pool_codes(self.sae.encode(activations), sample, role, position)
 
 
-def pool_codes(
-    codes: Codes, sample: npt.NDArray[np.int64], role: npt.NDArray[np.uint8], position: npt.NDArray[np.int64]
-) -> Entries:
-    """Maximum over tokens of each (sample, role, feature).
-
-    Args:
-        codes: of n tokens.
-        sample: [n], which sample each token belongs to.
-        role: [n], and which role.
-        position: [n], and its place in the encoded sequence.
-    """
-    token, feature, act = codes.token.cpu().numpy(), codes.feature.cpu().numpy(), codes.act.cpu().numpy()
-    if not len(token):
-        return NO_ENTRIES
-    order = np.lexsort((position[token], -act, feature, role[token], sample[token]))
-    token, feature, act = token[order], feature[order], act[order]
-    key = np.stack([sample[token], role[token].astype(np.int64), feature])
-    starts = np.flatnonzero(np.concatenate([[True], (key[:, 1:] != key[:, :-1]).any(axis=0)]))
-    best = token[starts]
-    return Entries(
-        sample=sample[best].astype(np.int64),
-        role=role[best].astype(np.uint8),
-        feature=feature[starts].astype(np.int64),
-        activation=act[starts].astype(np.float32),
-        position=position[best].astype(np.int32),
-        n_firing=np.diff(np.append(starts, len(token))).astype(np.int32),
+def _without(pooled: Pooled, too_large: set[int]) -> Pooled:
+    """The samples that did fit; the others are failures."""
+    if not too_large:
+        return pooled
+    kept = [index for index in range(len(pooled.tokens)) if index not in too_large]
+    failures = [
+        Failure(pooled.sample_ids[i], f"out of memory: {len(pooled.tokens[i].ids)} tokens at once; lower max_tokens")
+        for i in sorted(too_large)
+    ]
+    entries = pooled.entries._replace(sample=np.searchsorted(np.array(kept), pooled.entries.sample).astype(np.int64))
+    return Pooled(
+        [pooled.sample_ids[i] for i in kept], [pooled.tokens[i] for i in kept], entries, [*pooled.failures, *failures]
     )
-
-
-def sort_entries(parts: Sequence[Entries]) -> Entries:
-    """Entries of several batches as one, sorted by sample, role and feature."""
-    if not parts:
-        return NO_ENTRIES
-    sample, role, feature, activation, position, n_firing = (
-        np.concatenate([part[column] for part in parts]) for column in range(6)
-    )
-    joined = Entries(sample, role, feature, activation, position, n_firing)
-    return joined.take(np.lexsort((joined.feature, joined.role, joined.sample)))

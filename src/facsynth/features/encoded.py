@@ -7,41 +7,70 @@ the same within 1e-4 in float32; in bfloat16 0.3 % of active features flip (docs
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from facsynth.errors import InputError, MismatchError
-from facsynth.features.encode import Entries, FeatureSpace, Pooled, sort_entries
+from facsynth.errors import InputError, MismatchError, SettingsError
+from facsynth.features.encode import FeatureSpace
+from facsynth.features.reuse import Known, in_order
+from facsynth.features.shards import count, encode_anew, entries_of, over_roles, read_shard, table_of, write_shard
 from facsynth.profile import Profile, ProfileBuilder
-from facsynth.records import Progress, Sample, no_progress
+from facsynth.records import Failure, Progress, Sample, no_progress
 from facsynth.store import Artifact, read_jsonl, write_jsonl
 from facsynth.text.corpus import Corpus
 
 SHARD_SAMPLES = 512
-SCHEMA = pa.schema(
-    [
-        ("sample_id", pa.string()),
-        ("cut", pa.bool_()),
-        ("merged", pa.int32()),
-        ("token_ids", pa.list_(pa.int32())),
-        ("token_role", pa.list_(pa.uint8())),
-        ("role", pa.list_(pa.uint8())),
-        ("feature", pa.list_(pa.uint32())),
-        ("activation", pa.list_(pa.float32())),
-        ("position", pa.list_(pa.uint32())),
-        ("n_firing", pa.list_(pa.uint32())),
-    ]
-)
-CODES = ("role", "feature", "activation", "position", "n_firing")
+
+Engine = Callable[[Iterable[tuple[int, list[Sample]]]], Iterable[tuple[int, pa.Table, list[Failure]]]]
+"""Numbered shards of samples in; number, `shards.table_of` and failures out, in any order."""
+
+
+class Space(Protocol):
+    """What of a feature space is written down."""
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """As of `FeatureSpace`, and so are the others."""
+
+    @property
+    def precision(self) -> str: ...  # noqa: D102
+
+    @property
+    def d_sae(self) -> int: ...  # noqa: D102
+
+    @property
+    def form(self) -> str: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Part:
+    """Shards number - 1, number - 1 + n, … of a corpus."""
+
+    number: int
+    n: int
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """Read "2/7".
+
+        Raises:
+            SettingsError: anything else.
+        """
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            raise SettingsError(f"there is no shard {text!r}\nWrite 1/8 for the first of eight parts.")
+        return cls(int(found[1]), int(found[2]))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.n}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,12 +101,12 @@ class Encoded:
         """
         n_samples = 0
         for path in sorted(self.folder.glob("shards/*.parquet")):
-            table = _read_shard(path, columns)
+            table = read_shard(path, columns)
             n_samples += len(table)
             yield table
         if n_samples != self.manifest["n_samples"]:
             found = f"{n_samples} samples, its manifest says {self.manifest['n_samples']}"
-            raise InputError(f"{self.folder} holds {found}\n{_encode_anew(self.folder)}")
+            raise InputError(f"{self.folder} holds {found}\n{encode_anew(self.folder)}")
 
     def halves(self) -> tuple[Profile, Profile]:
         """Profiles of two halves of the samples, split by sample id: the same halves whatever the order."""
@@ -85,7 +114,7 @@ class Encoded:
         for table in self.shards():
             side = np.array([int(sample_id[-1], 16) % 2 for sample_id in table["sample_id"].to_pylist()])
             for which, builder in enumerate(builders):
-                _count(builder, table.filter(pa.array(side == which)))
+                count(builder, table.filter(pa.array(side == which)))
         return builders[0].build(), builders[1].build()
 
     def ids(self) -> Iterator[str]:
@@ -97,7 +126,7 @@ class Encoded:
         """(sample index, feature) of every pair above its threshold, each once."""
         samples, features, start = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], 0
         for table in self.shards():
-            entries = _over_roles(entries_of(table))
+            entries = over_roles(entries_of(table))
             above = entries.activation > thresholds[entries.feature]
             samples.append(entries.sample[above] + start)
             features.append(entries.feature[above])
@@ -110,105 +139,121 @@ class Encoded:
 
 def encode(
     corpus: Corpus,
-    space: FeatureSpace,
+    space: Space,
     out: Path,
     *,
+    part: Part | None = None,
     reuse: Sequence[Path] = (),
-    token_budget: int = 8192,
+    engine: Engine | None = None,
     progress: Progress = no_progress,
 ) -> Encoded:
     """Encode a corpus into a folder; the same call goes on where it stopped.
 
     Args:
         corpus: read in the space's form.
-        space: model, SAE and settings.
+        space: model, SAE and settings; a `FeatureSpace` where no `engine` is given.
         out: artifact folder.
+        part: only every n-th shard, for another process to do the others; see `features.merge`.
         reuse: folders of the same space; samples that stand there are copied instead of run again.
-        token_budget: padded tokens a forward pass.
+        engine: who pools the shards; this process, where nobody is named.
         progress: told the samples done.
 
     Raises:
         InputError: no sample could be encoded.
         MismatchError: the folder was begun with another corpus or space, or the corpus was read in another form.
     """
-    if corpus.form != space.settings.form:
+    if corpus.form != space.form:
         raise MismatchError(
-            f"{corpus.name} was read in the form {corpus.form}, the feature space is of the form "
-            f"{space.settings.form}\nRead it in that form, with --form {space.settings.form}."
+            f"{corpus.name} was read in the form {corpus.form}, the feature space is of the form {space.form}\n"
+            f"Read it in that form, with --form {space.form}."
         )
-    settings = {**space.identity, "dtype": str(space.backbone.dtype)}
-    artifact = Artifact(out, "encode", settings, {"corpus": corpus.fingerprint})
+    settings = settings_of(space)
+    artifact = Artifact(out, "encode", settings | ({"part": str(part)} if part else {}), {"corpus": corpus.fingerprint})
     if artifact.manifest is not None:
         return Encoded.open(out)
-    known = _Known(reuse, space)
-    for number, samples in enumerate(_shards(corpus)):
-        name = f"shards/{number:05d}.parquet"
-        progress("encoding", number * SHARD_SAMPLES, len(corpus))
-        if artifact.has(name):
-            continue
-        copied = known.find([sample.sample_id for sample in samples])
-        start = number * SHARD_SAMPLES + len(copied)
-        tell = partial(_tell, progress, start, len(corpus))
-        pooled = space.pool([s for s in samples if s.sample_id not in copied], token_budget, tell)
-        table = _in_order(samples, _table(pooled), copied)
-        artifact.write(name, partial(_write_shard, table), pooled.failures)
-    progress("encoding", len(corpus), len(corpus))
-    return _finish(artifact, corpus, space)
+    queue = _Queue(corpus, artifact, part or Part(1, 1), Known(reuse, settings))
+    for number, table, failures in (engine or partial(_here, space, progress, len(corpus)))(queue.todo()):
+        artifact.write(_name(number), partial(write_shard, queue.complete(number, table)), failures)
+        progress("encoding", min((number + 1) * SHARD_SAMPLES, len(corpus)), len(corpus))
+    return _finish(artifact, corpus, space, part)
 
 
-def _finish(artifact: Artifact, corpus: Corpus, space: FeatureSpace) -> Encoded:
-    builder = ProfileBuilder(space.identity, space.sae.d_sae)
+class _Queue:
+    """The shards that are not there yet, without the samples that are known, and with them again."""
+
+    def __init__(self, corpus: Corpus, artifact: Artifact, part: Part, known: Known) -> None:
+        self._corpus, self._artifact, self._part, self._known = corpus, artifact, part, known
+        self._in_hand: dict[int, tuple[list[str], list[pa.Table]]] = {}
+        """By number: all sample ids of the shard, and the rows that are known."""
+
+    def todo(self) -> Iterator[tuple[int, list[Sample]]]:
+        """What an engine is to pool."""
+        for number, samples in enumerate(_shards(self._corpus)):
+            if number % self._part.n != self._part.number - 1 or self._artifact.has(_name(number)):
+                continue
+            ids = [sample.sample_id for sample in samples]
+            copied = self._known.find(ids)
+            there = set(copied["sample_id"].to_pylist()) if copied else set()
+            self._in_hand[number] = ids, [copied] if copied else []
+            yield number, [sample for sample in samples if sample.sample_id not in there]
+
+    def complete(self, number: int, table: pa.Table) -> pa.Table:
+        """The whole shard, in the order of the corpus, from what an engine made of it."""
+        ids, copied = self._in_hand.pop(number)
+        return in_order(ids, [table, *copied])
+
+
+def settings_of(space: Space) -> dict[str, str]:
+    """What an encoded corpus depends on besides its samples, as its plan has it."""
+    return {**space.identity, "dtype": space.precision}
+
+
+def _here(
+    space: Space, progress: Progress, total: int, todo: Iterable[tuple[int, list[Sample]]]
+) -> Iterator[tuple[int, pa.Table, list[Failure]]]:
+    """The engine that is this process."""
+    assert isinstance(space, FeatureSpace), "whoever hands in another space hands in its engine too"
+    for number, samples in todo:
+        start = number * SHARD_SAMPLES
+        progress("encoding", start, total)
+        pooled = space.pool(samples, progress=partial(_tell, progress, start, total))
+        yield number, table_of(pooled), pooled.failures
+
+
+def _finish(artifact: Artifact, corpus: Corpus, space: Space, part: Part | None) -> Encoded:
+    builder = ProfileBuilder(space.identity, space.d_sae)
     n_cut = n_merged = n_samples = 0
     for path in sorted(artifact.folder.glob("shards/*.parquet")):
-        table = _read_shard(path)
-        _count(builder, table)
+        table = read_shard(path)
+        count(builder, table)
         n_samples += len(table)
         n_cut += int(np.sum(table["cut"].to_numpy()))
         n_merged += int(np.sum(table["merged"].to_numpy()))
-    if n_samples == 0:
+    if n_samples == 0 and part is None:
         listed = sorted(artifact.folder.glob("shards/*.failures.jsonl"))
         first = read_jsonl(listed[0])[0]["reason"] if listed else "it holds no samples"
         raise InputError(f"no sample of {corpus.name} has content tokens\n  {first}\nSee {artifact.folder} for all.")
-    profile = builder.build()
-    profile.save(artifact.folder / "profile.npz")
     rows = [{"where": f.where, "reason": f.reason, "raw": f.raw} for f in corpus.failures]
     write_jsonl(artifact.folder / "corpus.failures.jsonl", rows)
-    manifest = artifact.finish(
-        corpus=corpus.name, n_samples=n_samples, n_tokens=profile.n_tokens, n_cut=n_cut, n_merged=n_merged,
+    return finished(
+        artifact, builder.build(), corpus=corpus.name, n_samples=n_samples, n_cut=n_cut, n_merged=n_merged,
         n_repaired=corpus.n_repaired, licence=corpus.licence or "unknown",
     )  # fmt: skip
+
+
+def finished(artifact: Artifact, profile: Profile, **counts: Any) -> Encoded:
+    """Write profile and manifest of a folder whose shards are all there."""
+    profile.save(artifact.folder / "profile.npz")
+    manifest = artifact.finish(n_tokens=profile.n_tokens, **counts)
     return Encoded(artifact.folder, manifest, profile)
+
+
+def _name(number: int) -> str:
+    return f"shards/{number:05d}.parquet"
 
 
 def _tell(progress: Progress, start: int, total: int, what: str, done: int, _: int | None) -> None:
     progress(what, start + done, total)
-
-
-class _Known:
-    """Samples of the same space that were encoded before, by id."""
-
-    def __init__(self, folders: Sequence[Path], space: FeatureSpace) -> None:
-        self._where: dict[str, tuple[Path, int]] = {}
-        settings = {**space.identity, "dtype": str(space.backbone.dtype)}
-        for folder in folders:
-            with suppress(InputError):  # a damaged folder saves no work, and stops none
-                if Artifact.settings_of(folder) == settings:
-                    for path in sorted(folder.glob("shards/*.parquet")):
-                        ids = _read_shard(path, ["sample_id"])["sample_id"].to_pylist()
-                        self._where |= {sample_id: (path, row) for row, sample_id in enumerate(ids)}
-
-    def find(self, sample_ids: Sequence[str]) -> dict[str, pa.Table]:
-        wanted: dict[Path, dict[str, int]] = {}
-        for sample_id in sample_ids:
-            if sample_id in self._where:
-                path, row = self._where[sample_id]
-                wanted.setdefault(path, {})[sample_id] = row
-        found: dict[str, pa.Table] = {}
-        for path, rows in wanted.items():
-            with suppress(InputError):
-                table = _read_shard(path)
-                found |= {sample_id: table.slice(row, 1) for sample_id, row in rows.items()}
-        return found
 
 
 def _shards(corpus: Corpus) -> Iterator[list[Sample]]:
@@ -220,78 +265,3 @@ def _shards(corpus: Corpus) -> Iterator[list[Sample]]:
             shard = []
     if shard:
         yield shard
-
-
-def _table(pooled: Pooled) -> pa.Table:
-    starts = np.searchsorted(pooled.entries.sample, np.arange(len(pooled.sample_ids) + 1)).astype(np.int32)
-    columns: dict[str, Any] = {
-        "sample_id": pooled.sample_ids,
-        "cut": [tokens.cut for tokens in pooled.tokens],
-        "merged": [tokens.merged for tokens in pooled.tokens],
-        "token_ids": [tokens.ids for tokens in pooled.tokens],
-        "token_role": [tokens.role for tokens in pooled.tokens],
-    }
-    for name in CODES:
-        values = pa.array(getattr(pooled.entries, name)).cast(SCHEMA.field(name).type.value_type)
-        columns[name] = pa.ListArray.from_arrays(pa.array(starts), values)
-    return pa.table(columns, schema=SCHEMA)
-
-
-def _read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    try:
-        return pq.read_table(path, columns=list(columns) if columns else None)
-    except (OSError, pa.ArrowException) as err:
-        folder = path.parent.parent
-        raise InputError(f"{path} is damaged: {err}\n{_encode_anew(folder)}") from err
-
-
-def _encode_anew(folder: Path) -> str:
-    return f"Remove {folder} and run the same command again: it is encoded anew."
-
-
-def _write_shard(table: pa.Table, path: Path) -> None:
-    pq.write_table(table, path, compression="zstd")
-
-
-def _in_order(samples: Sequence[Sample], fresh: pa.Table, copied: dict[str, pa.Table]) -> pa.Table:
-    """Rows as the corpus has them; samples that failed are left out."""
-    if not copied:
-        return fresh
-    rows = {sample_id: fresh.slice(row, 1) for row, sample_id in enumerate(fresh["sample_id"].to_pylist())} | copied
-    return pa.concat_tables([rows[s.sample_id] for s in samples if s.sample_id in rows]).combine_chunks()
-
-
-def entries_of(table: pa.Table) -> Entries:
-    """The pooled codes of a shard; `sample` counts its rows."""
-    lists = {name: table[name].combine_chunks() for name in CODES}
-    sample = np.repeat(np.arange(len(table)), np.diff(lists["feature"].offsets.to_numpy()))
-    flat: dict[str, npt.NDArray[Any]] = {name: column.flatten().to_numpy() for name, column in lists.items()}
-    return Entries(
-        sample, flat["role"], flat["feature"].astype("i8"), flat["activation"],
-        flat["position"].astype("i4"), flat["n_firing"].astype("i4"),
-    )  # fmt: skip
-
-
-def _count(builder: ProfileBuilder, table: pa.Table) -> None:
-    """Add a shard to a profile: over all roles, the higher maximum and the sum of firing tokens."""
-    if not len(table):
-        return
-    entries = _over_roles(entries_of(table))
-    roles = table["token_role"].combine_chunks()
-    starts = roles.offsets.to_numpy()[:-1]
-    content: npt.NDArray[np.int64] = np.add.reduceat((roles.flatten().to_numpy() > 0).astype(np.int64), starts)
-    builder.add(
-        table["sample_id"].to_pylist(), content, entries.sample, entries.feature,
-        entries.activation, entries.position, entries.n_firing,
-    )  # fmt: skip
-
-
-def _over_roles(entries: Entries) -> Entries:
-    if len(np.unique(entries.role)) < 2:
-        return entries
-    order = np.lexsort((entries.position, -entries.activation, entries.feature, entries.sample))
-    e = entries.take(order)
-    starts = np.flatnonzero(np.append(True, (e.sample[1:] != e.sample[:-1]) | (e.feature[1:] != e.feature[:-1])))
-    best = e.take(starts)
-    summed = np.add.reduceat(e.n_firing, starts)
-    return sort_entries([best._replace(n_firing=summed, role=np.ones_like(best.role))])

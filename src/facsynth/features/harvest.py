@@ -83,11 +83,11 @@ def harvest(
     )
 
 
-def chunk_activations(documents: Sequence[Tokens], backbone: Backbone, token_budget: int = 8192) -> torch.Tensor:
+def chunk_activations(documents: Sequence[Tokens], backbone: Backbone, token_budget: int | None = None) -> torch.Tensor:
     """[content tokens, d_model] of one chunk, in the backbone's dtype."""
     parts = [
         backbone.activations([documents[i].ids for i in batch], [documents[i].content for i in batch])
-        for batch in batches([len(document.ids) for document in documents], token_budget)
+        for batch in batches([len(document.ids) for document in documents], token_budget or backbone.token_budget)
     ]
     return torch.cat(parts).cpu()
 

@@ -1,0 +1,100 @@
+"""Encoded folders put together are what one pass leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import tiny
+from facsynth.errors import InputError, MismatchError, SettingsError
+from facsynth.features import encoded as module
+from facsynth.features.encode import EncodeSettings, FeatureSpace
+from facsynth.features.encoded import Encoded, Part, encode
+from facsynth.features.merge import merge_encoded
+from facsynth.profile import merge
+from facsynth.records import Message, Sample
+from facsynth.text.corpus import Corpus
+from tiny import chats
+
+EMPTY = Sample((Message("user", "<|im_end|>"), Message("assistant", "</s>")))
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory: pytest.TempPathFactory) -> FeatureSpace:
+    backbone = tiny.backbone(tiny.save_model(tmp_path_factory.mktemp("models") / "llama"))
+    return FeatureSpace(backbone, tiny.random_sae(), EncodeSettings(form="chat"))
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SHARD_SAMPLES", 4)
+
+
+def corpus_of(samples: list[Sample], name: str = "corpus") -> Corpus:
+    return Corpus.of(samples, name=name, form="chat")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+@pytest.mark.parametrize("n", [2, 7])
+def test_the_parts_of_a_corpus_merge_to_the_bytes_of_one_pass(space: FeatureSpace, tmp_path: Path, n: int) -> None:
+    corpus = corpus_of([*chats(14), EMPTY, *chats(3, rng_seed=9)])
+    encode(corpus, space, tmp_path / "whole")
+    parts = [tmp_path / f"part{number}" for number in range(1, n + 1)]
+    for number, folder in enumerate(parts, start=1):
+        found = encode(corpus, space, folder, part=Part(number, n))
+        assert len(list(folder.glob("shards/*.parquet"))) == len(range(number - 1, 5, n))
+        assert found.manifest["n_samples"] == found.profile.n_samples
+    merged = merge_encoded(parts[::-1], tmp_path / "merged")
+    assert files(tmp_path / "merged") == files(tmp_path / "whole")
+    assert files(merge_encoded(parts, tmp_path / "merged").folder) == files(tmp_path / "whole")
+    assert list(merged.ids()) == [s.sample_id for s in corpus if s is not EMPTY]
+
+
+def test_different_corpora_merge_to_the_profile_of_both_and_serve_as_one(space: FeatureSpace, tmp_path: Path) -> None:
+    first, second = (encode(corpus_of(chats(6, seed), f"c{seed}"), space, tmp_path / f"{seed}") for seed in (1, 2))
+    merged = merge_encoded([first.folder, second.folder], tmp_path / "both")
+    assert merged.profile.cell_samples.tolist() == merge([first.profile, second.profile]).cell_samples.tolist()
+    assert list(merged.ids()) == [*first.ids(), *second.ids()]
+    assert merged.manifest["corpus"] == "c1 + c2"
+    assert Encoded.open(tmp_path / "both").manifest == merged.manifest
+
+
+def test_what_does_not_belong_together_is_refused(space: FeatureSpace, tmp_path: Path) -> None:
+    corpus = corpus_of(chats(9))
+    one, two, three = (encode(corpus, space, tmp_path / f"{i}", part=Part(i, 3)).folder for i in (1, 2, 3))
+    whole = encode(corpus, space, tmp_path / "whole").folder
+    dense = FeatureSpace(space.backbone, space.sae, EncodeSettings(form="chat", codes="relu"))
+    other = encode(corpus, dense, tmp_path / "relu").folder
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match=r"parts of the corpus are missing: 2/3\nEncode them with --shard"):
+        merge_encoded([one, three], out)
+    with pytest.raises(InputError, match="a part comes twice"):
+        merge_encoded([one, two, three, two], out)
+    with pytest.raises(InputError, match=r"whole \(whole\) is no part of the corpus"):
+        merge_encoded([one, two, whole], out)
+    with pytest.raises(InputError, match="holds the same samples as a folder before it"):
+        merge_encoded([whole, whole], out)
+    with pytest.raises(MismatchError, match=r"another codes\n.*native\n.*relu\nEncode one of them again"):
+        merge_encoded([whole, other], out)
+    with pytest.raises(InputError, match="no folders to merge"):
+        merge_encoded([], out)
+    assert not out.exists()
+
+
+def test_parts_without_a_sample_are_whole_and_a_corpus_without_one_is_not(space: FeatureSpace, tmp_path: Path) -> None:
+    corpus = corpus_of([EMPTY])
+    parts = [encode(corpus, space, tmp_path / f"{i}", part=Part(i, 2)).folder for i in (1, 2)]
+    with pytest.raises(InputError, match="no sample of corpus has content tokens"):
+        merge_encoded(parts, tmp_path / "out")
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "a/b", "2", "1/0", "-1/2"])
+def test_a_part_that_is_none_is_a_settings_error(text: str) -> None:
+    with pytest.raises(SettingsError, match="there is no shard"):
+        Part.parse(text)
+    assert str(Part.parse("2/7")) == "2/7"
