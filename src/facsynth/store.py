@@ -237,7 +237,7 @@ def _check_plan(folder: Path, found: dict[str, Any], asked: dict[str, Any]) -> N
                 raise MismatchError(
                     f"{folder} was begun with another {key}\n"
                     f"  there  {_shown(before.get(key))}\n  asked  {_shown(now.get(key))}\n"
-                    "Ask for the same again to go on with it, or choose another folder with -o. Nothing was changed."
+                    "Ask for the same again to go on with it, or start in another folder. Nothing was changed."
                 )
 
 
