@@ -80,7 +80,7 @@ def open_space(settings: RunSettings, cache: Path, *, dtype: str | None = None) 
     sae = open_sae(settings.sae.path, cache, settings.model.device, k=settings.sae.k, hook_point=named)
     hook_point = hook_point_of(named or sae.hook_point)
     if not hook_point:
-        raise SettingsError("the SAE does not say where it was trained\nGive its module path with --hook-point.")
+        raise SettingsError("the SAE does not say where it was trained\nGive it: model.hook_point (--hook-point).")
     backbone = load_backbone(
         model_folder(settings.model.path, cache),
         hook_point=hook_point,
@@ -98,7 +98,9 @@ def _check_device(device: str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as err:  # AssertionError: a torch without CUDA
         reason = str(err).splitlines()[0]
-        raise SettingsError(f"the device {device!r} cannot be used: {reason}\nUse --device cpu.") from err
+        raise SettingsError(
+            f"the device {device!r} cannot be used: {reason}\nSet model.device: cpu (--device cpu)."
+        ) from err
 
 
 def open_background(settings: RunSettings, space: FeatureSpace) -> Profile | None:
@@ -113,7 +115,9 @@ def open_background(settings: RunSettings, space: FeatureSpace) -> Profile | Non
         return Encoded.open(path).profile if path else None
     profile = Profile.load(path)
     if profile.space["sae"] != space.sae.fingerprint:
-        raise MismatchError(f"{path} was made with another SAE than the one beside it\nGive one with --background.")
+        raise MismatchError(
+            f"{path} was made with another SAE than the one beside it\nGive one: coverage.background (--background)."
+        )
     return profile
 
 
@@ -155,7 +159,7 @@ def check_form(settings: RunSettings) -> None:
     if settings.data.form != "message":
         raise SettingsError(
             f"samples of the form {settings.data.form} cannot be written yet, only messages\n"
-            "Measure with `facsynth coverage`, or set the form to message."
+            "Measure with `facsynth coverage`, or set data.form to message."
         )
 
 

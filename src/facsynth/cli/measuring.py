@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from facsynth.cli import options as o
-from facsynth.cli.console import Panel, cache_folder, note, percent, print_json, print_table, shown_progress
+from facsynth.cli.console import (
+    Panel,
+    cache_folder,
+    note,
+    percent,
+    print_json,
+    print_table,
+    printable,
+    shown_progress,
+)
 from facsynth.errors import LimitError
 
 if TYPE_CHECKING:
@@ -65,6 +74,7 @@ def coverage(
     )  # fmt: skip
     record = record_of(_measure(settings, out))
     if json:
+        note(sets_of(settings))
         print_json(record)
     else:
         print_coverage(record, settings)
@@ -112,8 +122,10 @@ def missing(
     folder = _measure(settings, out)
     record, rows = record_of(folder), plan_of(folder)
     if json:
+        note(sets_of(settings))
         print_json([vars(row) for row in rows])
     else:
+        print(printable(sets_of(settings)))
         print_plan(rows, n)
     print_notes(record)
     if (folder / "targets.json").exists():
@@ -163,9 +175,9 @@ def _keep_latest(folder: Path) -> None:
 
 def record_of(folder: Path) -> dict[str, Any]:
     """`coverage/before.json` of a run folder."""
-    from facsynth.store import read_json
+    from facsynth.report.shapes import BEFORE, read_object
 
-    return read_json(folder / "coverage" / "before.json")
+    return read_object(folder / "coverage" / "before.json", BEFORE)
 
 
 def plan_of(folder: Path) -> list[PlanRow]:
@@ -211,7 +223,13 @@ def print_coverage(record: dict[str, Any], settings: RunSettings) -> None:
         ("under-represented", str(record["n_under"])),
         ("samples, tokens", f"{record['n_samples']}, {record['n_tokens']}"),
     ]
-    print_table(", ".join(Path(source).name for source in settings.data.seed), ("", ""), rows)
+    print_table(sets_of(settings), ("", ""), rows)
+
+
+def sets_of(settings: RunSettings) -> str:
+    """What was measured against what, file by file."""
+    seed, anchor = (", ".join(Path(s).name for s in part) for part in (settings.data.seed, settings.data.anchor))
+    return f"seed set: {seed}   anchor: {anchor}"
 
 
 def interval_of(record: dict[str, Any]) -> str:

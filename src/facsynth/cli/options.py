@@ -16,7 +16,10 @@ Seed = Annotated[
     list[str], typer.Argument(help="The data: .jsonl .json .csv .tsv .parquet, also .gz; - for stdin; hf:owner/name.")
 ]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="A settings file; see `facsynth init`.")]
-Anchor = Annotated[list[str] | None, typer.Option("--anchor", help="What the data should reach. [the example anchor]")]
+Anchor = Annotated[
+    list[str] | None,
+    typer.Option("--anchor", help="What the data should reach; repeat it for several files. [the example anchor]"),
+]
 Model = Annotated[str | None, typer.Option("--model", help="A model folder or Hub id. [embedded]")]
 Sae = Annotated[
     str | None, typer.Option("--sae", help="File, folder, hf:owner/name:PATH, saelens:RELEASE:ID. [embedded]")

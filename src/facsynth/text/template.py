@@ -115,7 +115,8 @@ class Template:
         if len(tokens.ids) > max_tokens:
             tokens = Tokens(tokens.ids[:max_tokens], tokens.role[:max_tokens], merged=tokens.merged)
         if not tokens.content.any():
-            raise InputError(f"sample {sample.sample_id} has no content tokens: only special tokens, or nothing kept")
+            name = sample.where or f"sample {sample.sample_id}"
+            raise InputError(f"{name} has no content tokens: only special tokens, or nothing kept")
         return replace(tokens, cut=cut)
 
     def prompt_ids(self, messages: Sequence[Message], prefix: str = "") -> list[int]:
