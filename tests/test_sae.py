@@ -198,7 +198,7 @@ def test_a_model_of_another_width_is_refused_with_both_widths() -> None:
 def test_tensors_that_are_not_finite_are_refused_by_name(name: str, value: float) -> None:
     sae = tiny.random_sae(architecture="jumprelu")
     tensor = getattr(sae, name).clone()
-    tensor.view(-1)[3] = value
+    tensor[(0,) * tensor.dim()] = value
     with pytest.raises(ModelError, match=f"the SAE's {name} holds NaN or infinity"):
         replace(sae, **{name: tensor})
 

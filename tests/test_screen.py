@@ -89,7 +89,7 @@ def test_the_bound_is_reached_by_k_entries(rng_seed: int, k: int, d: int) -> Non
 def test_the_error_of_a_rough_product_is_within_its_bound() -> None:
     sae, x = sae_of(64, 2048), tokens(200, 64)
     rough = Products.rough(*sae.products[:2])
-    product, exact = rough.block(x, 0).double(), sae.products.block(x, 0).double()
+    product, exact = next(rough.blocks(x))[1].double(), next(sae.products.blocks(x))[1].double()
     bound = rough.slack(x).double()[:, None] + screen.ROUNDING * product.abs()
     assert ((product - exact).abs() <= bound).all()
     assert (product - exact).abs().max() > 1e-3, "else there was nothing to bound"

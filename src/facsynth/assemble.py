@@ -106,7 +106,7 @@ def hook_point_for(sae: Sae, settings: RunSettings) -> str:
     """
     hook_point = hook_point_of(settings.model.hook_point or sae.hook_point)
     if not hook_point:
-        raise SettingsError("the SAE does not say where it was trained\nGive its module path with --hook-point.")
+        raise SettingsError("the SAE does not say where it was trained\nGive it: model.hook_point (--hook-point).")
     return hook_point
 
 
@@ -142,7 +142,9 @@ def _check_device(device: str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as err:  # AssertionError: a torch without CUDA
         reason = str(err).splitlines()[0]
-        raise SettingsError(f"the device {device!r} cannot be used: {reason}\nUse --device cpu.") from err
+        raise SettingsError(
+            f"the device {device!r} cannot be used: {reason}\nSet model.device: cpu (--device cpu)."
+        ) from err
 
 
 def open_background(settings: RunSettings, space: FeatureSpace) -> Profile | None:
@@ -157,7 +159,9 @@ def open_background(settings: RunSettings, space: FeatureSpace) -> Profile | Non
         return Encoded.open(path).profile if path else None
     profile = Profile.load(path)
     if profile.space["sae"] != space.sae.fingerprint:
-        raise MismatchError(f"{path} was made with another SAE than the one beside it\nGive one with --background.")
+        raise MismatchError(
+            f"{path} was made with another SAE than the one beside it\nGive one: coverage.background (--background)."
+        )
     return profile
 
 
@@ -199,7 +203,7 @@ def check_form(settings: RunSettings) -> None:
     if settings.data.form != "message":
         raise SettingsError(
             f"samples of the form {settings.data.form} cannot be written yet, only messages\n"
-            "Measure with `facsynth coverage`, or set the form to message."
+            "Measure with `facsynth coverage`, or set data.form to message."
         )
 
 

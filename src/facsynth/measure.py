@@ -5,6 +5,7 @@ Before: two encoded corpora. After: the plan, and `outcome`, which writes the fi
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from facsynth.coverage.coverage import (
     Targets,
     UnderRepresented,
     coverage,
+    no_targets,
     rarefied,
     samples_within,
     saturation_warning,
@@ -27,7 +29,7 @@ from facsynth.errors import InputError, SettingsError
 from facsynth.features.encoded import Encoded
 from facsynth.meaning.relevance import Relevance, contrast, everything
 from facsynth.profile import Profile
-from facsynth.settings import RunSettings
+from facsynth.settings import EMBEDDED, RunSettings
 from facsynth.store import read_jsonl
 
 
@@ -86,6 +88,8 @@ def measure(anchor: Encoded, seed_set: Encoded, background: Profile | None, sett
     relevance = _relevance(anchor.profile, background, thresholds, asked.relevance)
     support = asked.anchor_support or threshold.anchor_support
     aims = targets(anchor.profile, thresholds, relevance.feature_ids, support)
+    if not len(aims.feature_ids):
+        raise no_targets(aims, settings.data.limit)
     covered = coverage(seed_set.profile, aims, thresholds, asked.min_support)
     interval = None
     if seed_set.profile.n_samples >= 4 and covered.value > 0:
@@ -114,14 +118,30 @@ def check_background(background: Profile | Path | None, settings: RunSettings) -
     """Refuse contrast without a background, or without a place to read one from, which is known before any work.
 
     Raises:
-        SettingsError: saying how to make one.
+        SettingsError: there is none; saying how to make one.
+        InputError: a folder was named that is not there.
     """
     if background is None and settings.coverage.relevance == "contrast":
         raise SettingsError(
             "relevance by contrast needs a background, and this SAE has none\n"
-            "Give --relevance all for a first look; or encode broad texts with `facsynth encode` and name that folder "
-            "with --background."
+            "Take every feature for a first look: coverage.relevance: all (--relevance all). Or encode broad texts and "
+            f"name their folder: coverage.background (--background)\n  {_encode_command(settings, 'runs/broad')}"
         )
+    if isinstance(background, Path) and not background.exists():
+        raise InputError(
+            f"the background {background} is not there: no such folder\n"
+            "Name the folder of an encoded corpus: coverage.background (--background). This makes one of broad texts:\n"
+            f"  {_encode_command(settings, str(background))}"
+        )
+
+
+def _encode_command(settings: RunSettings, out: str) -> str:
+    """The command that encodes broad texts with the model and the SAE of these settings."""
+    model, sae = settings.model, settings.sae
+    said = {"--model": model.path, "--sae": sae.path, "--sae-k": sae.k, "--hook-point": model.hook_point}
+    said |= {"--chat-template-from": model.chat_template_from, "--codes": None if sae.codes == "native" else sae.codes}
+    words = [word for name, value in said.items() if value not in (None, EMBEDDED) for word in (name, str(value))]
+    return shlex.join(["facsynth", "encode", "broad.jsonl", *words, "-o", out])
 
 
 def _relevance(anchor: Profile, background: Profile | None, thresholds: Floats, method: str) -> Relevance:

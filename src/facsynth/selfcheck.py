@@ -78,13 +78,13 @@ def refusal(space: FeatureSpace, checked: Checked, settings: RunSettings) -> str
         f"  model  {settings.model.path} at {space.backbone.hook_point}, {found.n_tokens} content tokens of the data",
         *checked.verdict.reasons,
         *([] if checked.verdict.better else [NOTHING_FITS]),
-        "Measure with it all the same: --sae-check warn, or sae: {check: warn} in the settings file.",
+        "Measure with it all the same: sae.check: warn (--sae-check warn).",
     ])  # fmt: skip
 
 
 def _key(space: FeatureSpace) -> str:
     """Of what a verdict depends on, but for the texts: the SAE is checked with its own codes, whatever is measured."""
-    parts = {name: value for name, value in space.identity.items() if name not in {"codes", "max_tokens"}}
+    parts = {name: value for name, value in space.identity.items() if name not in {"codes", "max_tokens", "compat"}}
     return fingerprint([VERSION, parts])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import shlex
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -33,9 +34,11 @@ _T = TypeVar("_T")
 
 def _whole_path(value: Any) -> Any:
     """What lies here, by its whole path: a run goes on from any folder. Other names stay as they are."""
+    if value == "":
+        raise ValueError("the name is empty; give a file or folder")
     if not isinstance(value, str) or value in {EMBEDDED, "-"} or value.startswith("hf:"):
         return value
-    path = Path(value).expanduser()
+    path = Path(os.path.expanduser(value))  # noqa: PTH111  (Path.expanduser raises where there is no such user)
     return str(path.absolute()) if os.path.exists(path) else value  # noqa: PTH110  (Path.exists raises where it may not look)
 
 
@@ -56,10 +59,6 @@ def _check_fields(value: dict[str, str]) -> dict[str, str]:
             raise ValueError(_unknown(name, known))
     Fields(**value)
     return value
-
-
-def _off(value: Any) -> Any:
-    return "off" if value is False else value  # which is how YAML reads it
 
 
 Place = Annotated[str, BeforeValidator(_whole_path)]
@@ -93,9 +92,8 @@ class SaeBlock(_Block):
     k: int | None = Field(default=None, ge=1)
     """Latents a token keeps, of a topk SAE whose file does not say it."""
     codes: Literal["native", "relu"] = "native"
-    """native: as the SAE was trained; relu: every positive pre-activation, as the paper's scripts measured."""
     max_tokens: int = Field(default=4096, ge=2)
-    check: Annotated[Literal["refuse", "warn", "off"], BeforeValidator(_off)] = "refuse"
+    check: Annotated[Literal["refuse", "warn", "off"], BeforeValidator(lambda v: "off" if v is False else v)] = "refuse"
     """What an SAE that does not rebuild the model's activations is met with, see `docs/saes.md`."""
 
 
@@ -174,15 +172,8 @@ class RunSettings(_Block):
     def synthesis(self) -> SynthesisSettings:
         """What the writing loop takes."""
         return SynthesisSettings(
-            per_wave=self.budget.per_wave,
-            max_candidates=self.budget.max_candidates,
-            max_written_tokens=self.budget.max_written_tokens,
-            control=self.budget.control,
-            max_tokens=self.writer.max_tokens,
-            temperature=self.writer.temperature,
-            top_p=self.writer.top_p,
-            strength=self.writer.strength,
-            n_spans=self.writer.n_spans,
+            **self.writer.model_dump(exclude={"batch_size"}),
+            **self.budget.model_dump(exclude={"features"}),
             rng_seed=self.rng_seed,
         )
 
@@ -223,11 +214,14 @@ def read_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as err:
-        raise SettingsError(f"there is no settings file {path}\nWrite one with: facsynth init {path}") from err
+        init = f"facsynth init {shlex.quote(str(path))}"
+        raise SettingsError(f"there is no settings file {path}\nWrite one with: {init}") from err
     except OSError as err:
         raise SettingsError(f"the settings file {path} cannot be read: {err.strerror}\nGive a file of yours.") from err
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
-        raise SettingsError(f"{path} is not YAML: {err}\nCompare it with a fresh one from: facsynth init") from err
+    except (yaml.YAMLError, ValueError, RecursionError) as err:  # ValueError: not UTF-8, or no date or number at all
+        reason = "it is nested too deeply" if isinstance(err, RecursionError) else err
+        fresh = "Compare it with a fresh one: facsynth init fresh.yaml"
+        raise SettingsError(f"{path} is not YAML: {reason}\n{fresh}") from err
 
 
 def parse_settings(raw: Any, name: str) -> RunSettings:

@@ -16,41 +16,20 @@ if TYPE_CHECKING:
     from facsynth.settings import RecipeFile
 
 
+@o.takes(o.SPACE, o.ROWS)
 def encode(
     corpus: Annotated[str, typer.Argument(help="What to encode: a file, - for stdin, or hf:owner/name.")],
     out: o.Out,
-    model: o.Model = None,
-    sae: o.Sae = None,
-    sae_k: o.SaeK = None,
-    hook_point: o.HookPoint = None,
-    chat_template_from: o.TemplateFrom = None,
-    codes: o.Codes = None,
-    sae_check: o.SaeCheck = None,
-    form: o.Form = None,
-    text_field: o.TextField = None,
-    prompt_field: o.PromptField = None,
-    completion_field: o.CompletionField = None,
-    messages_field: o.MessagesField = None,
-    chosen_field: o.ChosenField = None,
-    rejected_field: o.RejectedField = None,
-    limit: o.Limit = None,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
     shard: o.Shard = None,
     reuse: o.Reuse = None,
     json: o.Json = False,
+    **options: Any,
 ) -> None:
     """Encode a corpus to a folder, for instance as a background.
 
     Example:  facsynth encode broad.jsonl -o runs/broad
     """
-    settings = o.resolve(
-        None, [corpus], model=model, sae=sae, sae_k=sae_k, hook_point=hook_point,
-        chat_template_from=chat_template_from, codes=codes, sae_check=sae_check, form=form,
-        text_field=text_field, prompt_field=prompt_field, completion_field=completion_field,
-        messages_field=messages_field, chosen_field=chosen_field, rejected_field=rejected_field,
-        limit=limit, device=device, dtype=dtype,
-    )  # fmt: skip
+    settings = o.resolve(None, [corpus], **options)
     with shown_progress() as progress:
         from facsynth.assemble import open_space, read_data
         from facsynth.features.encoded import Part

@@ -34,7 +34,7 @@ class Codes:
     feature: torch.Tensor
     """[nnz] int64, 0 ≤ feature < d_sae."""
     act: torch.Tensor
-    """[nnz] float32, > 0, in units of the SAE's own training."""
+    """[nnz] float32, > 0, in the units that `docs/saes.md` gives for its format."""
     n_tokens: int
     scale: torch.Tensor | None = None
     """[n_tokens], of an SAE with an input norm: x̂ = decoded · scale + shift."""
@@ -137,6 +137,13 @@ class Sae:
     def pre_acts(self, x: torch.Tensor) -> torch.Tensor:
         """[n, d_in], the input norm behind it → [n, d_sae] float32, before any nonlinearity."""
         return torch.addmm(self.products.bias, x.to(self.W_enc.dtype), self.W_enc)
+
+    def dense_blocks(self, activations: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+        """(first feature, float32 pre-activations [n, up to 8,192]) of [n, d_in] activations, block by block."""
+        x = activations
+        if self.input_norm != "none":
+            x = normed(x.to(self.W_enc.dtype), self.input_norm).x
+        return self.products.blocks(x)
 
     @cached_property
     def products(self) -> Products:

@@ -80,10 +80,10 @@ def fit(sae: Sae, activations: torch.Tensor, scale: float = 1.0) -> Reconstructi
 
 
 def places(sae: Sae, at: Mapping[str, torch.Tensor], here: float) -> list[Reading]:
-    """What the SAE explains at other hook points, of activations there; `here`: at the asked one, of the same tokens."""
+    """What the SAE explains of activations at other hook points; `here`: at the asked one, of the same tokens."""
     return [
         Reading(
-            f"at {name}", f"give --hook-point {name} (a hook point in its config wins: then mend that)",
+            f"at {name}", "give that: model.hook_point (--hook-point)",
             fit(sae, x).explained_variance, here, PLACE,
         )
         for name, x in at.items()
@@ -94,7 +94,7 @@ def as_topk(sae: Sae, activations: torch.Tensor, here: float) -> list[Reading]:
     """A ReLU SAE read as topk ones: trimming helps only what was trained so. `here`: untrimmed, of the same tokens."""
     return [
         Reading(
-            f"as topk with k = {k}", f"its config lacks that: get it, or give --sae-k {k}",
+            f"as topk with k = {k}", "its config lacks that: get it, or set sae.k (--sae-k)",
             fit(replace(sae, architecture="topk", k=k), activations).explained_variance, here, CONVENTION,
         )
         for k in TOP_K if sae.architecture == "standard" and k <= sae.d_sae
@@ -115,7 +115,7 @@ def conventions(sae: Sae, activations: torch.Tensor, here: float) -> list[Readin
     usual = sae.d_in**0.5 / float(activations.float().norm(dim=1).mean())  # to a mean norm of sqrt(d)
     return found + [
         Reading(
-            f"on activations times {scale:.3g}", "it was trained on scaled ones: get the file that has the scale folded",
+            f"on activations times {scale:.3g}", "it was trained on scaled ones: get the file with that folded in",
             fit(sae, activations, scale).explained_variance, here, CONVENTION,
         )
         for scale in (usual, *SCALES)
@@ -154,7 +154,7 @@ def _grave(found: Reconstruction, declared: Declared, better: Reading | None) ->
 
 def _doubts(found: Reconstruction, declared: Declared, better: Reading | None, grave: Sequence[str]) -> Iterator[str]:
     explained, said = found.explained_variance, declared.explained_variance
-    if 0 < explained and said is not None and found.fvu > LOSS_DOUBTFUL * (1 - said):
+    if explained > 0 and said is not None and found.fvu > LOSS_DOUBTFUL * (1 - said):
         yield f"explained variance {explained:.2f}, declared {said:.2f}: it loses more than twice as much"
     elif 0 < explained < N_DOUBTFUL:
         yield f"explained variance {explained:.2f}: it loses more than half"

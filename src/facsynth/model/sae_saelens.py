@@ -97,7 +97,10 @@ def _refuse(parts: Parts) -> None:
         raise parts.error(f"it reads head {parts.config['head']} alone", "Take one that reads the residual stream.")
     finetuned = parts.tensors.get("finetuned_scale")
     if finetuned is not None and bool((finetuned != 1).any()):
-        raise parts.error("it has scaling factors of a fine-tuning", "No version of SAELens since 6 applies them.")
+        raise parts.error(
+            "it has scaling factors of a fine-tuning",
+            "SAELens since 6 does not apply them: take another of its release.",
+        )
 
 
 def _keep_norm(parts: Parts, found: Draft) -> None:

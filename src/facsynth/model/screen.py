@@ -9,6 +9,7 @@ three times the speed where bfloat16 is fast (docs/LOG.md).
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -41,10 +42,12 @@ class Products(NamedTuple):
         norm = float(torch.linalg.vector_norm(W, dim=0).max())
         return Products(W.bfloat16(), bias.bfloat16(), ROUNDING * norm, ROUNDING * float(bias.abs().max()))
 
-    def block(self, x: torch.Tensor, first: int) -> torch.Tensor:
-        """[n, up to FEATURE_BLOCK], of the features from `first` on."""
-        part = slice(first, first + FEATURE_BLOCK)
-        return torch.addmm(self.bias[part], x.to(self.W.dtype), self.W[:, part])
+    def blocks(self, x: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+        """(first feature, [n, up to FEATURE_BLOCK]), block by block."""
+        x = x.to(self.W.dtype)
+        for first in range(0, self.W.shape[1], FEATURE_BLOCK):
+            part = slice(first, first + FEATURE_BLOCK)
+            yield first, torch.addmm(self.bias[part], x, self.W[:, part])
 
     def slack(self, x: torch.Tensor) -> torch.Tensor:
         """[n] float32: the bound of the error, but for the rounding of the result."""
@@ -59,8 +62,7 @@ def k_largest(exact: Products, rough: Products, x: torch.Tensor, k: int) -> Firi
     slack = rough.slack(x)
     bound = torch.zeros(len(x), device=x.device)
     found = []
-    for first in range(0, exact.W.shape[1], FEATURE_BLOCK):
-        pre = rough.block(x, first)
+    for first, pre in rough.blocks(x):
         low = at_most_kth(pre, k).float()
         error = slack + ROUNDING * low.abs()
         bound = torch.maximum(bound, low - error)  # the k-th largest of all is no lower, in float32
@@ -77,8 +79,8 @@ def above_limits(exact: Products, rough: Products, x: torch.Tensor, limits: torc
     """
     slack = rough.slack(x)
     found = []
-    for first in range(0, exact.W.shape[1], FEATURE_BLOCK):
-        pre, limit = rough.block(x, first), limits[first : first + FEATURE_BLOCK]
+    for first, pre in rough.blocks(x):
+        limit = limits[first : first + FEATURE_BLOCK]
         lowest = limit if rough is exact else limit * (1 - ROUNDING) - slack[:, None]
         token, feature = _where(pre > lowest)
         found.append((token, feature + first, pre))

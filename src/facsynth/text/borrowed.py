@@ -7,7 +7,7 @@ finds the tokens it names (eos_token …); the base model's weights read those i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Any
 
 from facsynth.errors import InputError, MismatchError
@@ -31,7 +31,8 @@ def check_same_tokens(chat: Any, own: Any, chat_name: str, own_name: str) -> Non
     Args:
         chat: the tokenizer with the template.
         own: the tokenizer of the model that reads.
-        chat_name, own_name: what messages call them.
+        chat_name: what messages call the one.
+        own_name: and the other.
 
     Raises:
         MismatchError: naming the first difference.
@@ -41,7 +42,7 @@ def check_same_tokens(chat: Any, own: Any, chat_name: str, own_name: str) -> Non
     if difference:
         raise MismatchError(
             f"{own_name} cannot read chats of {chat_name}: {difference}\n"
-            "Take the chat model that was made from this base model, or measure texts with --form text."
+            "Take the chat model that was made from this base model, or measure texts: data.form: text (--form text)."
         )
 
 
@@ -66,7 +67,7 @@ def _of_chats(chat: Any, own: Any) -> str:
             continue
         theirs, ours = (list(t(text, add_special_tokens=False)["input_ids"]) for t in (chat, own))
         if theirs != ours:
-            at = len(commonprefix([theirs, ours]))
+            at = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(theirs, ours, strict=False)))
             return f"{_piece(chat, theirs, at)} there is {_piece(own, ours, at)} here"
     return ""
 

@@ -117,7 +117,8 @@ class Template:
         if len(tokens.ids) > max_tokens:
             tokens = Tokens(tokens.ids[:max_tokens], tokens.role[:max_tokens], merged=tokens.merged)
         if not tokens.content.any():
-            raise InputError(f"sample {sample.sample_id} has no content tokens: only special tokens, or nothing kept")
+            name = sample.where or f"sample {sample.sample_id}"
+            raise InputError(f"{name} has no content tokens: only special tokens, or nothing kept")
         return replace(tokens, cut=cut)
 
     def prompt_ids(self, messages: Sequence[Message], prefix: str = "") -> list[int]:
@@ -133,6 +134,10 @@ class Template:
         """
         turns = tuple((m.role, (Piece(m.role, m.content),)) for m in messages)
         return self._apply(_as_chat(turns), add_generation_prompt=add_generation_prompt)
+
+    def rendered_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of the whole rendering; of a plain text, with its BOS."""
+        return self._tokenize_all(messages, {message.role for message in messages}).ids.tolist()
 
     def _tokenize_all(self, messages: Sequence[Message], roles: Collection[str]) -> Tokens:
         if len(messages) == 1 and messages[0].role == PLAIN_ROLE:
@@ -217,7 +222,8 @@ class Template:
         if not self.has_chat:
             raise SettingsError(
                 "the tokenizer has no chat template, and the samples are chat messages\n"
-                "Use the form `text`, a model with a chat template, or --chat-template-from."
+                "Use the form `text`, a model with a chat template, or that of its chat sibling: "
+                "model.chat_template_from (--chat-template-from)."
             )
         try:
             source = PREAMBLE + self.tokenizer.get_chat_template()
