@@ -20,8 +20,10 @@ from transformers import (
 
 from facsynth.features.encode import Pooled
 from facsynth.model.backbone import Backbone, load_backbone
+from facsynth.model.chunks import without_sinks
 from facsynth.model.sae import Sae
 from facsynth.records import Message, Sample
+from facsynth.text.template import Template
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -167,6 +169,21 @@ def named_sae(d_in: int = 32, *, hook_point: str = "layers.1") -> Sae:
     return Sae(
         W_enc, torch.zeros(2 * d_in), W_enc.T.contiguous(), torch.zeros(d_in), architecture="standard",
         hook_point=hook_point, model_name="tiny", fingerprint="named",
+    )  # fmt: skip
+
+
+def fitted_sae(backbone: Backbone, samples: list[Sample], n_directions: int = 8) -> Sae:
+    """An SAE that rebuilds what the samples' messages make the model do at its hook, in their main directions."""
+    template = Template(backbone.tokenizer)
+    tokens = [template.tokenize(sample, {"user"}, 256) for sample in samples]
+    x = backbone.activations([t.ids for t in tokens], [t.content for t in tokens]).float()
+    x, _ = without_sinks(x)
+    mean = x.mean(dim=0)
+    directions = torch.linalg.svd(x - mean, full_matrices=False).Vh[:n_directions]
+    W_dec = torch.cat([directions, -directions])
+    return Sae(
+        W_dec.T.contiguous(), torch.zeros(len(W_dec)), W_dec, mean, architecture="standard",
+        hook_point=backbone.hook_point, model_name="tiny", fingerprint=f"fitted-{backbone.hook_point}",
     )  # fmt: skip
 
 

@@ -52,6 +52,14 @@ class Backbone:
         self.fingerprint = fingerprint
         self._module = hooked_module(model, hook_point)
 
+    def hooked_at(self, hook_point: str) -> Backbone:
+        """The same model, hooked elsewhere.
+
+        Raises:
+            SettingsError: no module of that name.
+        """
+        return Backbone(self.model, self.tokenizer, hook_point=hook_point, name=self.name, fingerprint=self.fingerprint)
+
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""

@@ -21,7 +21,7 @@ from facsynth.model.chunks import without_sinks
 from facsynth.model.sae import Declared, Reconstruction, Sae, reconstruction
 
 FITS, DOUBTFUL, REFUSED = "fits", "doubtful", "does not fit"
-N_DOUBTFUL = 0.5
+EXPLAINED_DOUBTFUL = 0.5
 """Explained variance below which an SAE is doubted, whatever it declares; below 0 it is refused."""
 LOSS_DOUBTFUL = 2.0
 """Times the declared FVU. A base model's SAE on its chat sibling stays below it, or is warned about."""
@@ -29,12 +29,13 @@ L0_DOUBTFUL, L0_REFUSED = 3.0, 10.0
 """Times the declared L0, or its fraction for the first: that of a ReLU or jumprelu SAE moves with the texts."""
 PLACE, CONVENTION, CERTAIN = 0.95, 0.75, 0.5
 """Share of the FVU that another place, or another convention, may leave at most to be named; and to refuse this one."""
-WORTH_NAMING = 0.25
-"""Explained variance that it must reach besides: of two readings that fit nothing, neither is right."""
+WORTH_NAMING, MARGIN = 0.25, 0.01
+"""Explained variance that it must reach besides (of two readings that fit nothing neither is right), and by how much it
+must be higher (two that lose nothing are both right)."""
 BLOCK = 128
 """Tokens encoded at once: read as ReLU, half of all latents may fire."""
 SCALES = tuple(2.0**power for power in range(-8, 9) if power)
-TOP_K = (16, 32, 64, 128, 256)
+TOP_K = (8, 16, 32, 64, 128, 256)
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Reading:
     @property
     def left(self) -> float:
         """FVU this way, as a share of the FVU as asked."""
-        return (1 - self.explained) / (1 - self.instead_of)
+        return (1 - self.explained) / (1 - self.instead_of) if self.instead_of < 1 else 1.0
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,10 @@ def judge(found: Reconstruction, declared: Declared, readings: Sequence[Reading]
 
 def best(readings: Iterable[Reading]) -> Reading | None:
     """The reading that explains most, where it is worth naming."""
-    worth = [r for r in readings if r.explained >= WORTH_NAMING and r.left < r.convincing]
+    worth = [
+        r for r in readings
+        if r.explained >= max(WORTH_NAMING, r.instead_of + MARGIN) and r.left < r.convincing
+    ]  # fmt: skip
     return min(worth, key=lambda r: r.left, default=None)
 
 
@@ -156,7 +160,7 @@ def _doubts(found: Reconstruction, declared: Declared, better: Reading | None, g
     explained, said = found.explained_variance, declared.explained_variance
     if explained > 0 and said is not None and found.fvu > LOSS_DOUBTFUL * (1 - said):
         yield f"explained variance {explained:.2f}, declared {said:.2f}: it loses more than twice as much"
-    elif 0 < explained < N_DOUBTFUL:
+    elif 0 < explained < EXPLAINED_DOUBTFUL:
         yield f"explained variance {explained:.2f}: it loses more than half"
     ratio = found.l0 / declared.l0 if declared.l0 else 1.0
     if not 1 / L0_DOUBTFUL <= ratio <= L0_DOUBTFUL and ratio <= L0_REFUSED:
@@ -166,4 +170,5 @@ def _doubts(found: Reconstruction, declared: Declared, better: Reading | None, g
 
 
 def _told(better: Reading) -> str:
-    return f"it fits {better.what} ({better.explained:.2f} instead of {better.instead_of:.2f}): {better.advice}"
+    does = "fits" if better.explained >= EXPLAINED_DOUBTFUL else "explains more"
+    return f"it {does} {better.what} ({better.explained:.2f} instead of {better.instead_of:.2f}): {better.advice}"
