@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 import tiny
 from facsynth.errors import ModelError, SettingsError
-from facsynth.model.backbone import Backbone, batches, fast_dtype, load_backbone, model_hash, pad
+from facsynth.model.backbone import Backbone, batches, fast_dtype, load_backbone, pad
+from facsynth.model.hashes import model_hash
 
 LENGTHS = (9, 2, 17, 5, 17, 1, 30)
 KINDS = (*tiny.FAMILIES, *(f"{family} with a window" for family in tiny.WINDOWED))

@@ -12,7 +12,7 @@ import yaml
 import foreign
 from facsynth.assemble import embedded_sae_folder, open_sae, open_space, open_writer
 from facsynth.errors import SettingsError
-from facsynth.model.backbone import remembered_hash
+from facsynth.model.hashes import remembered_hash
 from facsynth.profile import ProfileBuilder
 from facsynth.records import Message, Request
 from facsynth.settings import parse_settings

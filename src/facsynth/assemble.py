@@ -14,8 +14,9 @@ import torch
 from facsynth.errors import InputError, MismatchError, ModelError, SettingsError
 from facsynth.features.encode import EncodeSettings, FeatureSpace
 from facsynth.features.encoded import Encoded
-from facsynth.model.backbone import Backbone, load_backbone, load_tokenizer, remembered_hash
+from facsynth.model.backbone import Backbone, load_backbone, load_tokenizer
 from facsynth.model.embedded import embedded_model
+from facsynth.model.hashes import remembered_hash
 from facsynth.model.sae import Sae, hook_point_of
 from facsynth.model.sae_formats import OpenedSae, open_local
 from facsynth.model.sae_hub import HUB, SAELENS_ID, fetch, open_release

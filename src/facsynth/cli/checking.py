@@ -14,7 +14,7 @@ from facsynth.errors import LimitError, SettingsError
 
 N_SAMPLES = 1024
 """Read at most: 512 content tokens are enough."""
-NAME_CHARS = 32
+NAME_CHARS = 24
 """The end of a long path, in the table."""
 SPACE = {name: option for name, option in o.SPACE.items() if name not in {"sae", "codes", "sae_check"}}
 
@@ -80,8 +80,8 @@ def _told_apart(files: list[str]) -> tuple[Path | None, list[str] | None]:
 def _print_rows(rows: list[dict[str, Any]], model: str) -> None:
     n_tokens = max(row["n_tokens"] for row in rows)
     print_table(
-        f"{model}: {n_tokens} content tokens; in brackets what the file declares",
-        ("SAE", "format", "hook point", "features", "L0", "explained variance", "silent here", "verdict"),
+        f"{model}, {n_tokens} content tokens; in brackets what the file declares",
+        ("SAE", "format", "hook point", "features", "L0", "explained var.", "silent", "verdict"),
         [
             (
                 row["sae"][-NAME_CHARS:], row["format"] or "", row["hook_point"] or "", str(row["d_sae"] or ""),

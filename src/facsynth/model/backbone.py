@@ -7,7 +7,6 @@ in a private exception right behind the hook, and logits are never computed: on 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,10 +18,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from facsynth.errors import InputError, ModelError, SettingsError
-from facsynth.store import file_sha256, read_json, write_json
+from facsynth.model.hashes import model_hash
+from facsynth.store import read_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-WEIGHT_FILES = ("*.safetensors", "config.json", "tokenizer*", "vocab*", "merges.txt", "chat_template*", "*.model")
 
 
 class _StopForwardError(Exception):
@@ -271,30 +270,6 @@ def batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
         batch.append(index)
     if batch:
         yield batch
-
-
-def model_hash(folder: Path, cache: Path) -> str:
-    """sha256 over the hashes of weight and tokenizer files; each file's is remembered by path, size and time.
-
-    A converted model is known by what it was converted from: the same on every machine and library version.
-    """
-    if (folder / "source.json").exists():
-        return str(read_json(folder / "source.json", "sha256")["sha256"])
-    files = sorted({path for pattern in WEIGHT_FILES for path in folder.glob(pattern)})
-    return hashlib.sha256("".join(remembered_hash(path, cache) for path in files).encode()).hexdigest()
-
-
-def remembered_hash(path: Path, cache: Path) -> str:
-    """sha256 of a file's name and bytes, kept in `cache`."""
-    stat = path.stat()
-    key = hashlib.sha256(f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()
-    record = cache / "hashes" / f"{key}.json"
-    try:
-        return str(read_json(record, "sha256")["sha256"])
-    except InputError:  # not remembered, or damaged
-        digest = hashlib.sha256(f"{path.name}:{file_sha256(path)}".encode()).hexdigest()
-        write_json(record, {"sha256": digest})
-        return digest
 
 
 def _dtype(name: str) -> torch.dtype:
