@@ -105,3 +105,19 @@ def test_the_fingerprint_of_what_ships_is_what_it_was(tmp_path: Path) -> None:
     shipped = embedded_sae_folder() / "sae_weights.safetensors"
     used = {"architecture": "topk", "k": 32, "centred": True}
     assert open_sae("embedded", tmp_path).fingerprint == fingerprint([remembered_hash(shipped, tmp_path), used])
+
+
+def test_the_codes_that_the_paper_measured_can_be_asked_for_everywhere(tiny: Parts) -> None:
+    measured = [*tiny.options, "--threshold", "0.0", "--codes", "relu"]
+    done = facsynth("coverage", tiny.seed, *measured, "--json")
+    assert (done.code, json.loads(done.stdout)["codes"]) == (0, "relu"), done.stderr
+    assert "note: relu codes above 0.0: " in done.stderr
+    native = json.loads(facsynth("coverage", tiny.seed, *measured[:-2], "--json").stdout)
+    assert native["codes"] == "native"
+    assert native["n_target"] < json.loads(done.stdout)["n_target"]
+    assert facsynth("missing", tiny.seed, *measured, "--json").code == 0
+    out = tiny.folder / "encoded"
+    assert facsynth("encode", tiny.seed, *tiny.space, "--codes", "relu", "-o", out).code == 0
+    assert '"codes": "relu"' in (out / "plan.json").read_text("utf-8")
+    wrong = facsynth("coverage", tiny.seed, *tiny.options, "--codes", "dense")
+    assert (wrong.code, "`sae.codes` is 'dense': Input should be 'native' or 'relu'" in wrong.stderr) == (2, True)
