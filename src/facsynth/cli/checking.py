@@ -14,7 +14,7 @@ from facsynth.errors import LimitError, SettingsError
 
 N_SAMPLES = 1024
 """Read at most: 512 content tokens are enough."""
-NAME_CHARS = 24
+NAME_CHARS = 20
 """The end of a long path, in the table."""
 SPACE = {name: option for name, option in o.SPACE.items() if name not in {"sae", "codes", "sae_check"}}
 
@@ -81,7 +81,7 @@ def _print_rows(rows: list[dict[str, Any]], model: str) -> None:
     n_tokens = max(row["n_tokens"] for row in rows)
     print_table(
         f"{model}, {n_tokens} content tokens; in brackets what the file declares",
-        ("SAE", "format", "hook point", "features", "L0", "explained var.", "silent", "verdict"),
+        ("SAE", "format", "hook", "features", "L0", "explained var.", "silent", "verdict"),
         [
             (
                 row["sae"][-NAME_CHARS:], row["format"] or "", row["hook_point"] or "", str(row["d_sae"] or ""),
