@@ -8,7 +8,6 @@ in a private exception right behind the hook, and logits are never computed: on 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,8 @@ import numpy.typing as npt
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from facsynth.errors import InputError, ModelError, SettingsError
+from facsynth.errors import ModelError, SettingsError
 from facsynth.model.hashes import model_hash
-from facsynth.store import read_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -200,13 +198,11 @@ def load_tokenizer(folder: Path) -> Any:
 
 def _unloadable(folder: Path, err: Exception) -> ModelError:
     """What transformers says, but for its advice to run code that lies beside the weights."""
-    for name in ("config.json", "tokenizer_config.json"):
-        with suppress(InputError):
-            if read_json(folder / name).get("auto_map"):
-                return ModelError(
-                    f"the model in {folder} needs code of its own (auto_map in its {name}), which is never run\n"
-                    "Take a model that transformers knows by itself, or save this one as such."
-                )
+    if "trust_remote_code" in str(err):
+        return ModelError(
+            f"the model in {folder} needs code of its own (auto_map in its config), which is never run\n"
+            "Take a model that transformers knows by itself, or save this one as such."
+        )
     reason = f"{type(err).__name__}: {err}" if str(err) else type(err).__name__
     return ModelError(f"cannot load a causal language model from {folder}\n{reason}\nGet the files again.")
 
