@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 
 import tiny
 from facsynth.assemble import open_space
+from facsynth.cli.console import cache_folder
+from facsynth.demo import demo_settings, example_file
 from facsynth.errors import ModelError
 from facsynth.features.check import check_space
 from facsynth.features.encode import EncodeSettings, FeatureSpace
@@ -266,3 +268,53 @@ def test_the_verdict_does_not_depend_on_which_codes_are_measured(parts: Parts, t
     relu = settings.model_copy(update={"sae": settings.sae.model_copy(update={"codes": "relu"})})
     samples = list(read_corpus(parts.anchor))
     assert check_space(open_space(settings, tmp_path), samples) == check_space(open_space(relu, tmp_path), samples)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> FeatureSpace:
+    """The embedded model with the SAE that ships, on the examples."""
+    return open_space(demo_settings(), cache_folder())
+
+
+def read_as(name: str, sae: Sae) -> Sae:
+    """The SAE that ships, read wrongly in one way."""
+    rng = torch.Generator().manual_seed(0)
+    order = torch.randperm(sae.d_in, generator=rng)
+    W = torch.randn((sae.d_in, sae.d_sae), generator=rng) / sae.d_in**0.5
+    return {
+        "rightly": sae,
+        "uncentred": replace(sae, centred=False),
+        "relu": replace(sae, architecture="standard", k=0),
+        "unfolded": replace(sae, W_enc=sae.W_enc * 8, W_dec=sae.W_dec / 8, b_dec=sae.b_dec / 8),
+        "of another model": replace(sae, W_enc=sae.W_enc[order], W_dec=sae.W_dec[:, order], b_dec=sae.b_dec[order]),
+        "random": replace(sae, W_enc=W, W_dec=W.T.contiguous(), b_enc=0 * sae.b_enc, b_dec=0 * sae.b_dec),
+    }[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "hook_point", "word", "told"),
+    [
+        ("rightly", "layers.14", FITS, ""),
+        ("rightly", "layers.13", DOUBTFUL, "it fits at layers.14 (0.8"),
+        ("rightly", "layers.15", DOUBTFUL, "it fits at layers.14 (0.8"),
+        ("rightly", "layers.5", REFUSED, "it fits at layers.14 (0.8"),
+        ("rightly", "layers.20", REFUSED, "it fits at layers.14 (0.8"),
+        ("rightly", "layers.14.mlp", REFUSED, "it fits at layers.14 (0.8"),
+        ("rightly", "layers.14.self_attn", REFUSED, "it fits at layers.14 (0.8"),
+        ("uncentred", "layers.14", REFUSED, "it fits with b_dec subtracted from the input (0.8"),
+        ("relu", "layers.14", DOUBTFUL, "it fits as topk with k = 64 (0.8"),
+        ("unfolded", "layers.14", REFUSED, "it fits on activations times 0.125 (0.8"),
+        ("of another model", "layers.14", REFUSED, "worse than their mean"),
+        ("random", "layers.14", REFUSED, "worse than their mean"),
+    ],
+)
+def test_the_bounds_hold_on_the_sae_that_ships(
+    name: str, hook_point: str, word: str, told: str, shipped: FeatureSpace
+) -> None:
+    sae = replace(read_as(name, shipped.sae), hook_point=hook_point)
+    moved = FeatureSpace(shipped.backbone.hooked_at(hook_point), sae, shipped.settings)
+    checked = check_space(moved, read_corpus(example_file("anchor.jsonl")))
+    assert checked is not None
+    assert checked.verdict.word == word, checked
+    assert told in " ".join(checked.verdict.reasons)

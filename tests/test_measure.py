@@ -182,8 +182,8 @@ def test_features_that_fire_in_every_sample_are_counted_for_relu_codes_above_zer
         shares.append(sum(n == part.profile.n_samples for n in counts.values()) / 128)
     assert shares[0] > 0.05
     (note,) = saying(found, "always active")
-    assert f"{shares[0]:.0%} of all features" in note
-    assert f"(seed set {shares[1]:.0%})" in note
+    assert f"{shares[0]:.1%} of all features" in note
+    assert f"(seed set {shares[1]:.1%})" in note
     assert not saying(measure(anchor, seed, None, settings().model_copy(update=relu)), "always active")
     assert not saying(measure(bench.anchor, bench.seed, None, settings(threshold="0.0")), "always active")
 

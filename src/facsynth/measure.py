@@ -216,8 +216,8 @@ def _notes_on_codes(anchor: Profile, seed_set: Profile, settings: RunSettings) -
         for part in (anchor, seed_set)
     ]
     yield (
-        f"relu codes above 0.0: {always[0]:.0%} of all features are always active, in every sample of the anchor "
-        f"(seed set {always[1]:.0%}): they tell no sets apart"
+        f"relu codes above 0.0: {always[0]:.1%} of all features are always active, in every sample of the anchor "
+        f"(seed set {always[1]:.1%}), and tell no sets apart"
     )
 
 

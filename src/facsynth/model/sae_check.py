@@ -1,8 +1,8 @@
 """Whether an SAE fits the activations it is given: pure arithmetic on a few hundred tokens, and what may be wrong.
 
 Before: `model.sae`, `model.sites`. After: `features.check` brings the tokens. The bounds are measured, on the SAE that
-ships (SmolLM2-135M-Instruct, layers.14, topk, explained variance 0.88 declared) and 256 to 1,024 content tokens of 13
-corpora; the figures are in docs/LOG.md:
+ships (SmolLM2-135M-Instruct, layers.14, topk, explained variance 0.88 declared) and 256 to 1,024 content tokens of ten
+corpora; the figures are in docs/LOG.md, and `pytest -m slow tests/test_check.py` measures again:
 - at its own block 0.80 to 0.92, of chats in languages it was not trained on 0.69;
 - read wrongly: the output of the block's MLP -2.8 and of its attention -7.1, the coordinates of another model -1.2,
   random weights -0.5, b_dec not subtracted -0.6, activations times 4 or more -0.0 and less, divided by 4 or more -1.9;
