@@ -23,7 +23,9 @@ from facsynth.features.encode import EncodeSettings, FeatureSpace
 from facsynth.features.encoded import Encoded, encode
 from facsynth.meaning.relevance import contrast
 from facsynth.model.backbone import Backbone
-from facsynth.model.sae import Sae, load_sae, save_sae
+from facsynth.model.sae import Sae
+from facsynth.model.sae_formats import load_sae
+from facsynth.model.sae_saelens import save_sae
 from facsynth.records import Sample
 from facsynth.settings import RunSettings
 from facsynth.text.corpus import Corpus, read_corpus

@@ -37,7 +37,7 @@ def test_a_file_that_lacks_k_and_layer_is_given_both(tiny: Parts) -> None:
     done = facsynth("coverage", tiny.seed, *options(tiny, sae))
     assert (done.code, "Give it with --sae-k." in done.stderr) == (1, True)
     done = facsynth("coverage", tiny.seed, *options(tiny, sae), "--sae-k", 6)
-    assert (done.code, "Give its module path with --hook-point." in done.stderr) == (2, True)
+    assert (done.code, "Give it: model.hook_point (--hook-point)." in done.stderr) == (2, True)
     done = facsynth("coverage", tiny.seed, *options(tiny, sae), "--sae-k", 6, "--hook-point", "layers.1", "--json")
     assert done.code == 0, done.stderr
     assert not [note for note in json.loads(done.stdout)["notes"] if "SAE" in note]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from facsynth.model.backbone import Backbone, batches, is_out_of_memory
 from facsynth.model.sae import CODES, Sae
 from facsynth.records import Failure, Progress, Sample, no_progress
 from facsynth.store import fingerprint
+from facsynth.text.compat import fac_tokens
 from facsynth.text.forms import form_roles
 from facsynth.text.template import Template, Tokens
 
@@ -34,11 +36,15 @@ class EncodeSettings:
     """native: as the SAE was trained; relu: every positive pre-activation."""
     max_tokens: int = 4096
     """Longer samples are cut at a message boundary and counted."""
+    compat: Literal["", "fac"] = ""
+    """fac: read texts as the paper's released scripts do, see `text.compat`; needs the codes `relu`."""
 
     def __post_init__(self) -> None:
         form_roles(self.form)
         if self.codes not in CODES:
             raise SettingsError(f"there are no codes {self.codes!r}\nKnown codes: {', '.join(CODES)}.")
+        if self.compat and self.codes != "relu":
+            raise SettingsError(f"compat {self.compat} measures relu codes, asked for {self.codes}\nGive --codes relu.")
         if self.max_tokens < 2:
             raise SettingsError(f"max_tokens is {self.max_tokens}\nThe first position never counts: give at least 2.")
 
@@ -95,6 +101,7 @@ class FeatureSpace:
             "codes": self.settings.codes,
             "form": self.settings.form,
             "max_tokens": str(self.settings.max_tokens),
+            **({"compat": self.settings.compat} if self.settings.compat else {}),
         }
 
     @property
@@ -130,7 +137,7 @@ class FeatureSpace:
         ids, tokens, failures = [], [], []
         for sample in samples:
             try:
-                tokens.append(self.template.tokenize(sample, self.roles, self.settings.max_tokens))
+                tokens.append(self._tokenize(sample))
                 ids.append(sample.sample_id)
             except InputError as err:
                 failures.append(Failure(sample.sample_id, str(err), sample.text[:200]))
@@ -142,6 +149,11 @@ class FeatureSpace:
             n_done += len(batch)
             progress("encoding", n_done, len(samples))
         return _without(Pooled(ids, tokens, sort_entries(parts), failures), too_large)
+
+    def _tokenize(self, sample: Sample) -> Tokens:
+        if self.settings.compat:
+            return fac_tokens(self.template, sample)
+        return self.template.tokenize(sample, self.roles, self.settings.max_tokens)
 
     def _fitting(self, batch: list[int], tokens: Sequence[Tokens]) -> Iterator[Entries | int]:
         """The codes of a batch, in halves of halves where it does not fit the memory; the index of what never fits."""

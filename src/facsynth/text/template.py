@@ -125,6 +125,10 @@ class Template:
         text = self._apply(_as_chat(turns), add_generation_prompt=True) + prefix
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def rendered_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of the whole rendering; of a plain text, with its BOS."""
+        return self._tokenize_all(messages, {message.role for message in messages}).ids.tolist()
+
     def _tokenize_all(self, messages: Sequence[Message], roles: Collection[str]) -> Tokens:
         if len(messages) == 1 and messages[0].role == PLAIN_ROLE:
             text = messages[0].content
