@@ -89,7 +89,7 @@ def open_space(settings: RunSettings, cache: Path, *, dtype: str | None = None) 
         cache=cache,
     )
     max_tokens = min(settings.sae.max_tokens, backbone.max_positions)
-    encoding = EncodeSettings(settings.data.form, settings.sae.codes, max_tokens)
+    encoding = EncodeSettings(settings.data.form, settings.sae.codes, max_tokens, settings.sae.compat)
     return FeatureSpace(backbone, sae, encoding)
 
 

@@ -91,6 +91,8 @@ class SaeBlock(_Block):
     """Latents a token keeps, of a topk SAE whose file does not say it."""
     codes: Literal["native", "relu"] = "native"
     max_tokens: int = Field(default=4096, ge=2)
+    compat: Literal["", "fac"] = ""
+    """fac: read texts as the paper's released scripts do, with the codes relu; to compare with their figures."""
 
 
 class DataBlock(_Block):
