@@ -18,7 +18,7 @@ BANDS = (
     {"tasks", "baselines", "report"},
     {"settings"},
     {"assemble", "measure"},
-    {"outcome", "proof"},
+    {"outcome", "proof", "selfcheck"},
     {"pipeline"},
     {"demo"},
     {"cli"},

@@ -12,7 +12,7 @@ import yaml
 import foreign
 from facsynth.assemble import embedded_sae_folder, open_sae, open_space, open_writer
 from facsynth.errors import SettingsError
-from facsynth.model.backbone import remembered_hash
+from facsynth.model.hashes import remembered_hash
 from facsynth.profile import ProfileBuilder
 from facsynth.records import Message, Request
 from facsynth.settings import parse_settings
@@ -29,7 +29,7 @@ def tiny(tmp_path: Path) -> Parts:
 
 def options(tiny: Parts, sae: Path) -> list[str]:
     return ["--anchor", str(tiny.anchor), "--model", str(tiny.model), "--dtype", "float32", "--relevance", "all",
-            "--sae", str(sae)]  # fmt: skip
+            "--sae", str(sae), "--sae-check", "off"]  # fmt: skip
 
 
 def test_a_file_that_lacks_k_and_layer_is_given_both(tiny: Parts) -> None:
@@ -50,13 +50,13 @@ def test_what_was_taken_from_a_name_is_noted_and_kept(tiny: Parts) -> None:
     for note in ("k = 6 is taken from the name 'L0_6'", "its hook point, layers.1, is taken from the name 'layer1.sae"):
         assert f"note: SAE: {note}" in done.stderr
     out = tiny.folder / "encoded"
-    done = facsynth("encode", tiny.seed, "--model", tiny.model, "--sae", sae, "-o", out)
+    done = facsynth("encode", tiny.seed, "--model", tiny.model, "--sae", sae, "--sae-check", "off", "-o", out)
     assert (done.code, done.stderr.count("note: SAE: ")) == (0, 3)
 
 
 def test_a_settings_file_says_k_too(tiny: Parts) -> None:
     sae = foreign.qwen_scope(tiny.folder / "mine", WIDE, file="layer1.sae.pt")
-    settings = tiny.settings | {"sae": {"path": str(sae), "k": 6}}
+    settings = tiny.settings | {"sae": {"path": str(sae), "k": 6, "check": "off"}}
     config = tiny.write("k.yaml", yaml.safe_dump(settings))
     assert facsynth("coverage", tiny.seed, "-c", config).code == 0
 
@@ -105,3 +105,19 @@ def test_the_fingerprint_of_what_ships_is_what_it_was(tmp_path: Path) -> None:
     shipped = embedded_sae_folder() / "sae_weights.safetensors"
     used = {"architecture": "topk", "k": 32, "centred": True}
     assert open_sae("embedded", tmp_path).fingerprint == fingerprint([remembered_hash(shipped, tmp_path), used])
+
+
+def test_the_codes_that_the_paper_measured_can_be_asked_for_everywhere(tiny: Parts) -> None:
+    measured = [*tiny.options, "--threshold", "0.0", "--codes", "relu"]
+    done = facsynth("coverage", tiny.seed, *measured, "--json")
+    assert (done.code, json.loads(done.stdout)["codes"]) == (0, "relu"), done.stderr
+    assert "note: relu codes above 0.0: " in done.stderr
+    native = json.loads(facsynth("coverage", tiny.seed, *measured[:-2], "--json").stdout)
+    assert native["codes"] == "native"
+    assert native["n_target"] < json.loads(done.stdout)["n_target"]
+    assert facsynth("missing", tiny.seed, *measured, "--json").code == 0
+    out = tiny.folder / "encoded"
+    assert facsynth("encode", tiny.seed, *tiny.space, "--codes", "relu", "-o", out).code == 0
+    assert '"codes": "relu"' in (out / "plan.json").read_text("utf-8")
+    wrong = facsynth("coverage", tiny.seed, *tiny.options, "--codes", "dense")
+    assert (wrong.code, "`sae.codes` is 'dense': Input should be 'native' or 'relu'" in wrong.stderr) == (2, True)

@@ -14,16 +14,18 @@ import torch
 from facsynth.errors import InputError, MismatchError, ModelError, SettingsError
 from facsynth.features.encode import EncodeSettings, FeatureSpace
 from facsynth.features.encoded import Encoded
-from facsynth.model.backbone import load_backbone, remembered_hash
+from facsynth.model.backbone import Backbone, load_backbone, load_tokenizer
 from facsynth.model.embedded import embedded_model
+from facsynth.model.hashes import remembered_hash
 from facsynth.model.sae import Sae, hook_point_of
-from facsynth.model.sae_formats import open_local
+from facsynth.model.sae_formats import OpenedSae, open_local
 from facsynth.model.sae_hub import HUB, SAELENS_ID, fetch, open_release
 from facsynth.model.writer import LocalWriter, steering_vectors
 from facsynth.profile import Profile
 from facsynth.records import Progress, no_progress
 from facsynth.settings import EMBEDDED, DataBlock, RunSettings
 from facsynth.store import fingerprint
+from facsynth.text.borrowed import check_same_tokens
 from facsynth.text.corpus import Corpus, read_corpus
 from facsynth.text.layouts import Fields
 
@@ -41,6 +43,15 @@ def model_folder(path: str, cache: Path) -> Path:
     Raises:
         ModelError: neither here nor to be had from the Hub.
     """
+    return _folder(path, cache, ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"])
+
+
+def tokenizer_folder(path: str, cache: Path) -> Path:
+    """As `model_folder`, but of a Hub id without the weights."""
+    return _folder(path, cache, ["*token*.json", "vocab*", "merges.txt", "config.json", "*.model", "*.jinja"])
+
+
+def _folder(path: str, cache: Path, patterns: list[str]) -> Path:
     if path == EMBEDDED:
         return embedded_model(cache)
     if Path(path).is_dir():
@@ -48,12 +59,19 @@ def model_folder(path: str, cache: Path) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415  (only for Hub ids)
 
     try:
-        return Path(snapshot_download(path, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]))
+        return Path(snapshot_download(path, allow_patterns=patterns))
     except Exception as err:  # the hub client raises many kinds, all of them mean: not to be had
         raise ModelError(f"no model {path}: not a folder, and not to be had from the Hub\n{err}") from err
 
 
 def open_sae(path: str, cache: Path, device: str = "cpu", *, k: int | None = None, hook_point: str = "") -> Sae:
+    """The SAE of `open_any_sae`."""
+    return open_any_sae(path, cache, device, k=k, hook_point=hook_point).sae
+
+
+def open_any_sae(
+    path: str, cache: Path, device: str = "cpu", *, k: int | None = None, hook_point: str = ""
+) -> OpenedSae:
     """The SAE a setting means, with its fingerprint: of the weights and of how they are used.
 
     Args:
@@ -70,7 +88,7 @@ def open_sae(path: str, cache: Path, device: str = "cpu", *, k: int | None = Non
         place = fetch(path) if path.startswith(HUB) else _sae_folder(path)
         opened = open_local(place, k=k, hook_point=hook_point, device=device)
     weights = remembered_hash(opened.weights, cache) if opened.weights else opened.digest
-    return replace(opened.sae, fingerprint=fingerprint([weights, dict(opened.used)]))
+    return replace(opened, sae=replace(opened.sae, fingerprint=fingerprint([weights, dict(opened.used)])))
 
 
 def open_space(settings: RunSettings, cache: Path, *, dtype: str | None = None) -> FeatureSpace:
@@ -78,9 +96,28 @@ def open_space(settings: RunSettings, cache: Path, *, dtype: str | None = None) 
     _check_device(settings.model.device)
     named = settings.model.hook_point or ""
     sae = open_sae(settings.sae.path, cache, settings.model.device, k=settings.sae.k, hook_point=named)
-    hook_point = hook_point_of(named or sae.hook_point)
+    return join_space(open_backbone(settings, hook_point_for(sae, settings), cache, dtype=dtype), sae, settings)
+
+
+def hook_point_for(sae: Sae, settings: RunSettings) -> str:
+    """Where the model is hooked: as asked for, else where the SAE was trained.
+
+    Raises:
+        SettingsError: neither is said.
+    """
+    hook_point = hook_point_of(settings.model.hook_point or sae.hook_point)
     if not hook_point:
         raise SettingsError("the SAE does not say where it was trained\nGive it: model.hook_point (--hook-point).")
+    return hook_point
+
+
+def open_backbone(settings: RunSettings, hook_point: str, cache: Path, *, dtype: str | None = None) -> Backbone:
+    """The model of a run; of a base model with `chat_template_from`, the tokenizer is that of the chat model.
+
+    Raises:
+        MismatchError: the two tokenizers do not give the same ids.
+    """
+    _check_device(settings.model.device)
     backbone = load_backbone(
         model_folder(settings.model.path, cache),
         hook_point=hook_point,
@@ -88,6 +125,15 @@ def open_space(settings: RunSettings, cache: Path, *, dtype: str | None = None) 
         device=settings.model.device,
         cache=cache,
     )
+    if settings.model.chat_template_from is not None:
+        chat = load_tokenizer(tokenizer_folder(settings.model.chat_template_from, cache))
+        check_same_tokens(chat, backbone.tokenizer, settings.model.chat_template_from, settings.model.path)
+        backbone.tokenizer = chat
+    return backbone
+
+
+def join_space(backbone: Backbone, sae: Sae, settings: RunSettings) -> FeatureSpace:
+    """A model and an SAE at its hook point as what samples are measured in."""
     max_tokens = min(settings.sae.max_tokens, backbone.max_positions)
     encoding = EncodeSettings(settings.data.form, settings.sae.codes, max_tokens, settings.sae.compat)
     return FeatureSpace(backbone, sae, encoding)

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from facsynth.bins import Floats
 from facsynth.coverage.coverage import (
     Coverage,
@@ -107,6 +109,7 @@ def measure(anchor: Encoded, seed_set: Encoded, background: Profile | None, sett
         notes=(
             *_notes_on_scale(anchor, relevance, aims, thresholds, background, asked.min_support),
             *(() if scale else ("the anchor is too small to be halved: no ceiling, and nothing at equal tokens",)),
+            *_notes_on_codes(anchor.profile, seed_set.profile, settings),
             *_notes_on_overlap(anchor, seed_set),
             *notes_on_rows("anchor", anchor),
             *notes_on_rows("seed set", seed_set),
@@ -139,6 +142,7 @@ def _encode_command(settings: RunSettings, out: str) -> str:
     """The command that encodes broad texts with the model and the SAE of these settings."""
     model, sae = settings.model, settings.sae
     said = {"--model": model.path, "--sae": sae.path, "--sae-k": sae.k, "--hook-point": model.hook_point}
+    said |= {"--chat-template-from": model.chat_template_from, "--codes": None if sae.codes == "native" else sae.codes}
     words = [word for name, value in said.items() if value not in (None, EMBEDDED) for word in (name, str(value))]
     return shlex.join(["facsynth", "encode", "broad.jsonl", *words, "-o", out])
 
@@ -201,6 +205,20 @@ def _notes_on_scale(  # noqa: PLR0917 -- private, called once
         yield f"{relevance.dropped_share:.0%} of the anchor are of lengths the background lacks: not contrasted"
     if background is None:
         yield "thresholds refer to the anchor itself: no background"
+
+
+def _notes_on_codes(anchor: Profile, seed_set: Profile, settings: RunSettings) -> Iterator[str]:
+    """Features that fire in every sample say nothing of one; above 0.0, relu codes have many of them."""
+    if settings.sae.codes != "relu" or Threshold.parse(settings.coverage.threshold) != Threshold(0.0):
+        return
+    always = [
+        float((part.firing_samples(np.zeros(part.d_sae, np.float32)) == part.n_samples).mean())
+        for part in (anchor, seed_set)
+    ]
+    yield (
+        f"relu codes above 0.0: {always[0]:.0%} of all features are always active, in every sample of the anchor "
+        f"(seed set {always[1]:.0%}): they tell no sets apart"
+    )
 
 
 def _notes_on_overlap(anchor: Encoded, seed_set: Encoded) -> Iterator[str]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from facsynth.protocols import Writer
 from facsynth.records import Progress, Span, no_progress
 from facsynth.report.build import build_report
 from facsynth.report.shapes import SUMMARY, read_object
+from facsynth.selfcheck import check_before_measuring
 from facsynth.settings import RunSettings, dump_settings, load_settings
 from facsynth.store import Artifact, file_sha256, fingerprint, read_json, write_json, write_text
 from facsynth.synthesis.loop import Synthesis, synthesize
@@ -41,7 +43,7 @@ from facsynth.text.corpus import Corpus
 
 RESOLVED = "# The settings of this run, all of them; written by facsynth.\n"
 """First line of a run's facsynth.yaml: tells it from one that a person wrote."""
-WITHOUT_EFFECT = {"data": {"seed", "anchor"}, "model": {"device"}, "writer": {"batch_size"}}
+WITHOUT_EFFECT = {"data": {"seed", "anchor"}, "model": {"device"}, "sae": {"check"}, "writer": {"batch_size"}}
 """What a run may be gone on with in another way: data sets count by their content, not by their place."""
 MAY_HOLD = {"facsynth.yaml", "seconds.json", "plan.csv"}
 """What may lie in a folder before a run begins in it: a plan is followed, once it was checked."""
@@ -149,12 +151,13 @@ def measure_run(
     progress("loading the model", 0, None)
     space = open_space(settings, cache)
     background = open_background(settings, space)
+    notes = check_before_measuring(space, chain.from_iterable(corpora or ()), settings, cache, progress)
     anchor, seed_set = (
         _encode_part(corpus, space, out / "features" / which, cache, progress)
         for which, corpus in zip(("anchor", "seed"), corpora or (None, None), strict=True)
     )
     before = measure(anchor, seed_set, background, settings)
-    write_json(out / "coverage" / "before.json", outcome.coverage_record(before, space, settings))
+    write_json(out / "coverage" / "before.json", outcome.coverage_record(before, space, settings, notes))
     if not (out / "plan.csv").exists():
         missing = [*before.coverage.missing.tolist(), *before.under.feature_ids.tolist()]
         spans = best_spans(anchor, space.backbone.tokenizer, missing, n_spans=1)

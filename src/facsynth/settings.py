@@ -77,6 +77,8 @@ class ModelBlock(_Block):
     """`embedded`, a local folder in Hugging Face form, or a Hub id."""
     hook_point: str | None = None
     """Module path, from 0; the SAE's own where nothing is said."""
+    chat_template_from: Place | None = None
+    """For a base model: the folder or Hub id of the chat model whose template its chats are rendered with."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 where the machine multiplies it in hardware. Acceptance is float32."""
     device: str = "cpu"
@@ -93,6 +95,8 @@ class SaeBlock(_Block):
     max_tokens: int = Field(default=4096, ge=2)
     compat: Literal["", "fac"] = ""
     """fac: read texts as the paper's released scripts do, with the codes relu; to compare with their figures."""
+    check: Annotated[Literal["refuse", "warn", "off"], BeforeValidator(lambda v: "off" if v is False else v)] = "refuse"
+    """What an SAE that does not rebuild the model's activations is met with, see `docs/saes.md`."""
 
 
 class DataBlock(_Block):

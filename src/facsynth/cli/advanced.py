@@ -16,51 +16,37 @@ if TYPE_CHECKING:
     from facsynth.settings import RecipeFile
 
 
+@o.takes(o.SPACE, o.ROWS)
 def encode(
     corpus: Annotated[str, typer.Argument(help="What to encode: a file, - for stdin, or hf:owner/name.")],
     out: o.Out,
-    model: o.Model = None,
-    sae: o.Sae = None,
-    sae_k: o.SaeK = None,
-    hook_point: o.HookPoint = None,
-    form: o.Form = None,
-    text_field: o.TextField = None,
-    prompt_field: o.PromptField = None,
-    completion_field: o.CompletionField = None,
-    messages_field: o.MessagesField = None,
-    chosen_field: o.ChosenField = None,
-    rejected_field: o.RejectedField = None,
-    limit: o.Limit = None,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
     shard: o.Shard = None,
     reuse: o.Reuse = None,
     json: o.Json = False,
+    **options: Any,
 ) -> None:
     """Encode a corpus to a folder, for instance as a background.
 
     Example:  facsynth encode broad.jsonl -o runs/broad
     """
-    settings = o.resolve(
-        None, [corpus], model=model, sae=sae, sae_k=sae_k, hook_point=hook_point, form=form,
-        text_field=text_field, prompt_field=prompt_field, completion_field=completion_field,
-        messages_field=messages_field, chosen_field=chosen_field, rejected_field=rejected_field,
-        limit=limit, device=device, dtype=dtype,
-    )  # fmt: skip
+    settings = o.resolve(None, [corpus], **options)
     with shown_progress() as progress:
         from facsynth.assemble import open_space, read_data
         from facsynth.features.encoded import Part
         from facsynth.features.encoded import encode as encode_corpus
         from facsynth.lock import locked
         from facsynth.measure import notes_on_rows
+        from facsynth.selfcheck import check_before_measuring
 
         data = read_data(settings.data, "seed", progress)
         with locked(out):
             progress("loading the model", 0, None)
-            space, part = open_space(settings, cache_folder()), Part.parse(shard) if shard else None
+            part, cache = Part.parse(shard) if shard else None, cache_folder()
+            space = open_space(settings, cache)
+            checked = check_before_measuring(space, data, settings, cache, progress)
             encoded = encode_corpus(data, space, out, part=part, reuse=reuse or (), progress=progress)
     _print_encoded(encoded, json)
-    for text in (*space.sae.notes, *notes_on_rows("corpus", encoded)):
+    for text in (*space.sae.notes, *checked, *notes_on_rows("corpus", encoded)):
         note(f"note: {text}")
 
 

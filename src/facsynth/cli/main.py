@@ -15,12 +15,12 @@ import typer
 from typer.core import TyperGroup
 
 from facsynth import __version__
-from facsynth.cli import advanced, fill, measuring, proving
+from facsynth.cli import advanced, checking, fill, measuring, proving
 from facsynth.cli.console import Panel, note
 from facsynth.errors import FacsynthError
 
 PANELS: dict[str, Panel] = {
-    "Measure": measuring.COMMANDS,
+    "Measure": {**checking.COMMANDS, **measuring.COMMANDS},
     "Fill": fill.COMMANDS,
     "Prove": proving.COMMANDS,
     "Advanced": advanced.COMMANDS,

@@ -35,43 +35,22 @@ N_KEPT = 20
 LARGER = "--model meta-llama/Llama-3.1-8B-Instruct --sae SAE_FOLDER --relevance all"
 
 
+@o.takes(o.MEASURING, o.SPACE, o.ROWS)
 def coverage(
     seed: o.Seed,
-    anchor: o.Anchor = None,
     config: o.Config = None,
-    model: o.Model = None,
-    sae: o.Sae = None,
-    sae_k: o.SaeK = None,
-    hook_point: o.HookPoint = None,
-    form: o.Form = None,
-    text_field: o.TextField = None,
-    prompt_field: o.PromptField = None,
-    completion_field: o.CompletionField = None,
-    messages_field: o.MessagesField = None,
-    chosen_field: o.ChosenField = None,
-    rejected_field: o.RejectedField = None,
-    threshold: o.Threshold = None,
-    relevance: o.Relevance = None,
-    background: o.Background = None,
-    limit: o.Limit = None,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
     out: o.Kept = None,
     fail_under: Annotated[
         float | None, typer.Option("--fail-under", min=0, max=1, help="Exit with 3 below this share.")
     ] = None,
     json: o.Json = False,
+    **options: Any,
 ) -> None:
     """How much of the anchor's features a data set covers.
 
     Example:  facsynth coverage my.jsonl --anchor broad.jsonl
     """
-    settings = o.resolve(
-        config, seed, anchor=anchor, model=model, sae=sae, sae_k=sae_k, hook_point=hook_point, form=form,
-        text_field=text_field, prompt_field=prompt_field, completion_field=completion_field,
-        messages_field=messages_field, chosen_field=chosen_field, rejected_field=rejected_field,
-        threshold=threshold, relevance=relevance, background=background, limit=limit, device=device, dtype=dtype,
-    )  # fmt: skip
+    settings = o.resolve(config, seed, **options)
     record = record_of(_measure(settings, out))
     if json:
         note(sets_of(settings))
@@ -84,41 +63,20 @@ def coverage(
         raise LimitError(f"coverage is {record['value']:.3f}, below the limit of {fail_under} that was asked for")
 
 
+@o.takes(o.MEASURING, o.SPACE, o.ROWS)
 def missing(
     seed: o.Seed,
-    anchor: o.Anchor = None,
     config: o.Config = None,
-    model: o.Model = None,
-    sae: o.Sae = None,
-    sae_k: o.SaeK = None,
-    hook_point: o.HookPoint = None,
-    form: o.Form = None,
-    text_field: o.TextField = None,
-    prompt_field: o.PromptField = None,
-    completion_field: o.CompletionField = None,
-    messages_field: o.MessagesField = None,
-    chosen_field: o.ChosenField = None,
-    rejected_field: o.RejectedField = None,
-    threshold: o.Threshold = None,
-    relevance: o.Relevance = None,
-    background: o.Background = None,
-    limit: o.Limit = None,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
     out: o.Kept = None,
     n: Annotated[int, typer.Option("--top", min=1, help="Rows to print; plan.csv holds all.")] = 25,
     json: o.Json = False,
+    **options: Any,
 ) -> None:
     """What a data set misses: features with their best spans, and a plan to edit.
 
     Example:  facsynth missing my.jsonl --anchor broad.jsonl -o runs/mine
     """
-    settings = o.resolve(
-        config, seed, anchor=anchor, model=model, sae=sae, sae_k=sae_k, hook_point=hook_point, form=form,
-        text_field=text_field, prompt_field=prompt_field, completion_field=completion_field,
-        messages_field=messages_field, chosen_field=chosen_field, rejected_field=rejected_field,
-        threshold=threshold, relevance=relevance, background=background, limit=limit, device=device, dtype=dtype,
-    )  # fmt: skip
+    settings = o.resolve(config, seed, **options)
     folder = _measure(settings, out)
     record, rows = record_of(folder), plan_of(folder)
     if json:

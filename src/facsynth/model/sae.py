@@ -221,6 +221,11 @@ class Reconstruction:
     """Share of features that fire on none of the tokens."""
     n_tokens: int
 
+    @property
+    def explained_variance(self) -> float:
+        """1 - FVU: 1 is perfect, 0 as bad as the mean, below 0 worse."""
+        return 1 - self.fvu
+
 
 @torch.inference_mode()
 def reconstruction(sae: Sae, blocks: Iterator[torch.Tensor]) -> Reconstruction:

@@ -17,7 +17,7 @@ from facsynth.errors import ModelError, SettingsError, missing_extra
 from facsynth.model.sae_draft import Parts
 from facsynth.model.sae_files import CONTAINERS
 from facsynth.model.sae_formats import OpenedSae, finish, settings_of
-from facsynth.model.sae_table import CONFIG_FILES, SAELENS, SAELENS_CONFIG, WEIGHT_FILES
+from facsynth.model.sae_table import CONFIG_FILES, SAELENS, SAELENS_CONFIG, WEIGHT_FILES, WEIGHT_PATTERNS
 
 HUB, SAELENS_ID = "hf:", "saelens:"
 
@@ -43,7 +43,7 @@ def fetch(name: str) -> Path:
             f"no SAE {name}: not to be had from the Hub\n{reason[0] if reason else type(err).__name__}\n"
             "Check the name and the connection, or give files that lie here."
         ) from err
-    if not any((root / file).is_file() for file in weight_files(inside)):
+    if not any(found.is_file() for file in weight_files(inside) for found in root.glob(file)):
         where = f"at {inside}" if inside else "at its root"
         raise ModelError(
             f"{repository} has no SAE of a usual name {where}\n"
@@ -53,10 +53,10 @@ def fetch(name: str) -> Path:
 
 
 def weight_files(inside: str) -> list[str]:
-    """The file that was named, or what a folder's SAE may be called."""
+    """The file that was named, or what a folder's SAE may be called; also as patterns."""
     if PurePosixPath(inside).suffix in CONTAINERS:
         return [inside]
-    return [str(PurePosixPath(inside) / name) for name in WEIGHT_FILES]
+    return [str(PurePosixPath(inside) / name) for name in (*WEIGHT_FILES, *WEIGHT_PATTERNS)]
 
 
 def config_files(inside: str) -> list[str]:

@@ -162,6 +162,8 @@ WEIGHT_FILES = (
     "checkpoints/pruned.safetensors", "checkpoints/pruned.pt", "checkpoints/final.safetensors", "checkpoints/final.pt",
 )  # fmt: skip
 """What a folder's SAE is called, where the format fixes it."""
+WEIGHT_PATTERNS = ("TopK*_l*_h*.pth",)
+"""And what it is named like where that says more (FAC-Synthesis): fetched from the Hub, found by being the only one."""
 COMPANIONS = frozenset({
     "sparsity.safetensors", "activation_whitening.safetensors", "activations_store_state.safetensors",
     "trainer_state.pt", "examples.safetensors", "background.npz", "checkpoint.safetensors",
