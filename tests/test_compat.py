@@ -9,9 +9,12 @@ import pytest
 import torch
 
 import tiny
+import tiny_run
+from facsynth.assemble import open_space
 from facsynth.errors import InputError, SettingsError
 from facsynth.features.encode import EncodeSettings, FeatureSpace
 from facsynth.records import Message, Sample
+from facsynth.settings import parse_settings
 from facsynth.text.compat import fac_tokens
 from facsynth.text.template import Template
 
@@ -57,3 +60,11 @@ def test_maxima_are_those_of_the_whole_rendering_in_ten_lines_of_numpy(tmp_path:
 def test_it_is_for_dense_codes_alone() -> None:
     with pytest.raises(SettingsError, match="compat fac measures relu codes, asked for native"):
         EncodeSettings(compat="fac")
+
+
+def test_a_settings_file_asks_for_it(tmp_path: Path) -> None:
+    parts = tiny_run.parts(tmp_path)
+    parts["sae"] |= {"codes": "relu", "compat": "fac"}
+    space = open_space(parse_settings(parts, "the test"), tmp_path / "cache")
+    assert space.settings.compat == "fac"
+    assert space.pool([long_text(30)]).tokens[0].content.tolist()[:31] == [False] * 31

@@ -45,6 +45,7 @@ def test_a_full_disk_behind_stdout_is_told_even_of_help(words: str) -> None:
     assert "Exception ignored" not in done.stderr
 
 
+@pytest.mark.slow
 def test_closed_streams_stop_nothing_and_take_nothing_from_the_others(tiny: Parts, planned: Path) -> None:
     measure = shlex.join(["coverage", str(tiny.seed), *tiny.options, "-o", str(planned), "--json"])
     quiet = shell(f"{FACSYNTH} {measure} 2>&-")

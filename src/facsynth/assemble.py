@@ -135,7 +135,8 @@ def open_backbone(settings: RunSettings, hook_point: str, cache: Path, *, dtype:
 def join_space(backbone: Backbone, sae: Sae, settings: RunSettings) -> FeatureSpace:
     """A model and an SAE at its hook point as what samples are measured in."""
     max_tokens = min(settings.sae.max_tokens, backbone.max_positions)
-    return FeatureSpace(backbone, sae, EncodeSettings(settings.data.form, settings.sae.codes, max_tokens))
+    encoding = EncodeSettings(settings.data.form, settings.sae.codes, max_tokens, settings.sae.compat)
+    return FeatureSpace(backbone, sae, encoding)
 
 
 def _check_device(device: str) -> None:

@@ -93,6 +93,8 @@ class SaeBlock(_Block):
     """Latents a token keeps, of a topk SAE whose file does not say it."""
     codes: Literal["native", "relu"] = "native"
     max_tokens: int = Field(default=4096, ge=2)
+    compat: Literal["", "fac"] = ""
+    """fac: read texts as the paper's released scripts do, with the codes relu; to compare with their figures."""
     check: Annotated[Literal["refuse", "warn", "off"], BeforeValidator(lambda v: "off" if v is False else v)] = "refuse"
     """What an SAE that does not rebuild the model's activations is met with, see `docs/saes.md`."""
 

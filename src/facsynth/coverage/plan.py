@@ -134,7 +134,8 @@ def read_plan(path: Path, known: Collection[int]) -> list[PlanRow]:
         row = _read_row(dict(zip(header, cells, strict=False)), f"{path}, row {number}")
         if row.feature_id not in allowed:
             raise InputError(
-                f"{path}, row {number}, feature_id: {row.feature_id} is neither missing nor under-represented here"
+                f"{path}, row {number}, feature_id: {row.feature_id} is neither missing nor under-represented here\n"
+                "Delete the row."
             )
         if row.feature_id in rows:
             raise InputError(f"{path}, row {number}, feature_id: {row.feature_id} is there twice\nDelete one row.")
@@ -163,7 +164,8 @@ def _read_row(cells: Mapping[str, str], where: str) -> PlanRow:
     def cell(name: str, pattern: str, wanted: str) -> str:
         found = cells.get(name, "").strip().lower()
         if not re.fullmatch(pattern, found):
-            raise InputError(f'{where}, {name}: found "{cells.get(name, "")}", wanted {wanted}')
+            told = f'{where}, {name}: found "{cells.get(name, "")[:80]}", wanted {wanted}'
+            raise InputError(f"{told}\nMend the cell, or delete the row.")
         return found
 
     rate = r"\d+(\.\d*)?(e-?\d+)?"

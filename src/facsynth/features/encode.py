@@ -140,7 +140,7 @@ class FeatureSpace:
                 tokens.append(self._tokenize(sample))
                 ids.append(sample.sample_id)
             except InputError as err:
-                failures.append(Failure(sample.sample_id, str(err), sample.text[:200]))
+                failures.append(Failure(sample.where or sample.sample_id, str(err), sample.text[:200]))
         parts, too_large, n_done = [], set[int](), len(failures)
         for batch in batches([len(t.ids) for t in tokens], token_budget or self.backbone.token_budget):
             for part in self._fitting(batch, tokens):

@@ -40,6 +40,8 @@ class Entries(NamedTuple):
         )  # fmt: skip
 
 
+NOWHERE = 1 << 40
+"""Behind every position."""
 NO_ENTRIES = Entries(
     np.zeros(0, np.int64), np.zeros(0, np.uint8), np.zeros(0, np.int64),
     np.zeros(0, np.float32), np.zeros(0, np.int32), np.zeros(0, np.int32),
@@ -57,21 +59,23 @@ def pool_codes(
         role: [n], and which role.
         position: [n], and its place in the encoded sequence.
     """
-    token, feature, act = codes.token.cpu().numpy(), codes.feature.cpu().numpy(), codes.act.cpu().numpy()
-    if not len(token):
-        return NO_ENTRIES
-    order = np.lexsort((position[token], -act, feature, role[token], sample[token]))
-    token, feature, act = token[order], feature[order], act[order]
-    key = np.stack([sample[token], role[token].astype(np.int64), feature])
-    starts = np.flatnonzero(np.concatenate([[True], (key[:, 1:] != key[:, :-1]).any(axis=0)]))
-    best = token[starts]
+    device = codes.act.device
+    of_token = torch.from_numpy(sample.astype(np.int64) << 40 | role.astype(np.int64) << 32).to(device)
+    key, inverse, n_firing = torch.unique(
+        of_token[codes.token] | codes.feature, return_inverse=True, return_counts=True
+    )
+    best = torch.zeros(len(key), device=device).scatter_reduce_(0, inverse, codes.act.float(), "amax")
+    at = torch.from_numpy(position.astype(np.int64)).to(device)[codes.token]
+    at = torch.where(codes.act == best[inverse], at, NOWHERE)
+    first = torch.full_like(key, NOWHERE).scatter_reduce_(0, inverse, at, "amin")
+    keys = key.cpu().numpy()
     return Entries(
-        sample=sample[best].astype(np.int64),
-        role=role[best].astype(np.uint8),
-        feature=feature[starts].astype(np.int64),
-        activation=act[starts].astype(np.float32),
-        position=position[best].astype(np.int32),
-        n_firing=np.diff(np.append(starts, len(token))).astype(np.int32),
+        sample=keys >> 40,
+        role=(keys >> 32 & 0xFF).astype(np.uint8),
+        feature=keys & 0xFFFFFFFF,
+        activation=best.cpu().numpy(),
+        position=first.cpu().numpy().astype(np.int32),
+        n_firing=n_firing.cpu().numpy().astype(np.int32),
     )
 
 

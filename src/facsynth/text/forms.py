@@ -56,8 +56,10 @@ def to_sample(row: Any, form: str, fields: Fields = NO_FIELDS) -> Mapped:
         SettingsError: there is no such form.
     """
     form_roles(form)
-    parts = parts_of(row, fields, text_first=form == "text")
-    found = _messages(_cut(parts, form))
+    try:
+        found = _messages(_cut(parts_of(row, fields, text_first=form == "text"), form))
+    except RecursionError as err:
+        raise RowError("the row is nested too deeply") from err
     messages = tuple(Message(m.role, _clean(m.content)) for m in found)
     repaired = messages != tuple(found)
     if form == "text":

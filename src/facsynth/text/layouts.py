@@ -263,10 +263,7 @@ def _lookup(row: Mapping[str, Any], path: str) -> Any:
 
 def as_json(value: Any) -> str:
     """Tool calls and results as text."""
-    try:
-        return json.dumps(_without_nulls(value), ensure_ascii=False, default=str)
-    except RecursionError as err:
-        raise RowError("a tool call or result is nested too deeply") from err
+    return json.dumps(_without_nulls(value), ensure_ascii=False, default=str)
 
 
 def _without_nulls(value: Any) -> Any:
