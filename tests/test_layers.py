@@ -17,7 +17,7 @@ BANDS = (
     {"features", "meaning", "coverage", "synthesis", "diversity"},
     {"tasks", "baselines", "report"},
     {"settings"},
-    {"assemble", "measure"},
+    {"assemble", "measure", "recipe"},
     {"outcome", "proof", "selfcheck"},
     {"pipeline"},
     {"demo"},

@@ -12,6 +12,7 @@ import tiny_run
 from facsynth.errors import SettingsError
 from facsynth.features.harvest import HarvestSettings
 from facsynth.model.trainer import TrainSettings
+from facsynth.recipe import parse_recipe
 from facsynth.settings import (
     BudgetBlock,
     CoverageBlock,
@@ -22,7 +23,6 @@ from facsynth.settings import (
     dump_settings,
     load_settings,
     parse_part,
-    parse_recipe,
     parse_settings,
     read_yaml,
 )

@@ -13,7 +13,7 @@ from facsynth.records import Progress
 
 if TYPE_CHECKING:
     from facsynth.features.encoded import Encoded
-    from facsynth.settings import RecipeFile
+    from facsynth.recipe import RecipeFile
 
 
 @o.takes(o.SPACE, o.ROWS)
@@ -85,7 +85,8 @@ def train_sae(
 
     Example:  facsynth train-sae recipe.yaml --data corpora -o runs/sae
     """
-    from facsynth.settings import parse_recipe, read_yaml
+    from facsynth.recipe import parse_recipe
+    from facsynth.settings import read_yaml
 
     asked = parse_recipe(read_yaml(recipe), str(recipe))
     with shown_progress() as progress:
