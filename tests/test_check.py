@@ -171,8 +171,10 @@ def test_an_sae_that_fits_is_measured_without_a_word_and_checked_once(
     assert (again.code, "checking the SAE" in again.stderr) == (0, False)
     (kept,) = (tmp_path / "checks").iterdir()
     assert json.loads(kept.read_text("utf-8"))["verdict"] == FITS
-    kept.write_text("{", encoding="utf-8")
-    assert "checking the SAE" in facsynth("coverage", parts.seed, *options("fits"), "-o", tmp_path / "c").stderr
+    for damage in ("{", '{"verdict": "fits", "reasons": 3}'):
+        kept.write_text(damage, encoding="utf-8")
+        done = facsynth("coverage", parts.seed, *options("fits"), "-o", tmp_path / "c")
+        assert (done.code, "checking the SAE" in done.stderr) == (0, True)
 
 
 def test_an_sae_that_does_not_fit_is_refused_before_anything_is_encoded(

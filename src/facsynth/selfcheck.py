@@ -160,7 +160,10 @@ def _key(space: FeatureSpace) -> str:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
+    """A verdict that was kept; None where there is none, or a damaged one."""
     try:
-        return read_json(path, "verdict", "reasons")
-    except InputError:  # none yet, or a damaged one
+        record = read_json(path, "verdict", "reasons")
+    except InputError:
         return None
+    reasons = record["reasons"]
+    return record if isinstance(reasons, list) and all(isinstance(reason, str) for reason in reasons) else None

@@ -84,7 +84,7 @@ def places(sae: Sae, at: Mapping[str, torch.Tensor], here: float) -> list[Readin
     """What the SAE explains of activations at other hook points; `here`: at the asked one, of the same tokens."""
     return [
         Reading(
-            f"at {name}", "give that: model.hook_point (--hook-point)",
+            f"at {name}", "set model.hook_point (--hook-point), or its config where that says otherwise",
             fit(sae, x).explained_variance, here, PLACE,
         )
         for name, x in at.items()
