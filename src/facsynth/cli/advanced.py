@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from facsynth.cli import options as o
 from facsynth.cli.console import Panel, cache_folder, note, print_json, print_table, shown_progress
+from facsynth.errors import SettingsError
 from facsynth.records import Progress
 
 if TYPE_CHECKING:
-    from facsynth.features.encoded import Encoded
-    from facsynth.settings import RecipeFile
+    from facsynth.features.encoded import Encoded, Engine, Space
+    from facsynth.settings import RecipeFile, RunSettings
+
+Shard = Annotated[
+    str | None, typer.Option("--shard", help="Encode one part of several, as 2/7; `merge` puts them together.")
+]
+Reuse = Annotated[
+    list[Path] | None, typer.Option("--reuse", help="Folder of an earlier version: only new samples are encoded.")
+]
+Where = Annotated[
+    Literal["local", "ray"], typer.Option("--engine", help="Where: in this process, or on Ray (docs/scaling.md).")
+]
+RayAddress = Annotated[
+    str | None, typer.Option("--ray-address", help="HOST:PORT of a Ray head. [RAY_ADDRESS, else this machine alone]")
+]
+RayActors = Annotated[
+    int | None, typer.Option("--ray-actors", min=1, help="Copies of the model on Ray. [as many as fit]")
+]
 
 
 def encode(
@@ -32,12 +52,11 @@ def encode(
     limit: o.Limit = None,
     device: o.Device = None,
     dtype: o.Dtype = None,
-    shard: Annotated[
-        str | None, typer.Option("--shard", help="Encode one part of several, as 2/7; `merge` puts them together.")
-    ] = None,
-    reuse: Annotated[
-        list[Path] | None, typer.Option("--reuse", help="Folder of an earlier version: only new samples are encoded.")
-    ] = None,
+    shard: Shard = None,
+    reuse: Reuse = None,
+    engine: Where = "local",
+    ray_address: RayAddress = None,
+    ray_actors: RayActors = None,
     json: o.Json = False,
 ) -> None:
     """Encode a corpus to a folder, for instance as a background.
@@ -50,20 +69,44 @@ def encode(
         chosen_field=chosen_field, rejected_field=rejected_field, limit=limit, device=device, dtype=dtype,
     )  # fmt: skip
     with shown_progress() as progress:
-        from facsynth.assemble import open_space, read_data
+        from facsynth.assemble import read_data
         from facsynth.features.encoded import Part
         from facsynth.features.encoded import encode as encode_corpus
         from facsynth.lock import locked
         from facsynth.measure import notes_on_rows
 
+        part, where = Part.parse(shard) if shard else None, _where(engine, settings, ray_address, ray_actors)
         data = read_data(settings.data, "seed", progress)
         with locked(out):
             progress("loading the model", 0, None)
-            space, part = open_space(settings, cache_folder()), Part.parse(shard) if shard else None
-            encoded = encode_corpus(data, space, out, part=part, reuse=reuse or (), progress=progress)
+            with where as (space, pool):
+                encoded = encode_corpus(data, space, out, part=part, reuse=reuse or (), engine=pool, progress=progress)
     _print_encoded(encoded, json)
     for text in notes_on_rows("corpus", encoded):
         note(f"note: {text}")
+
+
+def _where(
+    engine: str, settings: RunSettings, address: str | None, actors: int | None
+) -> AbstractContextManager[tuple[Space, Engine | None]]:
+    """The space, and who pools in it; opened when it is entered, what can be refused is refused before."""
+    from facsynth.assemble import open_space
+
+    opened = partial(open_space, settings, cache_folder())
+    if engine == "ray":
+        from facsynth.features.ray import on_ray
+        from facsynth.features.ray_cluster import import_ray
+
+        import_ray()
+        return on_ray(opened, device=settings.model.device, address=address, actors=actors)
+    if address or actors:
+        raise SettingsError("--ray-address and --ray-actors say how Ray is used, and it is not\nAdd --engine ray.")
+    return _here(opened)
+
+
+@contextmanager
+def _here(opened: Callable[[], Space]) -> Iterator[tuple[Space, Engine | None]]:
+    yield opened(), None
 
 
 def merge(
