@@ -132,6 +132,8 @@ class _RayEngine:
                 for result in results:
                     if result.error:
                         raise unpacked(result.error)
+                    if result.ticket not in out:
+                        continue
                     out.remove(result.ticket)
                     feed.drop.remote(result.ticket)
                     yield result.number, result.table, result.failures
@@ -189,7 +191,10 @@ class _Worker:
 
     def _pool(self, ticket: int) -> Result:
         space = self._space = self._space or self._opened()
-        number, samples = self._ask(self._feed.take.remote(ticket))
+        shard = self._ask(self._feed.take.remote(ticket))
+        if shard is None:
+            return Result.of_nothing(ticket)
+        number, samples = shard
         pooled = space.pool(samples)
         return Result(ticket, number, table_of(pooled), pooled.failures, "")
 
@@ -215,6 +220,7 @@ class _Feed:
     def __init__(self, n_starts: int) -> None:
         self._n_starts, self._begun = n_starts, 0
         self._shards: defaultdict[int, asyncio.Future[tuple[int, list[Sample]]]] = defaultdict(asyncio.Future)
+        self._written: set[int] = set()
 
     async def begin(self) -> bool:
         """An actor asks whether it may start, for the first time or after it died: not without end."""
@@ -225,13 +231,20 @@ class _Feed:
         """Put a shard in."""
         self._shards[ticket].set_result((number, samples))
 
-    async def take(self, ticket: int) -> tuple[int, list[Sample]]:
-        """Wait for a shard; an actor that takes up the ticket of a dead one gets it once more."""
+    async def take(self, ticket: int) -> tuple[int, list[Sample]] | None:
+        """Wait for a shard; whoever takes up the ticket of a dead actor gets it once more.
+
+        None where it is written: the node died after it had given its result and before it had told so, and Ray
+        repeats the task.
+        """
+        if ticket in self._written:
+            return None
         return await asyncio.shield(self._shards[ticket])  # whoever gives up waiting, the next one still gets it
 
     async def drop(self, ticket: int) -> None:
-        """It is written."""
+        """It is written, or will be at once."""
         del self._shards[ticket]
+        self._written.add(ticket)
         self._begun = 0
 
 

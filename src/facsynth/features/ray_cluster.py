@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +22,8 @@ QUIET = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # its C++ part warns of restarts that Ray Data itself asked for
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else it warns of what a later version will do
 }
-ONE_TRY = "RAY_gcs_server_port_wait_time_s"
-"""Ray's own name for how often it asks a head that does not answer, for 40 seconds each."""
+ONE_TRY = {"RAY_gcs_server_port_wait_time_s": "1"}
+"""How often Ray asks a head that takes connections but does not answer, for 40 seconds each: else 20 times."""
 
 
 def import_ray() -> Any:
@@ -42,6 +43,8 @@ def import_ray() -> Any:
 def connected(ray: Any, address: str | None) -> Iterator[None]:
     """Ray for a while. One that runs in this process already stays; one that is joined or started here is left again.
 
+    What Ray prints meanwhile, that a process of it died, goes to stderr: on stdout stand results.
+
     Raises:
         ModelError: no Ray answers at the address, or it is another version.
         SettingsError: the address is none.
@@ -51,26 +54,23 @@ def connected(ray: Any, address: str | None) -> Iterator[None]:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = -1  # a shard of long texts may take hours
-    if ray.is_initialized():
-        yield
-        return
-    where = address or os.environ.get("RAY_ADDRESS") or "local"
-    _check_address(where)
-    try:
-        _start(ray, where)
-        yield
-    finally:
-        ray.shutdown()
+    with redirect_stdout(sys.stderr):
+        if ray.is_initialized():
+            yield
+            return
+        where = address or os.environ.get("RAY_ADDRESS") or "local"
+        _check_address(where)
+        try:
+            _start(ray, where)
+            yield
+        finally:
+            ray.shutdown()
 
 
 def _start(ray: Any, where: str) -> None:
     local = where == "local"
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    if not local:
-        os.environ.setdefault(ONE_TRY, "1")
     try:
-        with _without_stderr():
+        with _environment(QUIET if local else QUIET | ONE_TRY), _without_stderr():
             ray.init(
                 where, include_dashboard=False if local else None, log_to_driver=False, logging_level=logging.ERROR
             )
@@ -79,6 +79,18 @@ def _start(ray: Any, where: str) -> None:
         if local:
             raise ModelError(f"Ray cannot be started on this machine\n  {reason}\nSee its logs in /tmp/ray.") from err
         raise _no_answer(where, reason) from err
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """What is set already stays."""
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 @contextmanager
@@ -135,7 +147,8 @@ class Need:
         return min(by_cpu, int(resources.get("GPU", 0) // self.n_gpus)) if self.n_gpus else by_cpu
 
     def __str__(self) -> str:
-        return f"{self.n_cpus} CPUs" + (f" and {self.n_gpus} GPU" if self.n_gpus else "")
+        cpus = "1 CPU" if self.n_cpus == 1 else f"{self.n_cpus} CPUs"
+        return f"{cpus} and a GPU" if self.n_gpus else cpus
 
 
 def number_of_actors(nodes: Sequence[Mapping[str, Any]], need: Need, asked: int | None) -> int:

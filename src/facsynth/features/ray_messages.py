@@ -87,9 +87,14 @@ class Result(NamedTuple):
         )  # fmt: skip
 
     @classmethod
+    def of_nothing(cls, ticket: int) -> Result:
+        """Where the shard is there already."""
+        return cls(ticket, -1, pa.table({}), [], "")
+
+    @classmethod
     def of_error(cls, ticket: int, error: FacsynthError) -> Result:
         """Instead of a shard."""
-        return cls(ticket, -1, pa.table({}), [], packed(error))
+        return cls.of_nothing(ticket)._replace(error=packed(error))
 
 
 def packed(err: FacsynthError) -> str:
