@@ -7,13 +7,14 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install $(shell [ -t 2 ] || echo -qq) -c constraints.txt
 CHROMIUM ?= /usr/bin/chromium
 
-.PHONY: help setup browser demo test test-slow bench clean
+.PHONY: help setup browser demo test test-slow bench bench-gpu clean
 
 help:
 	@echo "make demo       the main job on the embedded model, into runs/demo"
 	@echo "make test       every check: lint, format, types, tests, a browser, ten kills"
 	@echo "make test-slow  tests that take minutes, and those against SAELens and sparsify"
 	@echo "make bench      speed and memory, side by side with other ways of doing it"
+	@echo "make bench-gpu  encoding on one CUDA device, Llama-3.1-8B's shape, random weights"
 	@echo "make setup      the virtual environment alone"
 	@echo "make clean      remove the virtual environment and the caches; runs/ stays"
 
@@ -63,8 +64,11 @@ test: setup browser
 test-slow: .venv/.setup-slow
 	$(BIN)/python -m pytest -m "slow and not network and not llm"
 
-bench: setup
+bench: .venv/.setup-slow
 	$(BIN)/python benchmarks/run.py
+
+bench-gpu: setup
+	$(BIN)/python benchmarks/gpu.py
 
 clean:
 	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

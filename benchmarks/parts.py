@@ -14,7 +14,8 @@ from facsynth.errors import ModelError
 from facsynth.features.encode import EncodeSettings, FeatureSpace
 from facsynth.model.backbone import load_backbone
 from facsynth.model.embedded import embedded_model
-from facsynth.model.sae import Sae, load_sae
+from facsynth.model.sae import Sae
+from facsynth.model.sae_formats import load_sae
 from facsynth.records import Sample
 from facsynth.text.corpus import read_corpus
 

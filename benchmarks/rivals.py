@@ -16,7 +16,8 @@ from figures import CheckError
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded
 from facsynth.features.shards import entries_of
-from facsynth.model.sae import Sae, save_sae
+from facsynth.model.sae import Sae
+from facsynth.model.sae_saelens import save_sae
 from facsynth.records import Sample
 
 Dense = npt.NDArray[np.float32]

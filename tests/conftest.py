@@ -22,6 +22,8 @@ CACHES = tempfile.TemporaryDirectory(prefix="facsynth-tests-")
 # For tests marked network: HF_HUB_OFFLINE=0 TRANSFORMERS_OFFLINE=0 pytest -m network
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+# Tiny models gain nothing from threads, and threads of several processes at once wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HOME"] = str(Path(CACHES.name, "huggingface"))
 
 # Hypothesis' health checks and deadlines measure time, which a busy machine makes arbitrary.

@@ -37,7 +37,7 @@ NAMES = {"model": "SmolLM2-135M-Instruct", "sae": "facsynth-smollm2-l14", "hook_
          "seed": "seed.jsonl", "anchor": "anchor.jsonl"}
 MEASURED = {"n_under": 11, "n_thin": 43, "threshold": "r0.5", "codes": "native", "form": "message", "min_support": 2,
             "relevance": "contrast", "ceiling": 0.986, "n_samples": 500, "n_tokens": 23417,
-            "fingerprints": {"anchor": "5f2c" * 16, "seed": "a90e" * 16}}
+            "fingerprints": {"anchor": "5f2c" * 16, "seed": "a90e" * 16}, "under": []}
 N_COVERED = 123
 Rows = list[dict[str, Any]]
 
@@ -57,7 +57,7 @@ def make_run(
     for name, table in rows.items():
         write_jsonl(run / f"{name}.jsonl", table)
     before = _coverage(run / "coverage/before.json", N_COVERED, ids, at_equal_tokens=0.537,
-                       ceiling_at_equal_tokens=0.971)  # fmt: skip
+                       ceiling_at_equal_tokens=0.971, at_equal_samples=None, notes=["the anchor is small"])  # fmt: skip
     after = _coverage(run / "coverage/after.json", N_COVERED + len(tried) - len(lost), sorted(lost + others))
     write_json(run / "targets.json", {"attempted": attempted, "rng_seed": 7, "n_planned": len(ids)})
     plan = [PlanRow(i, "missing", 2, 0.06 / (1 + n), 0.0, True, texts[n][0]) for n, i in enumerate(ids)]
@@ -71,7 +71,7 @@ def make_run(
         "recovered_chance_tokens": 0.417, "n_accepted": len(rows["samples"]),
         "n_rejected": dict(Counter(row["reason"] for row in rows["rejected"])), "n_gave_up": len(lost),
         "writer_calls": 288, "writer_tokens": 48213,
-        "n_control": 29, "control_tokens": 1044,
+        "n_control": 29, "control_tokens": 1044, "accepted_per_1000_tokens": 0.4,
         "chance_extrapolated": [False, True], "stop_reason": "every feature tried", "seconds": 214.0,
         "names": NAMES,
     })

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from facsynth.records import Reply
@@ -45,14 +45,21 @@ def test_whole_sentences_of_an_unfinished_reply_are_kept() -> None:
     assert clean_text("no end of it in", unfinished=True) == ""
 
 
-LAYERS = (
+BEFORE = (
     "1. ", "12) ", "- ", "• ", "Message: ", "**New question:** ", "text:", "Here is a new message:\n", "Sure thing:\n",
-    '"', "“", "”", "'", "‘", "’", "`", "**", " ", "\n", "\t", "\x00", "\x1f", "\x85", "\ud800",
-    "hello there friend", "How long do eggs keep?", "Yes.", ".", "!", ")", "1",
+    '"', "“", "'", "‘", "`", "**", " ", "\n", "\x00", "\x85", "\ud800",
 )  # fmt: skip
+BODIES = ("hello there friend", "How long do eggs keep?", "Yes.", "It is so! 1. And", "", "1", ")")
+AFTER = ('"', "”", "'", "’", "`", "**", ".", " ", "\n", "\t", "\x1f")
+WRAPPED = st.tuples(
+    st.lists(st.sampled_from(BEFORE), max_size=5).map("".join),
+    st.sampled_from(BODIES),
+    st.lists(st.sampled_from(AFTER), max_size=5).map("".join),
+).map("".join)
 
 
-@given(st.text(max_size=200) | st.lists(st.sampled_from(LAYERS), max_size=12).map("".join), st.booleans())
+@given(WRAPPED | st.text(max_size=200), st.booleans())
+@example("1. 2. hello there friend", False)
 def test_cleaning_twice_is_cleaning_once(text: str, unfinished: bool) -> None:
     once = clean_text(text, unfinished=unfinished)
     assert clean_text(once, unfinished=unfinished) == once == once.strip()

@@ -15,18 +15,22 @@ from safetensors.torch import load_file, save_file
 
 import tiny
 from facsynth.errors import ModelError, SettingsError
-from facsynth.model.backbone import Backbone, batches, fast_dtype, load_backbone, model_hash, pad
+from facsynth.model.backbone import Backbone, batches, fast_dtype, load_backbone, pad
+from facsynth.model.hashes import model_hash
 
 LENGTHS = (9, 2, 17, 5, 17, 1, 30)
+KINDS = (*tiny.FAMILIES, *(f"{family} with a window" for family in tiny.WINDOWED))
 
 
 @pytest.fixture(scope="module")
 def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     root = tmp_path_factory.mktemp("models")
 
-    def folder_of(family: str) -> Path:
-        folder = root / family
-        return folder if folder.exists() else tiny.save_model(folder, family, n_blocks=4)
+    def folder_of(name: str) -> Path:
+        folder, (family, _, window) = root / name, name.partition(" ")
+        config = tiny.WINDOWED[family] if window else {}
+        config = config | ({"sliding_window": 4096} if "wide" in window else {})
+        return folder if folder.exists() else tiny.save_model(folder, family, n_blocks=4, **config)
 
     return folder_of
 
@@ -45,7 +49,7 @@ def everything(ids: list[Any]) -> list[Any]:
     return [np.ones(len(row), dtype=bool) for row in ids]
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", KINDS)
 def test_the_hook_gives_the_hidden_states_after_its_block(family: str, folder_of: Callable[[str], Path]) -> None:
     for block in (0, 2):
         backbone = tiny.backbone(folder_of(family), f"layers.{block}")
@@ -57,7 +61,7 @@ def test_the_hook_gives_the_hidden_states_after_its_block(family: str, folder_of
             torch.testing.assert_close(found, whole.hidden_states[block + 1][0], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", KINDS)
 def test_batch_order_and_padding_change_nothing(family: str, folder_of: Callable[[str], Path]) -> None:
     backbone = tiny.backbone(folder_of(family), "layers.2")
     ids = sequences()
@@ -74,6 +78,27 @@ def test_batch_order_and_padding_change_nothing(family: str, folder_of: Callable
         ).hidden_states[3]
     for row, one in enumerate(alone):
         torch.testing.assert_close(left[row, -len(one) :], one, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", KINDS)
+def test_padding_without_a_mask_equals_a_masked_run(family: str, folder_of: Callable[[str], Path]) -> None:
+    backbone = tiny.backbone(folder_of(family), "layers.2")
+    ids = sequences()
+    padded, attention, _ = pad(ids, side="right")
+    with torch.no_grad():
+        masked = backbone.model(input_ids=padded, attention_mask=attention, output_hidden_states=True).hidden_states[3]
+    found = backbone.activations(ids, everything(ids))
+    torch.testing.assert_close(found, masked[attention.bool()], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", tiny.WINDOWED)
+def test_a_window_decides_what_a_token_sees(family: str, folder_of: Callable[[str], Path]) -> None:
+    wide, windowed = (
+        tiny.backbone(folder_of(name), "layers.3").activations(sequences(), everything(sequences()))[-LENGTHS[-1] :]
+        for name in (f"{family} with a wide window", f"{family} with a window")
+    )
+    torch.testing.assert_close(windowed[:8], wide[:8], rtol=1e-4, atol=1e-4)
+    assert (windowed[9:] - wide[9:]).abs().max() > 0.1
 
 
 def test_only_the_kept_positions_come_back_in_order(llama: Backbone) -> None:

@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -24,7 +25,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from facsynth.lock import locked
+from facsynth.model.sae_saelens import save_sae
 from facsynth.store import read_json, read_jsonl
+from tiny import random_sae
 from tiny_cli import Done, Parts, facsynth
 
 GOOD = '{"text": "river field oven"}\n'
@@ -85,7 +88,11 @@ def test_an_empty_anchor_is_named(tiny: Parts) -> None:
         ("one.jsonl", GOOD * 5 + "{oops\n" + GOOD, "line 6: not JSON"),
         ("utf8.jsonl", GOOD.encode() * 5 + b'{"text": "\xff"}\n' + GOOD.encode(), "line 6: not UTF-8"),
         ("fields.jsonl", GOOD * 5 + '{"body": "river"}\n' + GOOD, "line 6: no known layout"),
-        ("specials.jsonl", GOOD * 5 + '{"text": "<s></s>"}\n' + GOOD, "no content tokens: only special tokens"),
+        (
+            "specials.jsonl",
+            GOOD * 5 + '{"text": "<s></s>"}\n' + GOOD,
+            "line 6 has no content tokens: only special tokens",
+        ),
     ],
 )
 def test_a_broken_row_is_counted_listed_and_said(tiny: Parts, name: str, content: str | bytes, note: str) -> None:
@@ -160,8 +167,8 @@ def narrow(t: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     [
         (lambda t: {**t, "W_enc": t["W_enc"] * NAN}, ["the SAE's W_enc holds NaN or infinity"]),
         (lambda t: {**t, "b_dec": t["b_dec"] * INFINITY}, ["the SAE's b_dec holds NaN or infinity"]),
-        (narrow, ["does not fit the model", "width 16", "width 32"]),
-        (lambda t: {"W_enc": t["W_enc"]}, ["lacks W_dec, b_dec, b_enc"]),
+        (narrow, ["its config says d_in = 32, its weights have 16"]),
+        (lambda t: {"W_enc": t["W_enc"]}, ["it lacks W_dec, b_dec", "Known are SAELens"]),
     ],
     ids=["nan", "infinity", "width", "lacking"],
 )
@@ -173,11 +180,71 @@ def test_an_sae_that_is_damaged_or_does_not_fit(
     told(facsynth("coverage", tiny.seed, *tiny.options, "--sae", sae), 1, *words)
 
 
+def test_an_sae_of_another_model(tiny: Parts) -> None:
+    save_sae(random_sae(16, 128, k=6), tiny.folder / "narrow-sae", metadata={})
+    words = ["does not fit the model", "width 16", "width 32"]
+    told(facsynth("coverage", tiny.seed, *tiny.options, "--sae", tiny.folder / "narrow-sae"), 1, *words)
+
+
 def test_a_folder_that_is_no_sae(tiny: Parts) -> None:
     told(facsynth("coverage", tiny.seed, *tiny.options, "--sae", tiny.folder), 1, f"no SAE in {tiny.folder}", "--sae")
     sae = copy_of(tiny.sae, "torn-sae")
     (sae / "cfg.json").write_text("{oops")
-    told(facsynth("coverage", tiny.seed, *tiny.options, "--sae", sae), 1, f"{sae} is not a SAELens folder")
+    told(facsynth("coverage", tiny.seed, *tiny.options, "--sae", sae), 1, f"{sae}/cfg.json is not JSON", "get it again")
+
+
+def test_what_is_wrong_with_the_sae_is_told_before_what_it_has_not(tiny: Parts) -> None:
+    contrast = ("coverage", tiny.seed, "--anchor", tiny.anchor, "--model", tiny.model, "--sae")
+    gone = tiny.folder / "nosuch"
+    told(facsynth(*contrast, gone), 1, f"no SAE at {gone}: there is no such file or folder")
+    told(facsynth(*contrast, tiny.seed), 1, f"{tiny.seed} is no file of weights")
+    done = facsynth(*contrast, tiny.sae)
+    told(done, 2, "needs a background", "coverage.relevance: all (--relevance all)", "coverage.background")
+    command = shlex.join(["facsynth", "encode", "broad.jsonl", "--model", f"{tiny.model}", "--sae", f"{tiny.sae}"])
+    assert f"\n  {command} -o runs/broad\n" in done.stderr
+
+
+def test_a_background_that_is_not_there_is_told_with_the_command_that_makes_one(tiny: Parts) -> None:
+    gone = tiny.folder / "no background"
+    done = facsynth("coverage", tiny.seed, *tiny.options[:-1], "contrast", "--background", gone)
+    told(done, 1, f"the background {gone} is not there", "coverage.background (--background)", f"-o '{gone}'")
+    assert "loading" not in done.stderr
+
+
+def test_a_limit_that_cuts_the_anchor_is_named_where_no_target_is_left(tiny: Parts) -> None:
+    words = ("coverage", tiny.seed, *tiny.options)
+    told(facsynth(*words, "--limit", "2"), 1, "no target features", "data.limit (--limit) cuts the anchor too, to 2")
+    small = tiny.write("small.jsonl", GOOD)
+    done = facsynth(*words, "--anchor", small)  # beside the other anchor: two files
+    assert done.code == 0
+    done = facsynth("coverage", tiny.seed, "--anchor", small, *tiny.space, "--relevance", "all")
+    told(done, 1, "no target features", "Give a larger anchor")
+    assert "--limit" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["coverage", ""], "`data.seed.0` is '': the name is empty"),
+        (["coverage", "a.jsonl", "--sae", ""], "`sae.path` is '': the name is empty"),
+        (["coverage", "a.jsonl", "--text-field", ""], "the name of the text field is empty"),
+    ],
+)
+def test_an_empty_argument_is_named(words: list[str], found: str) -> None:
+    told(facsynth(*words), 2, f"the command line: {found}")
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_the_way_out(tiny: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        cache = Path(name) / "cache"
+        cache.mkdir()
+        for folder in (cache.parent, cache):
+            folder.chmod(0o555)
+        monkeypatch.setenv("FACSYNTH_CACHE", str(cache))
+        with not_as_root():
+            done = facsynth("coverage", tiny.seed, *tiny.options)
+        cache.parent.chmod(0o755)
+    told(done, 1, f"the cache folder {cache} cannot be written: Permission denied", "export FACSYNTH_CACHE=")
 
 
 def test_without_the_embedded_model_the_install_line_is_given(tiny: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,8 +305,14 @@ def test_a_plan_that_was_spoilt_and_a_run_that_is_not_finished(tiny: Parts) -> N
     out = tiny.folder / "spoilt"
     assert facsynth("missing", tiny.seed, *tiny.options, "-o", out).code == 0
     told(facsynth("verify", out), 1, "no accepted samples to verify", f"facsynth synthesize {out}")
-    (out / "plan.csv").write_text("nonsense")
-    told(facsynth("synthesize", out), 1, out / "plan.csv", "no column feature_id", measured=True)
+    plan = (out / "plan.csv").read_text("utf-8")
+    for content, *words in (
+        ("nonsense", "no column feature_id"),
+        (f"{plan}1,missing,1,0.1,0.1,yes,{'x' * 11_000_000}\n", "a cell has more than", "Shorten it"),
+        (plan.replace(",yes,", ',yes,"', 1), "row 2: a quote is never closed", "take it out"),
+    ):
+        (out / "plan.csv").write_text(content, encoding="utf-8")
+        told(facsynth("synthesize", out), 1, out / "plan.csv", *words, measured=True)
 
 
 def test_a_provenance_that_was_spoilt(tiny: Parts) -> None:
@@ -310,10 +383,13 @@ def test_where_a_corpus_cannot_be_spooled_the_temporary_folder_is_named(
     assert not list(spool.iterdir())
 
 
-def test_a_file_that_this_user_may_not_read(tiny: Parts) -> None:
+def test_a_file_that_this_user_may_not_read(tiny: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
+        (folder / "cache").mkdir()
+        (folder / "cache").chmod(0o777)
+        monkeypatch.setenv("FACSYNTH_CACHE", str(folder / "cache"))
         for part in ("seed.jsonl", "anchor.jsonl"):
             (folder / part).write_text(GOOD)
         (folder / "seed.jsonl").chmod(0)
@@ -339,7 +415,7 @@ def not_as_root() -> Iterator[None]:
 
 
 def start(tiny: Parts, config: Path, out: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "facsynth.cli.main", "run", str(config), "-o", str(out)]
+    command = [sys.executable, "-m", "facsynth", "run", str(config), "-o", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "FACSYNTH_CACHE": str(tiny.folder / "cache")}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=tiny.folder
@@ -357,7 +433,7 @@ def test_ctrl_c_says_so_and_the_same_command_goes_on(tiny: Parts) -> None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
-    assert (process.returncode, stdout) == (130, "")
+    assert (process.returncode, "recovered" in stdout) == (130, False), "what was measured is printed, but no summary"
     assert "facsynth: stopped; what was finished is kept, the same command goes on" in stderr
     assert "Traceback" not in stderr
     first_wave = (out / "synthesis" / "waves" / "0000.jsonl").read_bytes()
@@ -380,7 +456,7 @@ def test_a_full_disk_says_so_and_the_same_command_goes_on(tiny: Parts) -> None:
             out = disk / f"run-{n_free}"
             (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - n_free))
             done = facsynth("run", config, "-o", out)
-            told(done, 1, "disk is full", "run the same command again")
+            told(done, 1, "disk is full", "run the same command again", measured=True)
             (disk / "ballast").unlink()
             assert facsynth("run", config, "-o", out).code == 0
             shutil.rmtree(out)

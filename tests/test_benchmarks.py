@@ -45,3 +45,12 @@ def test_a_benchmark_that_needs_no_model_writes_its_table_and_json(tmp_path: Pat
     assert together["figure"] in printed
     assert together["goal"] == "≤ 60"
     assert together["holds"] is (together["median"] <= 60)
+
+
+@pytest.mark.slow
+def test_the_benchmark_for_a_gpu_runs_at_a_toy_shape() -> None:
+    done = subprocess.run(
+        [sys.executable, str(RUN.with_name("gpu.py")), "--toy"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "share of the matrix rate" in done.stdout

@@ -75,7 +75,7 @@ def test_help_costs_under_three_tenths_of_a_second() -> None:
     costs = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-m", "facsynth.cli.main", "--help"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, "-m", "facsynth", "--help"], check=True, stdout=subprocess.DEVNULL)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         costs.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(costs) < 0.3, costs
@@ -188,6 +188,41 @@ def test_coverage_and_plan_are_printed_before_anything_is_written_for_them(tiny:
     first = (out / "plan.csv").read_text(encoding="utf-8").splitlines()[1].split(",")[0]
     assert first in done.stdout[plan:summary]
     assert "features to fill" not in facsynth("run", tiny.config, "-o", out).stdout, "a finished run is only told of"
+
+
+def test_coverage_and_missing_say_which_files_are_seed_set_and_which_anchor(tiny: Parts) -> None:
+    slip = (tiny.seed, "--anchor", tiny.anchor, tiny.config.with_name("more.jsonl"), *tiny.space, "--relevance", "all")
+    tiny.write("more.jsonl", '{"text": "river field oven"}\n')
+    said = "seed set: seed.jsonl, more.jsonl   anchor: anchor.jsonl"
+    for command in ("coverage", "missing"):
+        done = facsynth(command, *slip)
+        assert done.stdout.splitlines()[0] == said
+        done = facsynth(command, *slip, "--json")
+        assert said in done.stderr.splitlines()
+        json.loads(done.stdout)
+    assert "repeat it for several" in facsynth("coverage", "--help").stdout
+
+
+def test_a_plan_that_was_changed_too_late_is_followed_by_the_command_that_is_printed(tiny: Parts) -> None:
+    out = tiny.folder / "a run"
+    config = tiny.write("one.yaml", tiny.changed("budget", "features", 1))
+    assert facsynth("run", config, "-o", out).code == 0
+    lines = (out / "plan.csv").read_text("utf-8").splitlines(keepends=True)
+    (out / "plan.csv").write_text("".join(lines[:2]), encoding="utf-8")
+    done = facsynth("run", config, "-o", out)
+    assert done.code == 1
+    mkdir, copy, command = done.stderr.splitlines()[-1].strip().replace("NEW", str(tiny.folder / "new")).split(" && ")
+    subprocess.run(f"{mkdir} && {copy}", shell=True, check=True)
+    assert facsynth(*shlex.split(command)[1:]).code == 0
+    attempted = read_json(tiny.folder / "new" / "targets.json")["attempted"]
+    assert [str(row["feature_id"]) for row in attempted] == [lines[1].partition(",")[0]]
+
+
+def test_a_line_is_printed_when_writing_begins(tiny: Parts) -> None:
+    config = tiny.write("begin.yaml", tiny.changed("budget", "features", 1))
+    lines = facsynth("run", config, "-o", tiny.folder / "begun").stderr.splitlines()
+    first = next(line for line in lines if line.startswith("writing"))
+    assert re.fullmatch(r"writing 0/\d+", first)
 
 
 def test_measurements_without_a_folder_are_told_of_and_the_oldest_go(
@@ -350,7 +385,7 @@ def terminal() -> Iterator[tuple[TextIO, list[str]]]:
 
 
 def test_results_stay_apart_from_a_bar_on_a_terminal(tiny: Parts) -> None:
-    command = [sys.executable, "-m", "facsynth.cli.main", "coverage", str(tiny.seed), *tiny.options, "--json"]
+    command = [sys.executable, "-m", "facsynth", "coverage", str(tiny.seed), *tiny.options, "--json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm", "COLUMNS": "100", "PYTHONIOENCODING": "ascii"}
     with terminal() as (screen, shown):
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=screen, env=environment, check=False, timeout=300)

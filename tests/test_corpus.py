@@ -230,6 +230,13 @@ def test_invalid_utf8_in_plain_lines_costs_its_line_only(feed_stdin):
         ("x.json", b'[{"text": "a"}, {"te', "is not JSON"),
         ("x.json", b'[{"text": "caf\xe9"}]', "is not UTF-8"),
         ("x.json", b'{"a": [1], "b": [2]}', "object with 2 arrays: a, b"),
+        ("x.json", b'{"text": ["a", "b"], "n": [1]}', "whose text is a list of texts, but not every .*\n.*a row"),
+        ("x.json", b'{"text": ["a", "b"], "n": 1}', "whose text is a list of texts, but not every"),
+        ("x.json", b'{"body": ["a", "b"], "n": [1, 2]}', "item 1: no known layout; the fields are body, n"),
+        ("x.jsonl", b'{"text": ["a", "b"]}', "is a list of 2 texts, not a text\n.*is named .json"),
+        ("x.jsonl", b'[{"text": "a"}, {"text": "b"}]', "an array, not an object: .* is named .json"),
+        ("x.jsonl", b'[\n{"text": "a"},\n{"text": "b"},\n]', "line 1: not JSON: .* is named .json"),
+        ("x.jsonl", b'{\n"text": "a"\n}\n', "line 1: not JSON: .* is named .json"),
         ("x.json", b"3", "neither an array nor an object"),
         ("x.json", b"[" * 100_000, "nested too deeply"),
         ("x.jsonl", '{"text": "a"}\n'.encode("utf-16"), "none of the 2 rows .*\n.*not UTF-8"),
@@ -245,6 +252,51 @@ def test_invalid_utf8_in_plain_lines_costs_its_line_only(feed_stdin):
 def test_a_file_without_one_usable_row_is_an_error_that_says_what_was_found(write, name, content, message):
     with pytest.raises(InputError, match=message):
         read_corpus(write(name, content))
+
+
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        ({"text": ["a", "b", "c"]}, [["a"], ["b"], ["c"]]),
+        ({"text": ["a"]}, [["a"]]),
+        ({"id": [1, 2], "prompt": ["a", "b"], "completion": ["x", None]}, [["a"], ["b"]]),
+        ({"messages": [[{"role": "user", "content": "a"}], [{"role": "user", "content": "b"}]]}, [["a"], ["b"]]),
+        ({"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}], "tags": ["x", "y"]},
+         [["a", "b"]]),
+    ],
+)  # fmt: skip
+def test_a_json_object_of_columns_is_read_as_rows_and_one_row_as_itself(write, columns, found):
+    assert contents(read_corpus(write("x.json", json.dumps(columns)))) == found
+
+
+def test_columns_of_another_layout_are_read_by_their_named_field(write):
+    path = write("x.json", json.dumps({"body": ["a", "b"], "n": [1, 2]}))
+    assert contents(read_corpus(path, fields=Fields(text="body"))) == [["a"], ["b"]]
+
+
+def test_a_row_nested_too_deeply_is_one_broken_row(write):
+    call = {"name": "look", "of": 1}
+    for _ in range(700):
+        call = {"of": call}
+    rows = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [call]}]}] * 2
+    rows[0] = {"messages": [{"role": "user", "content": "b"}, {"role": "assistant", "content": "x"}]}
+    corpus = read_corpus(write("x.jsonl", as_jsonl(rows)), form="chat")
+    (failure,) = corpus.failures
+    assert (len(corpus), failure.where.endswith("line 2")) == (1, True)
+    assert "nested too deeply" in failure.reason
+    assert failure.raw.startswith('{"messages": ')
+
+
+def test_a_name_of_a_user_who_is_not_there_or_of_no_letters_is_no_file():
+    with pytest.raises(InputError, match="there is no file ~nosuchuser/x.jsonl"):
+        read_corpus("~nosuchuser/x.jsonl")
+    with pytest.raises(InputError, match="the name of a file is empty\nName a file"):
+        read_corpus("")
+
+
+def test_a_sample_knows_the_line_it_was_read_from(write):
+    path = write("x.jsonl", b"broken\n" + as_jsonl(ROWS))
+    assert [sample.where for sample in read_corpus(path)] == [f"{path}, line {n}" for n in (2, 3, 4)]
 
 
 def test_a_folder_is_not_a_file(tmp_path):

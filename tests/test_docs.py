@@ -36,7 +36,7 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path: Path) -> None:
     commands = [words for words in typed("README.md") if words[0] == "facsynth"]
     assert [words[1] for words in commands] == ["coverage", "coverage", "missing", "synthesize", "verify"]
     for words in commands:
-        line = [sys.executable, "-m", "facsynth.cli.main", *words[1:]]
+        line = [sys.executable, "-m", "facsynth", *words[1:]]
         done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (words, done.stderr)
         assert done.stdout.strip()

@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 
 import tiny
 from facsynth.errors import ModelError, SettingsError
-from facsynth.features.encode import EncodeSettings, FeatureSpace, Pooled, pool_codes
+from facsynth.features import pool
+from facsynth.features.encode import EncodeSettings, FeatureSpace, Pooled
+from facsynth.features.pool import pool_codes, pool_dense
+from facsynth.model import screen
 from facsynth.model.backbone import Backbone
 from facsynth.model.sae import Codes
 from facsynth.records import Message, Sample
@@ -287,3 +290,23 @@ def test_other_errors_of_the_model_are_not_taken_for_a_full_memory(backbone: Bac
     with pytest.raises(RuntimeError, match="a bug"):
         space_of(backbone, form="chat").pool(chats(3))
     handle.remove()
+
+
+@pytest.mark.parametrize("block", [7, 1024])
+def test_dense_codes_are_pooled_as_a_list_of_them_would_be(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "BLOCK_TOKENS", block)
+    monkeypatch.setattr(screen, "FEATURE_BLOCK", 20)
+    rng = np.random.default_rng(0)
+    sae, n = tiny.random_sae(), 60
+    x = torch.from_numpy(rng.standard_normal((n, 32)).astype(np.float32))
+    sample = np.sort(rng.integers(6, size=n))
+    role = rng.integers(1, 3, size=n).astype(np.uint8)
+    position = np.arange(n) + 5
+    expected = pool_codes(sae.encode(x, "relu"), sample, role, position)
+    found = pool_dense(sae, x, sample, role, position)
+    for column in ("sample", "role", "feature", "position", "n_firing"):
+        assert getattr(found, column).tolist() == getattr(expected, column).tolist(), column
+    np.testing.assert_allclose(found.activation, expected.activation, rtol=1e-4, atol=1e-6)
+    assert [column.dtype for column in found] == [column.dtype for column in expected]
+    nothing = np.zeros(0, np.int64)
+    assert len(pool_dense(sae, x[:0], nothing, nothing.astype(np.uint8), nothing).feature) == 0

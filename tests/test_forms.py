@@ -139,6 +139,7 @@ def test_named_prompt_and_reply_make_a_conversation():
         ({"prompt": "a", "completion": "b", "chosen": "c"}, "completion and chosen"),
         ({"completion": "a"}, "without prompt"),
         ({"prompt": "a", "rejected": "b"}, "without chosen"),
+        ({"text": ""}, "the name of the text field is empty\nName a field: .*--text-field"),
     ],
 )
 def test_fields_that_contradict_each_other_are_refused(fields, message):

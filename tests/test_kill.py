@@ -17,7 +17,7 @@ import yaml
 import tiny_run
 from facsynth.lock import locked
 
-COMMAND = [sys.executable, "-m", "facsynth.cli.main", "run"]
+COMMAND = [sys.executable, "-m", "facsynth", "run"]
 
 
 def start(folder: Path, out: Path, cache: Path) -> subprocess.Popen[bytes]:

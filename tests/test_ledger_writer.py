@@ -164,7 +164,7 @@ def test_progress_counts_requests_done_also_those_from_the_ledger(tmp_path):
     steps = []
     for _ in range(2):
         write_all(tmp_path / "l", BatchWriter(2), ["abcde"], progress=lambda *step: steps.append(step))
-    assert steps == 2 * [("writing", 2, 5), ("writing", 4, 5), ("writing", 5, 5)]
+    assert steps == 2 * [("writing", 0, 5), ("writing", 2, 5), ("writing", 4, 5), ("writing", 5, 5)]
 
 
 def test_no_requests_are_no_replies(tmp_path):

@@ -17,7 +17,7 @@ from facsynth.features.encoded import Encoded, encode
 from facsynth.features.shards import entries_of
 from facsynth.measure import Measured, check_background, measure
 from facsynth.records import Message, Sample
-from facsynth.settings import RunSettings, parse_settings
+from facsynth.settings import RunSettings, SaeBlock, parse_settings
 from facsynth.text.corpus import Corpus, read_corpus
 from tiny import backbone, random_sae, save_model
 
@@ -168,6 +168,24 @@ def test_notes_say_what_the_scale_lacks(bench: Bench) -> None:
     contrasted = measure(bench.anchor, bench.seed, background, settings(relevance="contrast"))
     assert not saying(contrasted, "counts as relevant")
     assert not saying(contrasted, "no background")
+
+
+def test_features_that_fire_in_every_sample_are_counted_for_relu_codes_above_zero(bench: Bench) -> None:
+    space = FeatureSpace(bench.model, bench.space.sae, EncodeSettings(codes="relu", max_tokens=64))
+    anchor = bench.encode("dense anchor", bench.texts(120, 1), space)
+    seed = bench.encode("dense seed", bench.texts(10, 2, tiny_run.WORDS[:5]), space)
+    relu = {"sae": SaeBlock(codes="relu")}
+    found = measure(anchor, seed, None, settings(threshold="0.0").model_copy(update=relu))
+    shares = []
+    for part in (anchor, seed):
+        counts = firing(part, np.zeros(128))
+        shares.append(sum(n == part.profile.n_samples for n in counts.values()) / 128)
+    assert shares[0] > 0.05
+    (note,) = saying(found, "always active")
+    assert f"{shares[0]:.1%} of all features" in note
+    assert f"(seed set {shares[1]:.1%})" in note
+    assert not saying(measure(anchor, seed, None, settings().model_copy(update=relu)), "always active")
+    assert not saying(measure(bench.anchor, bench.seed, None, settings(threshold="0.0")), "always active")
 
 
 def test_anchor_lengths_that_the_background_lacks_are_said(bench: Bench) -> None:

@@ -23,8 +23,9 @@ from facsynth.synthesis.requests import FeatureTask
 
 D_SAE = 10
 SPACE: Any = SimpleNamespace(
-    identity={"model": "m" * 64, "sae": "s" * 64}, backbone=SimpleNamespace(name="tiny", hook_point="layers.1")
-)
+    identity={"model": "m" * 64, "sae": "s" * 64}, backbone=SimpleNamespace(name="tiny", hook_point="layers.1"),
+    sae=SimpleNamespace(notes=("SAE: k is taken from a name",)),
+)  # fmt: skip
 
 
 def profile(rows: list[list[int]], name: str) -> Profile:
@@ -213,6 +214,7 @@ def test_before_and_after_agree_on_everything_but_the_seed_set(tmp_path: Path) -
     outcome(tmp_path, [task(3)], [accepted(3)])
     after = read_json(tmp_path / "coverage" / "after.json")
     assert before["value"] == 0.3
+    assert before["notes"][0] == "SAE: k is taken from a name"
     assert (before["missing"], before["n_missing"], before["n_covered"]) == ([3, 4, 5, 6, 7, 8, 9], 7, 3)
     assert (before["n_samples"], before["n_tokens"], after["n_samples"]) == (2, 16, 3)
     same = ("n_target", "n_thin", "threshold", "codes", "form", "min_support", "relevance", "fingerprints", "ceiling")

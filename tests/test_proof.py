@@ -61,3 +61,19 @@ def test_a_run_whose_every_text_is_gone_is_still_told_row_by_row(finished: Path,
     assert done.code == 3
     assert f"0 of {n_rows} samples fire their feature as recorded" in done.stdout
     assert f"{n_rows} texts changed" in done.stderr
+
+
+@pytest.mark.parametrize("key", ["activation", "threshold"])
+@pytest.mark.parametrize("value", ["Infinity", "NaN", "1e999", "null", "3"])
+def test_a_figure_that_is_no_finite_number_is_refused_with_its_row(
+    finished: Path, tmp_path: Path, key: str, value: str
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    first, *rest = (run / "provenance.jsonl").read_text("utf-8").splitlines(keepends=True)
+    row = json.loads(first)
+    row[key] = "HERE"
+    (run / "provenance.jsonl").write_text("".join([json.dumps(row).replace('"HERE"', value) + "\n", *rest]), "utf-8")
+    done = facsynth("verify", run)
+    assert done.code == 1
+    assert f"provenance.jsonl, row 1: {key} is " in done.stderr
+    assert "restore it" in done.stderr

@@ -17,18 +17,21 @@ import tiny
 from facsynth.assemble import open_background, open_space, read_data
 from facsynth.cli.console import cache_folder
 from facsynth.coverage.coverage import rarefied, samples_within, targets
+from facsynth.coverage.plan import read_plan
 from facsynth.coverage.threshold import Threshold, feature_thresholds
 from facsynth.features.encode import EncodeSettings, FeatureSpace
-from facsynth.features.encoded import encode
+from facsynth.features.encoded import Encoded, encode
 from facsynth.meaning.relevance import contrast
-from facsynth.measure import measure
 from facsynth.model.backbone import Backbone
 from facsynth.model.sae import Sae
+from facsynth.model.sae_formats import load_sae
+from facsynth.model.sae_saelens import save_sae
 from facsynth.records import Sample
 from facsynth.settings import RunSettings
 from facsynth.text.corpus import Corpus, read_corpus
 from facsynth.text.forms import form_roles
 from facsynth.text.template import Template
+from tiny_cli import facsynth
 
 DATA = Path(os.environ.get("FACSYNTH_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -100,17 +103,17 @@ def test_flips_of_the_embedded_model_are_counted(capsys: pytest.CaptureFixture[s
 
 
 def rows_of(texts: list[str], n_rows: int, planted: int, rng: np.random.Generator) -> Iterator[str]:
-    """Rows that repeat and vary the texts, `planted` of them of a subject that the texts lack."""
+    """Rows that vary the texts, no two alike, `planted` of them of a subject that the texts lack."""
     openings = ("", "Please: ", "Hello. ", "One more thing: ", "Quickly, ", "For a friend: ", "Again: ")
     ours = set(rng.choice(n_rows, planted, replace=False).tolist())
     for number in range(n_rows):
         opening = openings[number // len(texts) % len(openings)]
         subject = " ".join(rng.choice(["чайник", "рыба", "молоко", "поезд", "лампа"], 4))
-        yield subject if number in ours else opening + texts[number % len(texts)]
+        yield subject if number in ours else f"{opening}{texts[number % len(texts)]} {number}"
 
 
 def is_planted(sample: Sample) -> bool:
-    return sample.text[0] > "\u0400"
+    return "\u0400" <= sample.text[0] <= "\u04ff"
 
 
 def subject_sae(model: Backbone, samples: list[Sample]) -> Sae:
@@ -119,7 +122,7 @@ def subject_sae(model: Backbone, samples: list[Sample]) -> Sae:
     tokens = [Template(model.tokenizer).tokenize(sample, form_roles("message"), 4096) for sample in chosen]
     states = model.activations([t.ids for t in tokens], [t.content for t in tokens]).double()
     ids = torch.tensor(np.concatenate([t.ids[t.content] for t in tokens]))
-    sae = tiny.random_sae(64, 64, "standard", hook_point="layers.0", centred=False)
+    sae = tiny.random_sae(64, 32, "standard", hook_point="layers.0", centred=False)
     W_enc, b_enc = sae.W_enc.clone(), sae.b_enc - 2
     for latent, byte in enumerate("ÐÑ"):
         (token,) = model.tokenizer.convert_tokens_to_ids([byte])
@@ -130,30 +133,49 @@ def subject_sae(model: Backbone, samples: list[Sample]) -> Sae:
     return replace(sae, W_enc=W_enc, b_enc=b_enc)
 
 
+def everyday_texts() -> list[str]:
+    """Short messages: of a data set where that is, else of the examples."""
+    benign = DATA / "toxicity" / "benign_instructions.jsonl.gz"
+    source = benign if benign.exists() else Path(__file__).parents[1] / "examples" / "anchor.jsonl"
+    return [sample.text for sample in read_corpus(source) if len(sample.text) < 50]
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """With matrices this small threads only wait for each other: 285 s with two of a busy machine, 45 s with one."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
 @pytest.mark.slow
-def test_a_subject_of_one_row_in_ten_thousand_is_under_represented(tmp_path: Path) -> None:
-    with gzip.open(data_file("toxicity/benign_instructions"), "rt", encoding="utf-8") as file:
-        texts = [json.loads(line)["instruction"] for line in file]
-    rng = np.random.default_rng(0)
+def test_a_subject_of_one_row_in_ten_thousand_is_planned_as_under_represented(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
+    monkeypatch.setenv("FACSYNTH_CACHE", str(tmp_path / "cache"))  # nothing of an earlier test is reused
+    texts, rng = everyday_texts(), np.random.default_rng(0)
     for name, n_rows, planted in (("seed", 100_000, 10), ("anchor", 4_000, 40)):
         lines = [json.dumps({"text": text}) for text in rows_of(texts, n_rows, planted, rng)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    samples = list(read_corpus(tmp_path / "anchor.jsonl"))
     model = tiny.backbone(tiny.save_model(tmp_path / "model", n_blocks=1, width=64), "layers.0")
-    space = FeatureSpace(model, subject_sae(model, list(read_corpus(tmp_path / "anchor.jsonl"))), EncodeSettings())
-    anchor, seed_set = (
-        encode(read_corpus(tmp_path / f"{name}.jsonl"), space, tmp_path / name, token_budget=32768)
-        for name in ("anchor", "seed")
-    )
-    settings = RunSettings.model_validate(
-        {"data": {"anchor": "a", "seed": "b"}, "coverage": {"relevance": "all"}, "sae": {"path": "random"}}
-    )
-    found = measure(anchor, seed_set, None, settings)
-    planted = [sample for sample in read_corpus(tmp_path / "anchor.jsonl") if is_planted(sample)]
-    own = encode(Corpus.of(planted, name="planted"), space, tmp_path / "planted").profile
-    firing, all_firing = own.firing_samples(found.thresholds), anchor.profile.firing_samples(found.thresholds)
-    subject = np.flatnonzero((firing >= len(planted) / 4) & (all_firing == firing))
+    save_sae(subject_sae(model, samples), tmp_path / "sae", metadata={})
+    done = facsynth(
+        "missing", tmp_path / "seed.jsonl", "--anchor", tmp_path / "anchor.jsonl", "--model", tmp_path / "model",
+        "--sae", tmp_path / "sae", "--dtype", "float32", "--relevance", "all", "-o", tmp_path / "run",
+    )  # fmt: skip
+    assert done.code == 0, done.stderr
+    anchor, seed_set = (Encoded.open(tmp_path / "run" / "features" / name).profile for name in ("anchor", "seed"))
+    limits = feature_thresholds(Threshold.parse("r0.5"), anchor, None)
+    space = FeatureSpace(model, load_sae(tmp_path / "sae"), EncodeSettings())
+    planted = [sample for sample in samples if is_planted(sample)]
+    own = encode(Corpus.of(planted, name="planted"), space, tmp_path / "planted").profile.firing_samples(limits)
+    subject = np.flatnonzero((own >= len(planted) / 4) & (anchor.firing_samples(limits) == own))
     assert len(planted) == 40 and set(subject.tolist()) >= {0, 1}
-    in_seed = seed_set.profile.firing_samples(found.thresholds)[subject]
-    assert (in_seed >= 1).all() and (in_seed <= 10).all()
-    assert set(subject.tolist()) <= set(found.under.feature_ids.tolist())
-    assert not set(subject.tolist()) & set(found.coverage.missing.tolist())
+    plan = {row.feature_id: row for row in read_plan(tmp_path / "run" / "plan.csv", range(32))}
+    for feature in subject.tolist():
+        in_seed, tenth = int(seed_set.firing_samples(limits)[feature]), 0.1 * 100_000 * own[feature] / 4_000
+        assert 1 <= in_seed < tenth / 2
+        assert plan[feature].kind == "under"
+        assert plan[feature].n_wanted == np.ceil(tenth) - in_seed

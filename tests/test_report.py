@@ -240,13 +240,37 @@ def test_zero_rows_everywhere_are_reported(tmp_path: Path) -> None:
     assert "100.0 %" in shown
 
 
-@pytest.mark.parametrize("key", ["ceiling", "ci95", "at_equal_tokens", "n_thin", "min_support", "fingerprints"])
+@pytest.mark.parametrize("key", ["ceiling", "ci95", "at_equal_tokens", "at_equal_samples"])
 def test_a_figure_that_was_not_measured_is_left_out(tmp_path: Path, key: str) -> None:
     run = make_run(tmp_path / "demo", 2, 1)
     for name in ("before", "after"):
         path = run / f"coverage/{name}.json"
         write_json(path, json.loads(path.read_text()) | {key: None})
     assert "None" not in outline(run).shown
+
+
+@pytest.mark.parametrize("key", ["n_thin", "min_support", "fingerprints", "missing"])
+def test_a_file_without_a_figure_that_is_always_measured_is_named_and_left_out(tmp_path: Path, key: str) -> None:
+    run = make_run(tmp_path / "demo", 2, 1)
+    path = run / "coverage/after.json"
+    write_json(path, json.loads(path.read_text()) | {key: None})
+    shown = words(outline(run))
+    assert (
+        f"coverage/after.json could not be read and is left out: does not hold what it should: {key} is null" in shown
+    )
+    assert "has not been measured yet" not in shown
+
+
+def test_the_order_of_the_plan_is_claimed_only_of_what_is_in_the_plan(tmp_path: Path) -> None:
+    def said(name: str, n_kept: int) -> str:
+        run = make_run(tmp_path / name, 2, 4)
+        lines = (run / "plan.csv").read_text("utf-8").splitlines(keepends=True)
+        (run / "plan.csv").write_text("".join(lines[: 1 + n_kept]), "utf-8")
+        return words(outline(run)).partition("Missing and not attempted")[2].partition("Feature")[0].strip()
+
+    assert said("whole", 6) == "4, in the order of the plan."
+    assert said("shortened", 4) == "4: those of the plan in its order, then 2 that are not in it."
+    assert said("emptied", 0) == "4, by number: none of them is in the plan."
 
 
 @pytest.mark.parametrize(

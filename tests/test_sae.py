@@ -17,9 +17,12 @@ from safetensors.torch import load_file, save_file
 
 import tiny
 from facsynth.errors import ModelError, SettingsError
-from facsynth.model.sae import BLOCK_TOKENS, Codes, Sae, load_sae, reconstruction, save_sae
+from facsynth.model.sae import BLOCK_TOKENS, Codes, Sae, reconstruction
+from facsynth.model.sae_formats import load_sae
+from facsynth.model.sae_saelens import save_sae
 
-ARCHITECTURES = ("topk", "jumprelu", "standard")
+ARCHITECTURES = ("topk", "jumprelu", "standard", "groupmax")
+SAVED = ("topk", "jumprelu", "standard")
 
 
 def numpy_encode(sae: Sae, x: Any, codes: str) -> Any:
@@ -30,6 +33,9 @@ def numpy_encode(sae: Sae, x: Any, codes: str) -> Any:
     if codes == "native" and sae.architecture == "topk":
         for row in acts:
             row[np.argsort(row)[: -sae.k]] = 0
+    if codes == "native" and sae.architecture == "groupmax":
+        groups = acts.reshape(len(acts), sae.k, -1)
+        acts = np.where(groups == groups.max(2, keepdims=True), groups, 0).reshape(acts.shape)
     if codes == "native" and sae.architecture == "jumprelu":
         assert sae.threshold is not None
         acts[pre <= sae.threshold.double().numpy()] = 0
@@ -134,7 +140,7 @@ def test_reconstruction_of_no_tokens_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", SAVED)
 def test_a_saved_sae_is_read_back(architecture: str, dtype: torch.dtype, tmp_path: Path) -> None:
     sae = tiny.random_sae(architecture=architecture, centred=architecture != "standard")
     save_sae(sae, tmp_path / "sae", metadata={"corpora": ["größer"]}, dtype=dtype)
@@ -151,7 +157,7 @@ def test_a_saved_sae_is_read_back(architecture: str, dtype: torch.dtype, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", SAVED)
 @pytest.mark.filterwarnings("ignore")
 def test_saelens_reads_what_we_write_and_encodes_the_same(
     architecture: str, dtype: torch.dtype, tmp_path: Path
@@ -181,14 +187,6 @@ def test_names_of_transformer_lens_are_module_paths(name: str, hook_point: str, 
     assert load_sae(tmp_path).hook_point == hook_point
 
 
-def test_a_config_from_before_saelens_6_that_means_another_activation_is_refused(tmp_path: Path) -> None:
-    save_sae(tiny.random_sae(architecture="standard"), tmp_path, metadata={})
-    config = json.loads((tmp_path / "cfg.json").read_text("utf-8"))
-    (tmp_path / "cfg.json").write_text(json.dumps(config | {"activation_fn_str": "topk"}), "utf-8")
-    with pytest.raises(ModelError, match="activation_fn is 'topk', as SAELens wrote before version 6"):
-        load_sae(tmp_path)
-
-
 def test_a_model_of_another_width_is_refused_with_both_widths() -> None:
     with pytest.raises(ModelError, match=r"(?s)width 32, from layers.1 of tiny.*other has width 64"):
         tiny.random_sae().check_model(64, "other")
@@ -200,7 +198,7 @@ def test_a_model_of_another_width_is_refused_with_both_widths() -> None:
 def test_tensors_that_are_not_finite_are_refused_by_name(name: str, value: float) -> None:
     sae = tiny.random_sae(architecture="jumprelu")
     tensor = getattr(sae, name).clone()
-    tensor.view(-1)[3] = value
+    tensor[(0,) * tensor.dim()] = value
     with pytest.raises(ModelError, match=f"the SAE's {name} holds NaN or infinity"):
         replace(sae, **{name: tensor})
 
@@ -209,7 +207,9 @@ def test_tensors_that_are_not_finite_are_refused_by_name(name: str, value: float
     ("change", "message"),
     [
         ({"architecture": "gated"}, "no SAE architecture 'gated'"),
-        ({"k": 0}, "k = 0; k must lie between 1 and d_sae"),
+        ({"architecture": "groupmax", "k": 7}, "64 features, which k = 7 does not divide"),
+        ({"input_norm": "batch"}, "no input norm 'batch'"),
+        ({"k": 0}, "topk one with k = 0; k must lie between 1 and d_sae"),
         ({"k": 65}, "k = 65"),
         ({"architecture": "jumprelu"}, "threshold of shape None"),
         ({"architecture": "jumprelu", "threshold": torch.ones(3)}, r"64 features has a threshold of shape \(3,\)"),
@@ -244,17 +244,21 @@ def cut(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / "cfg.json").unlink(), "is not a SAELens folder"),
-        (lambda folder: (folder / "sae_weights.safetensors").unlink(), "is not a SAELens folder"),
-        (lambda folder: (folder / "cfg.json").write_text("{"), "is not a SAELens folder"),
-        (lambda folder: (folder / "cfg.json").write_bytes(b"\xff"), "is not a SAELens folder"),
-        (lambda folder: (folder / "cfg.json").write_text("[1]"), "holds no settings of an SAE"),
-        (cut, "is not a SAELens folder"),
-        (drop, "lacks W_dec, b_enc"),
-        (configure(normalize_activations="layer_norm"), "normalize_activations is 'layer_norm'; only 'none'"),
+        (lambda folder: (folder / "cfg.json").unlink(), "cfg.json is missing beside it"),
+        (lambda folder: (folder / "sae_weights.safetensors").unlink(), "no SAE in "),
+        (lambda folder: (folder / "cfg.json").write_text("{"), "cfg.json is not JSON"),
+        (lambda folder: (folder / "cfg.json").write_bytes(b"\xff"), "cfg.json is not JSON"),
+        (lambda folder: (folder / "cfg.json").write_text("[1]"), "holds no settings of an SAE, but a list"),
+        (cut, "sae_weights.safetensors cannot be read as safetensors"),
+        (drop, "For the nearest, SAELens, it lacks W_dec"),
+        (configure(normalize_activations="covariance_whitening"), "normalize_activations is 'covariance_whitening'"),
         (configure(reshape_activations="hook_z"), "reshape_activations is 'hook_z'"),
-        (configure(rescale_acts_by_decoder_norm=True), "rescale_acts_by_decoder_norm is set"),
         (configure(architecture="matryoshka"), "no SAE architecture 'matryoshka'"),
+        (configure(architecture="jumprelu"), "its config says jumprelu, its tensors do not: .* hold nothing more"),
+        (configure(d_in=33), "its config says d_in = 33, its weights have 32"),
+        (configure(k="many"), "k is 'many', not a number"),
+        (configure(k=0), "k = 0; k must lie"),
+        (configure(activation_fn_str="tanh-relu"), "its activation_fn is 'tanh-relu'"),
     ],
 )
 def test_a_folder_that_is_no_sae_is_a_model_error(damage: Callable[[Path], Any], message: str, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from facsynth.errors import InputError, SettingsError
 from facsynth.model.chunks import Chunks
-from facsynth.model.sae import load_sae
+from facsynth.model.sae_formats import load_sae
 from facsynth.model.sae_train import Trained, mean_and_scale, shuffled_groups, train_sae
 from facsynth.model.trainer import TopKTrainer, TrainSettings
 

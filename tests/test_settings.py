@@ -12,6 +12,7 @@ import tiny_run
 from facsynth.errors import SettingsError
 from facsynth.features.harvest import HarvestSettings
 from facsynth.model.trainer import TrainSettings
+from facsynth.recipe import parse_recipe
 from facsynth.settings import (
     BudgetBlock,
     CoverageBlock,
@@ -22,7 +23,6 @@ from facsynth.settings import (
     dump_settings,
     load_settings,
     parse_part,
-    parse_recipe,
     parse_settings,
     read_yaml,
 )
@@ -73,6 +73,9 @@ def test_settings_are_frozen(kind: Any) -> None:
         ("writer", "strength", float("inf"), "`writer.strength` is inf: Input should be a finite number"),
         ("data", "seed", 3, "`data.seed` is 3: Input should be a valid list"),
         ("data", "limit", 0, "`data.limit` is 0"),
+        ("data", "seed", [""], "`data.seed.0` is '': the name is empty; give a file or folder"),
+        ("sae", "path", "", "`sae.path` is '': the name is empty"),
+        ("data", "fields", {"text": ""}, "the name of the text field is empty"),
         ("data", "fields", {"body": "x"}, "unknown key `body`; known are text, messages"),
         ("data", "fields", {"txt": "x"}, "did you mean `text`?"),
         ("data", "fields", {"text": "x", "prompt": "y"}, "text and prompt are both named"),
@@ -118,6 +121,24 @@ def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(DATA), encoding="utf-8-sig")
     assert load_settings(path) == parse_settings(DATA, "here")
+
+
+@pytest.mark.parametrize("content", ["[" * 3000, "a: " + "9" * 5000, "a: 2024-13-45"], ids=["depth", "digits", "date"])
+def test_what_the_parser_itself_trips_over_is_no_yaml(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"run.yaml is not YAML: .*\nCompare it with a fresh one: facsynth init"):
+        read_yaml(path)
+
+
+def test_a_name_of_a_user_who_is_not_there_is_kept_as_it_is() -> None:
+    found = parse_settings({"data": {"seed": "~nosuchuser/x.jsonl", "anchor": "b.jsonl"}}, "here")
+    assert found.data.seed == ("~nosuchuser/x.jsonl",)
+
+
+def test_the_command_that_writes_a_settings_file_can_be_copied(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=f"facsynth init '{tmp_path}/my run.yaml'"):
+        read_yaml(tmp_path / "my run.yaml")
 
 
 def test_the_recipe_of_the_sae_that_ships_is_one() -> None:

@@ -90,6 +90,25 @@ def test_a_missing_or_broken_file_is_an_input_error_with_its_name(tmp_path: Path
     assert read_jsonl(tmp_path / "gone.jsonl") == []
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("[" * 100_000, "is nested too deeply"), ('{"a": ' + "9" * 5000 + "}", "a number has thousands of digits")],
+)
+def test_what_the_parser_itself_trips_over_is_no_json(tmp_path: Path, content: str, words: str) -> None:
+    path = tmp_path / "value.json"
+    path.write_text(content, encoding="utf-8")
+    for read in (read_json, read_jsonl):
+        with pytest.raises(InputError, match=rf"value\.json.* is not JSON: (it )?{words}\nIt was changed or removed"):
+            read(path)
+
+
+def test_a_folder_where_a_file_should_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    for read in (read_json, read_jsonl):
+        with pytest.raises(InputError, match=r"rows is not a file: Is a directory\nIt was changed or removed"):
+            read(tmp_path / "rows")
+
+
 def test_a_failed_write_leaves_the_older_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "value.json"
     write_json(path, {"a": 1})

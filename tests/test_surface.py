@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,12 +16,13 @@ import pytest
 
 import conftest
 import facsynth
+from facsynth.cli.options import KEYS
 
 HEAVY = ("torch", "transformers")
 
 HELP = """
 sys.argv = ["facsynth", "--help"]
-from facsynth.cli.main import main
+from facsynth.__main__ import main
 try:
     code = main()
 except SystemExit as stop:
@@ -60,6 +63,27 @@ def test_import_loads_neither_torch_nor_transformers() -> None:
 
 def test_help_loads_neither_torch_nor_transformers() -> None:
     assert heavy_modules_loaded_by(HELP) == "HEAVY []"
+
+
+def texts_of(path: Path) -> list[str]:
+    """The string literals of a module; of an f-string all that stands in it, {} for its values."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            found.append("".join(str(p.value) if isinstance(p, ast.Constant) else "{}" for p in node.values))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.append(node.value)
+    return found
+
+
+def test_an_option_in_a_message_of_the_library_is_named_with_its_key_in_a_settings_file() -> None:
+    package = Path(facsynth.__file__).parent
+    parts = ("assemble.py", "measure.py", "pipeline.py", "text/*.py", "coverage/*.py", "meaning/*.py")
+    for path in sorted(path for part in parts for path in package.glob(part)):
+        for text in texts_of(path):
+            for option in re.findall(r"(?<=[ (])--([a-z-]+)", text):
+                key = KEYS[option.replace("-", "_")]
+                assert key.rpartition(".")[2] in text.replace(f"--{option}", ""), (path, text)
 
 
 def test_no_test_reaches_another_machine() -> None:

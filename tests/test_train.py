@@ -14,7 +14,7 @@ from facsynth.errors import InputError, MismatchError
 from facsynth.features.harvest import HarvestSettings
 from facsynth.features.train import Recipe, train_on_corpora
 from facsynth.model.backbone import Backbone
-from facsynth.model.sae import load_sae
+from facsynth.model.sae_formats import load_sae
 from facsynth.model.trainer import TrainSettings
 from facsynth.records import Failure, Message, Sample
 from facsynth.text.corpus import Corpus

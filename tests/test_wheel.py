@@ -71,6 +71,6 @@ def test_an_installed_wheel_measures_a_file_far_from_the_clone(wheel: Path, tmp_
     assert Path(where.strip()).is_relative_to(site)
     rows = (ROOT / "examples" / "seed.jsonl").read_text(encoding="utf-8").splitlines()[:20]
     (work / "mine.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    found = json.loads(done("-m", "facsynth.cli.main", "coverage", "mine.jsonl", "--json", cwd=work, pythonpath=site))
+    found = json.loads(done("-m", "facsynth", "coverage", "mine.jsonl", "--json", cwd=work, pythonpath=site))
     assert found["n_samples"] == 20
     assert 0 < found["value"] <= 1 < found["n_target"]

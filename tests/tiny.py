@@ -20,8 +20,10 @@ from transformers import (
 
 from facsynth.features.encode import Pooled
 from facsynth.model.backbone import Backbone, load_backbone
+from facsynth.model.chunks import without_sinks
 from facsynth.model.sae import Sae
 from facsynth.records import Message, Sample
+from facsynth.text.template import Template
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -99,14 +101,22 @@ def _sentencepiece() -> Tokenizer:
     return made
 
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gpt2", "gpt_neox")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox")
+WINDOWED: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": 8},
+    "qwen2": {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 1},
+    "gemma2": {"sliding_window": 8},
+    "gemma3_text": {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2},
+}
+"""Families whose attention looks back over a window, here far shorter than a text: all blocks of mistral, some of the
+others. Four blocks each."""
 
 
 def save_model(
     folder: Path, family: str = "llama", *, n_blocks: int = 3, width: int = 32, rng_seed: int = 0,
-    tokens: PreTrainedTokenizerFast | None = None,
+    tokens: PreTrainedTokenizerFast | None = None, **config: Any,
 ) -> Path:  # fmt: skip
-    """A model with random weights and its tokenizer, in a folder as `save_pretrained` leaves it."""
+    """A model with random weights and its tokenizer, in a folder as `save_pretrained` leaves it; `config` adds keys."""
     tokens = tokens or tokenizer()
     torch.manual_seed(rng_seed)
     shape: dict[str, Any] = {
@@ -122,7 +132,7 @@ def save_model(
         "eos_token_id": tokens.eos_token_id,
         "pad_token_id": tokens.pad_token_id,
     }
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **shape, **ends))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **(shape | ends | config)))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.dim() > 1 and "lm_head" not in name:
@@ -147,7 +157,7 @@ def random_sae(
     return Sae(
         W_enc, 0.1 * torch.randn(d_sae, generator=rng), W_enc.T.contiguous(), 0.1 * torch.randn(d_in, generator=rng),
         architecture=architecture, hook_point=hook_point, model_name="tiny", centred=centred,
-        k=k if architecture == "topk" else 0, fingerprint=f"random-{architecture}-{rng_seed}",
+        k=k if architecture in ("topk", "groupmax") else 0, fingerprint=f"random-{architecture}-{rng_seed}",
         threshold=0.5 + torch.rand(d_sae, generator=rng) if architecture == "jumprelu" else None,
     )  # fmt: skip
 
@@ -159,6 +169,21 @@ def named_sae(d_in: int = 32, *, hook_point: str = "layers.1") -> Sae:
     return Sae(
         W_enc, torch.zeros(2 * d_in), W_enc.T.contiguous(), torch.zeros(d_in), architecture="standard",
         hook_point=hook_point, model_name="tiny", fingerprint="named",
+    )  # fmt: skip
+
+
+def fitted_sae(backbone: Backbone, samples: list[Sample], n_directions: int = 8) -> Sae:
+    """An SAE that rebuilds what the samples' messages make the model do at its hook, in their main directions."""
+    template = Template(backbone.tokenizer)
+    tokens = [template.tokenize(sample, {"user"}, 256) for sample in samples]
+    x = backbone.activations([t.ids for t in tokens], [t.content for t in tokens]).float()
+    x, _ = without_sinks(x)
+    mean = x.mean(dim=0)
+    directions = torch.linalg.svd(x - mean, full_matrices=False).Vh[:n_directions]
+    W_dec = torch.cat([directions, -directions])
+    return Sae(
+        W_dec.T.contiguous(), torch.zeros(len(W_dec)), W_dec, mean, architecture="standard",
+        hook_point=backbone.hook_point, model_name="tiny", fingerprint=f"fitted-{backbone.hook_point}",
     )  # fmt: skip
 
 

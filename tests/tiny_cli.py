@@ -45,7 +45,7 @@ class Parts:
     @property
     def space(self) -> list[str]:
         """Options of the feature space."""
-        return ["--model", str(self.model), "--sae", str(self.sae), "--dtype", "float32"]
+        return ["--model", str(self.model), "--sae", str(self.sae), "--dtype", "float32", "--sae-check", "off"]
 
     @property
     def options(self) -> list[str]:

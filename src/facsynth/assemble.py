@@ -14,14 +14,18 @@ import torch
 from facsynth.errors import InputError, MismatchError, ModelError, SettingsError
 from facsynth.features.encode import EncodeSettings, FeatureSpace
 from facsynth.features.encoded import Encoded
-from facsynth.model.backbone import load_backbone, remembered_hash
+from facsynth.model.backbone import Backbone, load_backbone, load_tokenizer
 from facsynth.model.embedded import embedded_model
-from facsynth.model.sae import Sae, hook_point_of, load_sae
+from facsynth.model.hashes import remembered_hash
+from facsynth.model.sae import Sae, hook_point_of
+from facsynth.model.sae_formats import OpenedSae, open_local
+from facsynth.model.sae_hub import HUB, SAELENS_ID, fetch, open_release
 from facsynth.model.writer import LocalWriter, steering_vectors
 from facsynth.profile import Profile
 from facsynth.records import Progress, no_progress
 from facsynth.settings import EMBEDDED, DataBlock, RunSettings
 from facsynth.store import fingerprint
+from facsynth.text.borrowed import check_same_tokens
 from facsynth.text.corpus import Corpus, read_corpus
 from facsynth.text.layouts import Fields
 
@@ -39,6 +43,15 @@ def model_folder(path: str, cache: Path) -> Path:
     Raises:
         ModelError: neither here nor to be had from the Hub.
     """
+    return _folder(path, cache, ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"])
+
+
+def tokenizer_folder(path: str, cache: Path) -> Path:
+    """As `model_folder`, but of a Hub id without the weights."""
+    return _folder(path, cache, ["*token*.json", "vocab*", "merges.txt", "config.json", "*.model", "*.jinja"])
+
+
+def _folder(path: str, cache: Path, patterns: list[str]) -> Path:
     if path == EMBEDDED:
         return embedded_model(cache)
     if Path(path).is_dir():
@@ -46,29 +59,65 @@ def model_folder(path: str, cache: Path) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415  (only for Hub ids)
 
     try:
-        return Path(snapshot_download(path, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]))
+        return Path(snapshot_download(path, allow_patterns=patterns))
     except Exception as err:  # the hub client raises many kinds, all of them mean: not to be had
         raise ModelError(f"no model {path}: not a folder, and not to be had from the Hub\n{err}") from err
 
 
-def open_sae(path: str, cache: Path, device: str = "cpu") -> Sae:
-    """The SAE a setting means, with its fingerprint: of the weights and of how they are used."""
-    folder = _sae_folder(path)
-    weights = folder / "sae_weights.safetensors"
-    if not weights.exists():
-        raise ModelError(f"no SAE in {folder}: sae_weights.safetensors is missing\nGive a SAELens folder with --sae.")
-    sae = load_sae(folder, device=device)
-    used = {"architecture": sae.architecture, "k": sae.k, "centred": sae.centred}
-    return replace(sae, fingerprint=fingerprint([remembered_hash(weights, cache), used]))
+def open_sae(path: str, cache: Path, device: str = "cpu", *, k: int | None = None, hook_point: str = "") -> Sae:
+    """The SAE of `open_any_sae`."""
+    return open_any_sae(path, cache, device, k=k, hook_point=hook_point).sae
+
+
+def open_any_sae(
+    path: str, cache: Path, device: str = "cpu", *, k: int | None = None, hook_point: str = ""
+) -> OpenedSae:
+    """The SAE a setting means, with its fingerprint: of the weights and of how they are used.
+
+    Args:
+        path: `embedded`, a file or folder of any format of `model.sae_table`, `hf:owner/name:path/inside`, or
+            `saelens:RELEASE:SAE_ID`.
+        cache: where file hashes are remembered.
+        device: a torch device.
+        k: of a topk SAE whose file does not say it.
+        hook_point: of an SAE whose file does not say it.
+    """
+    if path.startswith(SAELENS_ID):
+        opened = open_release(path, k=k, hook_point=hook_point, device=device)
+    else:
+        place = fetch(path) if path.startswith(HUB) else _sae_folder(path)
+        opened = open_local(place, k=k, hook_point=hook_point, device=device)
+    weights = remembered_hash(opened.weights, cache) if opened.weights else opened.digest
+    return replace(opened, sae=replace(opened.sae, fingerprint=fingerprint([weights, dict(opened.used)])))
 
 
 def open_space(settings: RunSettings, cache: Path, *, dtype: str | None = None) -> FeatureSpace:
     """Model, SAE and template of a run; `dtype` overrides that of the settings, for decisions in float32."""
     _check_device(settings.model.device)
-    sae = open_sae(settings.sae.path, cache, settings.model.device)
+    named = settings.model.hook_point or ""
+    sae = open_sae(settings.sae.path, cache, settings.model.device, k=settings.sae.k, hook_point=named)
+    return join_space(open_backbone(settings, hook_point_for(sae, settings), cache, dtype=dtype), sae, settings)
+
+
+def hook_point_for(sae: Sae, settings: RunSettings) -> str:
+    """Where the model is hooked: as asked for, else where the SAE was trained.
+
+    Raises:
+        SettingsError: neither is said.
+    """
     hook_point = hook_point_of(settings.model.hook_point or sae.hook_point)
     if not hook_point:
-        raise SettingsError("the SAE does not say where it was trained\nGive its module path with --hook-point.")
+        raise SettingsError("the SAE does not say where it was trained\nGive it: model.hook_point (--hook-point).")
+    return hook_point
+
+
+def open_backbone(settings: RunSettings, hook_point: str, cache: Path, *, dtype: str | None = None) -> Backbone:
+    """The model of a run; of a base model with `chat_template_from`, the tokenizer is that of the chat model.
+
+    Raises:
+        MismatchError: the two tokenizers do not give the same ids.
+    """
+    _check_device(settings.model.device)
     backbone = load_backbone(
         model_folder(settings.model.path, cache),
         hook_point=hook_point,
@@ -76,8 +125,17 @@ def open_space(settings: RunSettings, cache: Path, *, dtype: str | None = None) 
         device=settings.model.device,
         cache=cache,
     )
+    if settings.model.chat_template_from is not None:
+        chat = load_tokenizer(tokenizer_folder(settings.model.chat_template_from, cache))
+        check_same_tokens(chat, backbone.tokenizer, settings.model.chat_template_from, settings.model.path)
+        backbone.tokenizer = chat
+    return backbone
+
+
+def join_space(backbone: Backbone, sae: Sae, settings: RunSettings) -> FeatureSpace:
+    """A model and an SAE at its hook point as what samples are measured in."""
     max_tokens = min(settings.sae.max_tokens, backbone.max_positions)
-    encoding = EncodeSettings(settings.data.form, settings.sae.codes, max_tokens)
+    encoding = EncodeSettings(settings.data.form, settings.sae.codes, max_tokens, settings.sae.compat)
     return FeatureSpace(backbone, sae, encoding)
 
 
@@ -86,7 +144,9 @@ def _check_device(device: str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as err:  # AssertionError: a torch without CUDA
         reason = str(err).splitlines()[0]
-        raise SettingsError(f"the device {device!r} cannot be used: {reason}\nUse --device cpu.") from err
+        raise SettingsError(
+            f"the device {device!r} cannot be used: {reason}\nSet model.device: cpu (--device cpu)."
+        ) from err
 
 
 def open_background(settings: RunSettings, space: FeatureSpace) -> Profile | None:
@@ -101,7 +161,9 @@ def open_background(settings: RunSettings, space: FeatureSpace) -> Profile | Non
         return Encoded.open(path).profile if path else None
     profile = Profile.load(path)
     if profile.space["sae"] != space.sae.fingerprint:
-        raise MismatchError(f"{path} was made with another SAE than the one beside it\nGive one with --background.")
+        raise MismatchError(
+            f"{path} was made with another SAE than the one beside it\nGive one: coverage.background (--background)."
+        )
     return profile
 
 
@@ -143,17 +205,23 @@ def check_form(settings: RunSettings) -> None:
     if settings.data.form != "message":
         raise SettingsError(
             f"samples of the form {settings.data.form} cannot be written yet, only messages\n"
-            "Measure with `facsynth coverage`, or set the form to message."
+            "Measure with `facsynth coverage`, or set data.form to message."
         )
 
 
 def open_writer(space: FeatureSpace, anchor: Profile, feature_ids: list[int], settings: RunSettings) -> LocalWriter:
-    """The local writer, steered by the attempted features; strength 1 is the mean of their three highest samples."""
-    top = anchor.top_mean(3)
-    strengths = {feature: float(top[feature]) for feature in feature_ids}
-    return LocalWriter(
-        space.backbone,
-        space.template.prompt_ids,
-        steering_vectors(space.sae, strengths),
-        batch_size=settings.writer.batch_size,
-    )
+    """The local writer, steered by the attempted features; strength 1 is the mean of their three highest samples.
+
+    Raises:
+        SettingsError: steering is asked for, and the SAE has an input norm.
+    """
+    vectors: dict[int, torch.Tensor] = {}
+    if space.sae.input_norm == "none":
+        top = anchor.top_mean(3)
+        vectors = steering_vectors(space.sae, {feature: float(top[feature]) for feature in feature_ids})
+    elif settings.writer.strength:
+        raise SettingsError(
+            f"the SAE brings each token to a norm of its own ({space.sae.input_norm}), so what a feature writes has no "
+            "fixed length to steer with\nSet writer.strength to 0; spans alone then ask for a feature."
+        )
+    return LocalWriter(space.backbone, space.template.prompt_ids, vectors, batch_size=settings.writer.batch_size)

@@ -31,7 +31,7 @@ def locked(folder: Path) -> Iterator[None]:
             handle.seek(0)
             holder = handle.read().strip() or "unknown"
             raise StorageError(
-                f"{folder} is in use by process {holder}\nWait for it to end, or choose another folder with -o."
+                f"{folder} is in use by process {holder}\nWait for it to end, or choose another folder."
             ) from err
         handle.truncate(0)
         handle.write(str(os.getpid()))

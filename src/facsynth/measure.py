@@ -5,9 +5,12 @@ Before: two encoded corpora. After: the plan, and `outcome`, which writes the fi
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from facsynth.bins import Floats
 from facsynth.coverage.coverage import (
@@ -15,6 +18,7 @@ from facsynth.coverage.coverage import (
     Targets,
     UnderRepresented,
     coverage,
+    no_targets,
     rarefied,
     samples_within,
     saturation_warning,
@@ -27,7 +31,7 @@ from facsynth.errors import InputError, SettingsError
 from facsynth.features.encoded import Encoded
 from facsynth.meaning.relevance import Relevance, contrast, everything
 from facsynth.profile import Profile
-from facsynth.settings import RunSettings
+from facsynth.settings import EMBEDDED, RunSettings
 from facsynth.store import read_jsonl
 
 
@@ -86,6 +90,8 @@ def measure(anchor: Encoded, seed_set: Encoded, background: Profile | None, sett
     relevance = _relevance(anchor.profile, background, thresholds, asked.relevance)
     support = asked.anchor_support or threshold.anchor_support
     aims = targets(anchor.profile, thresholds, relevance.feature_ids, support)
+    if not len(aims.feature_ids):
+        raise no_targets(aims, settings.data.limit)
     covered = coverage(seed_set.profile, aims, thresholds, asked.min_support)
     interval = None
     if seed_set.profile.n_samples >= 4 and covered.value > 0:
@@ -103,6 +109,7 @@ def measure(anchor: Encoded, seed_set: Encoded, background: Profile | None, sett
         notes=(
             *_notes_on_scale(anchor, relevance, aims, thresholds, background, asked.min_support),
             *(() if scale else ("the anchor is too small to be halved: no ceiling, and nothing at equal tokens",)),
+            *_notes_on_codes(anchor.profile, seed_set.profile, settings),
             *_notes_on_overlap(anchor, seed_set),
             *notes_on_rows("anchor", anchor),
             *notes_on_rows("seed set", seed_set),
@@ -114,14 +121,30 @@ def check_background(background: Profile | Path | None, settings: RunSettings) -
     """Refuse contrast without a background, or without a place to read one from, which is known before any work.
 
     Raises:
-        SettingsError: saying how to make one.
+        SettingsError: there is none; saying how to make one.
+        InputError: a folder was named that is not there.
     """
     if background is None and settings.coverage.relevance == "contrast":
         raise SettingsError(
             "relevance by contrast needs a background, and this SAE has none\n"
-            "Give --relevance all for a first look; or encode broad texts with `facsynth encode` and name that folder "
-            "with --background."
+            "Take every feature for a first look: coverage.relevance: all (--relevance all). Or encode broad texts and "
+            f"name their folder: coverage.background (--background)\n  {_encode_command(settings, 'runs/broad')}"
         )
+    if isinstance(background, Path) and not background.exists():
+        raise InputError(
+            f"the background {background} is not there: no such folder\n"
+            "Name the folder of an encoded corpus: coverage.background (--background). This makes one of broad texts:\n"
+            f"  {_encode_command(settings, str(background))}"
+        )
+
+
+def _encode_command(settings: RunSettings, out: str) -> str:
+    """The command that encodes broad texts with the model and the SAE of these settings."""
+    model, sae = settings.model, settings.sae
+    said = {"--model": model.path, "--sae": sae.path, "--sae-k": sae.k, "--hook-point": model.hook_point}
+    said |= {"--chat-template-from": model.chat_template_from, "--codes": None if sae.codes == "native" else sae.codes}
+    words = [word for name, value in said.items() if value not in (None, EMBEDDED) for word in (name, str(value))]
+    return shlex.join(["facsynth", "encode", "broad.jsonl", *words, "-o", out])
 
 
 def _relevance(anchor: Profile, background: Profile | None, thresholds: Floats, method: str) -> Relevance:
@@ -182,6 +205,20 @@ def _notes_on_scale(  # noqa: PLR0917 -- private, called once
         yield f"{relevance.dropped_share:.0%} of the anchor are of lengths the background lacks: not contrasted"
     if background is None:
         yield "thresholds refer to the anchor itself: no background"
+
+
+def _notes_on_codes(anchor: Profile, seed_set: Profile, settings: RunSettings) -> Iterator[str]:
+    """Features that fire in every sample say nothing of one; above 0.0, relu codes have many of them."""
+    if settings.sae.codes != "relu" or Threshold.parse(settings.coverage.threshold) != Threshold(0.0):
+        return
+    always = [
+        float((part.firing_samples(np.zeros(part.d_sae, np.float32)) == part.n_samples).mean())
+        for part in (anchor, seed_set)
+    ]
+    yield (
+        f"relu codes above 0.0: {always[0]:.1%} of all features are always active, in every sample of the anchor "
+        f"(seed set {always[1]:.1%}), and tell no sets apart"
+    )
 
 
 def _notes_on_overlap(anchor: Encoded, seed_set: Encoded) -> Iterator[str]:

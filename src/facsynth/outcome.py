@@ -24,14 +24,16 @@ from facsynth.synthesis.requests import FeatureTask
 from facsynth.text.forms import to_row
 
 
-def coverage_record(before: Measured, space: FeatureSpace, settings: RunSettings) -> dict[str, Any]:
-    """`coverage/before.json`."""
+def coverage_record(
+    before: Measured, space: FeatureSpace, settings: RunSettings, checked: Sequence[str] = ()
+) -> dict[str, Any]:
+    """`coverage/before.json`; `checked` are notes of the SAE's self-check."""
     return _coverage_json(before.coverage, before.under, before, space, settings) | {
         "ci95": None if before.interval is None else [before.interval.low, before.interval.high],
         "at_equal_samples": before.scale and before.scale.at_equal_samples,
         "at_equal_tokens": before.scale and before.scale.at_equal_tokens,
         "ceiling_at_equal_tokens": before.scale and before.scale.ceiling_at_equal_tokens,
-        "notes": list(before.notes),
+        "notes": [*space.sae.notes, *checked, *before.notes],
     }
 
 

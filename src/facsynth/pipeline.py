@@ -6,17 +6,19 @@ the same folder goes on where it stopped.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from facsynth import outcome
-from facsynth.assemble import background_path, check_form, open_background, open_space, open_writer, read_data
+from facsynth.assemble import background_path, check_form, open_background, open_sae, open_space, open_writer, read_data
 from facsynth.coverage.plan import attempted, make_plan, read_plan, write_plan
 from facsynth.errors import MismatchError
 from facsynth.features.encode import FeatureSpace
@@ -31,6 +33,8 @@ from facsynth.proof import measurer
 from facsynth.protocols import Writer
 from facsynth.records import Progress, Span, no_progress
 from facsynth.report.build import build_report
+from facsynth.report.shapes import SUMMARY, read_object
+from facsynth.selfcheck import check_before_measuring
 from facsynth.settings import RunSettings, dump_settings, load_settings
 from facsynth.store import Artifact, file_sha256, fingerprint, read_json, write_json, write_text
 from facsynth.synthesis.loop import Synthesis, synthesize
@@ -39,8 +43,10 @@ from facsynth.text.corpus import Corpus
 
 RESOLVED = "# The settings of this run, all of them; written by facsynth.\n"
 """First line of a run's facsynth.yaml: tells it from one that a person wrote."""
-WITHOUT_EFFECT = {"data": {"seed", "anchor"}, "model": {"device"}, "writer": {"batch_size"}}
+WITHOUT_EFFECT = {"data": {"seed", "anchor"}, "model": {"device"}, "sae": {"check"}, "writer": {"batch_size"}}
 """What a run may be gone on with in another way: data sets count by their content, not by their place."""
+MAY_HOLD = {"facsynth.yaml", "seconds.json", "plan.csv"}
+"""What may lie in a folder before a run begins in it: a plan is followed, once it was checked."""
 Corpora = tuple[Corpus, Corpus]
 """Anchor and seed set."""
 
@@ -82,7 +88,7 @@ def run(
                 )  # fmt: skip
             folder.finish(n_accepted=len(written.accepted))
         build_report(out)
-        return read_json(out / "summary.json")
+        return read_object(out / "summary.json", SUMMARY)
 
 
 def open_run(settings: RunSettings, out: Path, corpora: Corpora | None) -> Artifact:
@@ -99,7 +105,7 @@ def open_run(settings: RunSettings, out: Path, corpora: Corpora | None) -> Artif
     """
     plan, resolved = out / "plan.json", out / "facsynth.yaml"
     there = {path.name for path in out.iterdir() if not path.name.startswith(".")}
-    if there - {"facsynth.yaml", "seconds.json"} == {"plan.json"} and read_json(plan, "stage")["stage"] == "run":
+    if there - MAY_HOLD == {"plan.json"} and read_json(plan, "stage")["stage"] == "run":
         plan.unlink()  # nothing came of it: begin anew
         if resolved.exists() and resolved.read_bytes().startswith(RESOLVED.encode()):
             resolved.unlink()
@@ -108,7 +114,7 @@ def open_run(settings: RunSettings, out: Path, corpora: Corpora | None) -> Artif
     parents = read_json(plan, "parents")["parents"] if corpora is None else {
         which: corpus.fingerprint for which, corpus in zip(("anchor", "seed"), corpora, strict=True)
     }  # fmt: skip
-    folder = Artifact(out, "run", effective(settings), parents, may_hold=["facsynth.yaml", "seconds.json"])
+    folder = Artifact(out, "run", effective(settings), parents, may_hold=MAY_HOLD)
     _check_resolved(resolved, settings)
     if not resolved.exists():
         write_text(resolved, RESOLVED + dump_settings(settings))
@@ -141,16 +147,17 @@ def measure_run(
 
     `corpora` are anchor and seed set; None where both are encoded and gone.
     """
-    check_background(background_path(settings), settings)
+    _check_background(settings, cache)
     progress("loading the model", 0, None)
     space = open_space(settings, cache)
     background = open_background(settings, space)
+    notes = check_before_measuring(space, chain.from_iterable(corpora or ()), settings, cache, progress)
     anchor, seed_set = (
         _encode_part(corpus, space, out / "features" / which, cache, progress)
         for which, corpus in zip(("anchor", "seed"), corpora or (None, None), strict=True)
     )
     before = measure(anchor, seed_set, background, settings)
-    write_json(out / "coverage" / "before.json", outcome.coverage_record(before, space, settings))
+    write_json(out / "coverage" / "before.json", outcome.coverage_record(before, space, settings, notes))
     if not (out / "plan.csv").exists():
         missing = [*before.coverage.missing.tolist(), *before.under.feature_ids.tolist()]
         spans = best_spans(anchor, space.backbone.tokenizer, missing, n_spans=1)
@@ -229,9 +236,10 @@ def _check_plan_file(out: Path) -> None:
     """Refuse a plan.csv that is not the one that targets.json was made from."""
     targets, plan = out / "targets.json", out / "plan.csv"
     if targets.exists() and plan.exists() and read_json(targets, "plan_sha256")["plan_sha256"] != file_sha256(plan):
+        copied, settings = shlex.quote(str(plan)), shlex.quote(str(out / "facsynth.yaml"))
         raise MismatchError(
-            f"{plan} was changed after samples were begun\n"
-            "Restore it, or copy it to a new folder and start there: facsynth run facsynth.yaml -o NEW"
+            f"{plan} was changed after samples were begun\nRestore it, or follow it in a folder of its own:\n"
+            f"  mkdir NEW && cp {copied} NEW && facsynth run {settings} -o NEW"
         )
 
 
@@ -242,6 +250,14 @@ def _check_resolved(resolved: Path, settings: RunSettings) -> None:
             f"{resolved} says something else than what was asked for\n"
             "Choose another folder with -o, or ask for what it says. Nothing was changed."
         )
+
+
+def _check_background(settings: RunSettings, cache: Path) -> None:
+    """Refuse what is known to fail before any work; what is wrong with the SAE comes before what it has not."""
+    place = background_path(settings)
+    if place is None and settings.coverage.relevance == "contrast":
+        open_sae(settings.sae.path, cache, k=settings.sae.k, hook_point=settings.model.hook_point or "")
+    check_background(place, settings)
 
 
 def _encode_part(corpus: Corpus | None, space: FeatureSpace, out: Path, cache: Path, progress: Progress) -> Encoded:

@@ -6,6 +6,7 @@ alone in float32, in the space it was accepted in.
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -17,6 +18,7 @@ from facsynth.errors import InputError, MismatchError
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.spans import span_text
 from facsynth.records import Measurement, Progress, Sample, no_progress
+from facsynth.report.shapes import AFTER, TARGETS, read_object
 from facsynth.settings import load_settings
 from facsynth.store import read_json, read_jsonl
 from facsynth.synthesis.verify import Verification, verify
@@ -89,12 +91,13 @@ def _check_rows(out: Path, provenance: Sequence[Mapping[str, Any]], n_samples: i
                 f"{out / name} holds {n_found} rows, but the run accepted {n_accepted} samples\n"
                 "Rows were added or removed; restore the files, or run the synthesis again in a new folder."
             )
-    attempted = read_json(out / "targets.json", "attempted")["attempted"]
+    attempted = read_object(out / "targets.json", TARGETS)["attempted"]
     thresholds = {t["feature_id"]: t["threshold"] for t in attempted}
     for number, row in enumerate(provenance, start=1):
         where = f"{out / 'provenance.jsonl'}, row {number}"
         for key, kind in PROVED_BY.items():
-            if not isinstance(row.get(key), kind):
+            value = row.get(key)
+            if not isinstance(value, kind) or (isinstance(value, float) and not math.isfinite(value)):
                 found = f"{key} is {row[key]!r}" if key in row else f"there is no {key}"
                 raise InputError(f"{where}: {found}\nIt was changed by something else; restore it.")
         if row["threshold"] != thresholds.get(row["feature"]):
@@ -105,7 +108,7 @@ def _check_rows(out: Path, provenance: Sequence[Mapping[str, Any]], n_samples: i
 
 
 def _check_space(out: Path, space: FeatureSpace) -> None:
-    recorded = read_json(out / "coverage" / "after.json", "fingerprints")["fingerprints"]
+    recorded = read_object(out / "coverage" / "after.json", AFTER)["fingerprints"]
     for key, here in space.identity.items():
         if recorded.get(key) != here:
             raise MismatchError(

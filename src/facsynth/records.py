@@ -31,6 +31,8 @@ class Sample:
     messages: tuple[Message, ...]
     sample_id: str = ""
     """First 16 hex digits of the sha256 of the messages: equal content, equal id, in any file."""
+    where: str = field(default="", compare=False, repr=False)
+    """File and line it was read from, for messages; empty where it was read from nowhere."""
 
     def __post_init__(self) -> None:
         if not self.sample_id:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import shlex
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -33,9 +34,11 @@ _T = TypeVar("_T")
 
 def _whole_path(value: Any) -> Any:
     """What lies here, by its whole path: a run goes on from any folder. Other names stay as they are."""
+    if value == "":
+        raise ValueError("the name is empty; give a file or folder")
     if not isinstance(value, str) or value in {EMBEDDED, "-"} or value.startswith("hf:"):
         return value
-    path = Path(value).expanduser()
+    path = Path(os.path.expanduser(value))  # noqa: PTH111  (Path.expanduser raises where there is no such user)
     return str(path.absolute()) if os.path.exists(path) else value  # noqa: PTH110  (Path.exists raises where it may not look)
 
 
@@ -43,7 +46,8 @@ def _one_file(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def _not_empty(value: tuple[_T, ...]) -> tuple[_T, ...]:
+def not_empty(value: tuple[_T, ...]) -> tuple[_T, ...]:
+    """Refuse a list of nothing."""
     if not value:
         raise ValueError("name at least one file")
     return value
@@ -59,36 +63,46 @@ def _check_fields(value: dict[str, str]) -> dict[str, str]:
 
 
 Place = Annotated[str, BeforeValidator(_whole_path)]
-Files = Annotated[tuple[Place, ...], BeforeValidator(_one_file), AfterValidator(_not_empty)]
+Files = Annotated[tuple[Place, ...], BeforeValidator(_one_file), AfterValidator(not_empty)]
 RowFields = Annotated[dict[str, str], AfterValidator(_check_fields)]
 
 
-class _Block(BaseModel):
+class Block(BaseModel):
+    """A part of a settings file: frozen, and no key that is not known."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class ModelBlock(_Block):
+class ModelBlock(Block):
     """The language model that measures."""
 
     path: Place = EMBEDDED
     """`embedded`, a local folder in Hugging Face form, or a Hub id."""
     hook_point: str | None = None
     """Module path, from 0; the SAE's own where nothing is said."""
+    chat_template_from: Place | None = None
+    """For a base model: the folder or Hub id of the chat model whose template its chats are rendered with."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 where the machine multiplies it in hardware. Acceptance is float32."""
     device: str = "cpu"
 
 
-class SaeBlock(_Block):
+class SaeBlock(Block):
     """The SAE, and how its codes are read."""
 
     path: Place = EMBEDDED
-    """`embedded`, or a SAELens folder."""
+    """`embedded`, a file or folder of any known format, `hf:owner/name:path`, or `saelens:RELEASE:SAE_ID`."""
+    k: int | None = Field(default=None, ge=1)
+    """Latents a token keeps, of a topk SAE whose file does not say it."""
     codes: Literal["native", "relu"] = "native"
     max_tokens: int = Field(default=4096, ge=2)
+    compat: Literal["", "fac"] = ""
+    """fac: read texts as the paper's released scripts do, with the codes relu; to compare with their figures."""
+    check: Annotated[Literal["refuse", "warn", "off"], BeforeValidator(lambda v: "off" if v is False else v)] = "refuse"
+    """What an SAE that does not rebuild the model's activations is met with, see `docs/saes.md`."""
 
 
-class DataBlock(_Block):
+class DataBlock(Block):
     """Seed set and anchor: files, `-`, or Hub data sets; several are read as one."""
 
     seed: Files
@@ -106,7 +120,7 @@ class DataBlock(_Block):
         return value
 
 
-class CoverageBlock(_Block):
+class CoverageBlock(Block):
     """When a feature is active, which features count, and how many samples make one active."""
 
     threshold: str = "r0.5"
@@ -124,7 +138,7 @@ class CoverageBlock(_Block):
         return str(Threshold.parse(str(value))) if isinstance(value, str | int | float) else value
 
 
-class WriterBlock(_Block):
+class WriterBlock(Block):
     """The local writer: the model above, steered."""
 
     batch_size: int = Field(default=64, ge=1)
@@ -135,7 +149,7 @@ class WriterBlock(_Block):
     n_spans: int = Field(default=SynthesisSettings.n_spans, ge=1)
 
 
-class BudgetBlock(_Block):
+class BudgetBlock(Block):
     """How much is written."""
 
     features: int | None = Field(default=None, ge=1)
@@ -148,7 +162,7 @@ class BudgetBlock(_Block):
     """Plain-prompt samples for the chance level, as a share of the candidates."""
 
 
-class RunSettings(_Block):
+class RunSettings(Block):
     """A whole run."""
 
     data: DataBlock
@@ -163,39 +177,10 @@ class RunSettings(_Block):
     def synthesis(self) -> SynthesisSettings:
         """What the writing loop takes."""
         return SynthesisSettings(
-            per_wave=self.budget.per_wave,
-            max_candidates=self.budget.max_candidates,
-            max_written_tokens=self.budget.max_written_tokens,
-            control=self.budget.control,
-            max_tokens=self.writer.max_tokens,
-            temperature=self.writer.temperature,
-            top_p=self.writer.top_p,
-            strength=self.writer.strength,
-            n_spans=self.writer.n_spans,
+            **self.writer.model_dump(exclude={"batch_size"}),
+            **self.budget.model_dump(exclude={"features"}),
             rng_seed=self.rng_seed,
         )
-
-
-class CorpusBlock(_Block):
-    """One corpus of a recipe."""
-
-    path: str
-    form: str
-    fields: RowFields = {}
-    limit: int | None = Field(default=None, ge=1)
-
-
-class RecipeFile(_Block):
-    """What `train-sae` reads."""
-
-    corpora: Annotated[tuple[CorpusBlock, ...], AfterValidator(_not_empty)]
-    hook_point: str
-    model: str = EMBEDDED
-    save_dtype: Literal["float32", "float16"] = "float32"
-    train: dict[str, Any] = {}
-    harvest: dict[str, Any] = {}
-    background_pieces: int | None = Field(default=None, ge=1)
-    """Encode so many pieces of the corpora as a background, beside the SAE."""
 
 
 def load_settings(path: Path) -> RunSettings:
@@ -212,11 +197,14 @@ def read_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as err:
-        raise SettingsError(f"there is no settings file {path}\nWrite one with: facsynth init {path}") from err
+        init = f"facsynth init {shlex.quote(str(path))}"
+        raise SettingsError(f"there is no settings file {path}\nWrite one with: {init}") from err
     except OSError as err:
         raise SettingsError(f"the settings file {path} cannot be read: {err.strerror}\nGive a file of yours.") from err
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
-        raise SettingsError(f"{path} is not YAML: {err}\nCompare it with a fresh one from: facsynth init") from err
+    except (yaml.YAMLError, ValueError, RecursionError) as err:  # ValueError: not UTF-8, or no date or number at all
+        reason = "it is nested too deeply" if isinstance(err, RecursionError) else err
+        fresh = "Compare it with a fresh one: facsynth init fresh.yaml"
+        raise SettingsError(f"{path} is not YAML: {reason}\n{fresh}") from err
 
 
 def parse_settings(raw: Any, name: str) -> RunSettings:
@@ -225,12 +213,7 @@ def parse_settings(raw: Any, name: str) -> RunSettings:
     Raises:
         SettingsError: an unknown key (with the nearest known one), a missing one, or a wrong value.
     """
-    return _parse(RunSettings, raw, name)
-
-
-def parse_recipe(raw: Any, name: str) -> RecipeFile:
-    """`parse_settings` for a recipe of `train-sae`."""
-    return _parse(RecipeFile, raw, name)
+    return parse_block(RunSettings, raw, name)
 
 
 def parse_part(kind: type[_T], raw: dict[str, Any], name: str) -> _T:
@@ -249,10 +232,11 @@ def dump_settings(settings: RunSettings) -> str:
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-_B = TypeVar("_B", bound=_Block)
+_B = TypeVar("_B", bound=Block)
 
 
-def _parse(kind: type[_B], raw: Any, name: str) -> _B:
+def parse_block(kind: type[_B], raw: Any, name: str) -> _B:
+    """`parse_settings` for any kind of file that is made of blocks."""
     if not isinstance(raw, dict):
         found = "is empty" if raw is None else f"holds {kind_of(raw)}"
         raise SettingsError(f"{name} {found}; it needs blocks: {', '.join(kind.model_fields)}")
@@ -272,7 +256,7 @@ def _known_at(kind: Any, error: Mapping[str, Any]) -> Collection[str]:
     for part in inside:
         if part in getattr(kind, "model_fields", {}):
             kind = kind.model_fields[part].annotation
-            kind = CorpusBlock if kind == tuple[CorpusBlock, ...] else kind
+            kind = get_args(kind)[0] if get_args(kind) else kind  # of a list of blocks: what one of them has
     return list(getattr(kind, "model_fields", {}))
 
 

@@ -89,14 +89,7 @@ def read_json(path: Path, *needed: str) -> dict[str, Any]:
     Raises:
         InputError: not there, not a JSON object, or a key is not there.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
-    except FileNotFoundError as err:
-        raise InputError(f"there is no file {path}\n{RESTORE}") from err
-    except (json.JSONDecodeError, UnicodeDecodeError) as err:
-        raise InputError(f"{path} is not JSON: {err}\n{RESTORE}") from err
-    if not isinstance(value, dict):
-        raise InputError(f"{path} holds a {type(value).__name__}, not an object\n{RESTORE}")
+    value = _object(_bytes_of(path), str(path))
     for key in needed:
         if key not in value:
             raise InputError(f"{path} has no {key}\n{RESTORE}")
@@ -107,22 +100,30 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read a jsonl file of this project's own; a file that is not there is an empty one.
 
     Raises:
-        InputError: a line is not a JSON object.
+        InputError: a folder, or a line is not a JSON object.
     """
-    if not path.exists():
-        return []
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line:
-            continue
-        try:
-            row = json.loads(line.decode("utf-8", "surrogatepass"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as err:
-            raise InputError(f"{path}, line {number} is not JSON: {err}\n{RESTORE}") from err
-        if not isinstance(row, dict):
-            raise InputError(f"{path}, line {number} holds a {type(row).__name__}, not an object\n{RESTORE}")
-        rows.append(row)
-    return rows
+    lines = _bytes_of(path).split(b"\n") if path.exists() else []
+    return [_object(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line]
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as err:
+        raise InputError(f"there is no file {path}\n{RESTORE}") from err
+    except (IsADirectoryError, NotADirectoryError) as err:
+        raise InputError(f"{path} is not a file: {err.strerror}\n{RESTORE}") from err
+
+
+def _object(data: bytes, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(data.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError) as err:
+        told = {RecursionError: "it is nested too deeply", ValueError: "a number has thousands of digits"}
+        raise InputError(f"{name} is not JSON: {told.get(type(err), err)}\n{RESTORE}") from err
+    if not isinstance(value, dict):
+        raise InputError(f"{name} holds a {type(value).__name__}, not an object\n{RESTORE}")
+    return value
 
 
 class Artifact:
@@ -163,9 +164,8 @@ class Artifact:
         path = folder / "plan.json"
         plan = read_json(path, "settings", "parents") if path.exists() else {}
         if plan.get("stage") != stage:
-            raise InputError(
-                f"{folder} holds no result of `facsynth {stage}` (found {plan.get('stage', 'no plan.json')})"
-            )
+            found = plan.get("stage", "no plan.json")
+            raise InputError(f"{folder} holds no result of `facsynth {stage}` (found {found})\nName one that does.")
         return cls(folder, stage, plan["settings"], plan["parents"])
 
     @staticmethod
@@ -237,7 +237,7 @@ def _check_plan(folder: Path, found: dict[str, Any], asked: dict[str, Any]) -> N
                 raise MismatchError(
                     f"{folder} was begun with another {key}\n"
                     f"  there  {_shown(before.get(key))}\n  asked  {_shown(now.get(key))}\n"
-                    "Ask for the same again to go on with it, or choose another folder with -o. Nothing was changed."
+                    "Ask for the same again to go on with it, or start in another folder. Nothing was changed."
                 )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,14 +18,10 @@ from facsynth.records import Progress
 
 if TYPE_CHECKING:
     from facsynth.features.encoded import Encoded, Engine, Space
-    from facsynth.settings import RecipeFile, RunSettings
+    from facsynth.recipe import RecipeFile
+    from facsynth.settings import RunSettings
+    from facsynth.text.corpus import Corpus
 
-Shard = Annotated[
-    str | None, typer.Option("--shard", help="Encode one part of several, as 2/7; `merge` puts them together.")
-]
-Reuse = Annotated[
-    list[Path] | None, typer.Option("--reuse", help="Folder of an earlier version: only new samples are encoded.")
-]
 Where = Annotated[
     Literal["local", "ray"], typer.Option("--engine", help="Where: in this process, or on Ray (docs/scaling.md).")
 ]
@@ -36,77 +33,75 @@ RayActors = Annotated[
 ]
 
 
+@o.takes(o.SPACE, o.ROWS)
 def encode(
     corpus: Annotated[str, typer.Argument(help="What to encode: a file, - for stdin, or hf:owner/name.")],
     out: o.Out,
-    model: o.Model = None,
-    sae: o.Sae = None,
-    hook_point: o.HookPoint = None,
-    form: o.Form = None,
-    text_field: o.TextField = None,
-    prompt_field: o.PromptField = None,
-    completion_field: o.CompletionField = None,
-    messages_field: o.MessagesField = None,
-    chosen_field: o.ChosenField = None,
-    rejected_field: o.RejectedField = None,
-    limit: o.Limit = None,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
-    shard: Shard = None,
-    reuse: Reuse = None,
+    shard: o.Shard = None,
+    reuse: o.Reuse = None,
     engine: Where = "local",
     ray_address: RayAddress = None,
     ray_actors: RayActors = None,
     json: o.Json = False,
+    **options: Any,
 ) -> None:
     """Encode a corpus to a folder, for instance as a background.
 
     Example:  facsynth encode broad.jsonl -o runs/broad
     """
-    settings = o.resolve(
-        None, [corpus], model=model, sae=sae, hook_point=hook_point, form=form, text_field=text_field,
-        prompt_field=prompt_field, completion_field=completion_field, messages_field=messages_field,
-        chosen_field=chosen_field, rejected_field=rejected_field, limit=limit, device=device, dtype=dtype,
-    )  # fmt: skip
+    settings = o.resolve(None, [corpus], **options)
     with shown_progress() as progress:
         from facsynth.assemble import read_data
         from facsynth.features.encoded import Part
         from facsynth.features.encoded import encode as encode_corpus
+        from facsynth.features.ray_cluster import import_ray
         from facsynth.lock import locked
         from facsynth.measure import notes_on_rows
 
-        part, where = Part.parse(shard) if shard else None, _where(engine, settings, ray_address, ray_actors)
+        if engine == "ray":
+            import_ray()
+        elif ray_address or ray_actors:
+            raise SettingsError("--ray-address and --ray-actors say how Ray is used, and it is not\nAdd --engine ray.")
+        part = Part.parse(shard) if shard else None
         data = read_data(settings.data, "seed", progress)
         with locked(out):
             progress("loading the model", 0, None)
-            with where as (space, pool):
+            where = (
+                _on_ray(data, settings, ray_address, ray_actors) if engine == "ray" else _here(data, settings, progress)
+            )
+            with where as (space, notes, pool):
                 encoded = encode_corpus(data, space, out, part=part, reuse=reuse or (), engine=pool, progress=progress)
     _print_encoded(encoded, json)
-    for text in notes_on_rows("corpus", encoded):
+    for text in (*notes, *notes_on_rows("corpus", encoded)):
         note(f"note: {text}")
 
 
-def _where(
-    engine: str, settings: RunSettings, address: str | None, actors: int | None
-) -> AbstractContextManager[tuple[Space, Engine | None]]:
-    """The space, and who pools in it; opened when it is entered, what can be refused is refused before."""
-    from facsynth.assemble import open_space
-
-    opened = partial(open_space, settings, cache_folder())
-    if engine == "ray":
-        from facsynth.features.ray import on_ray
-        from facsynth.features.ray_cluster import import_ray
-
-        import_ray()
-        return on_ray(opened, device=settings.model.device, address=address, actors=actors)
-    if address or actors:
-        raise SettingsError("--ray-address and --ray-actors say how Ray is used, and it is not\nAdd --engine ray.")
-    return _here(opened)
+Pool = tuple["Space", Sequence[str], "Engine | None"]
+"""What is encoded in, notes on it, and who does it."""
 
 
 @contextmanager
-def _here(opened: Callable[[], Space]) -> Iterator[tuple[Space, Engine | None]]:
-    yield opened(), None
+def _here(data: Corpus, settings: RunSettings, progress: Progress) -> Iterator[Pool]:
+    from facsynth.assemble import open_space
+    from facsynth.selfcheck import check_before_measuring
+
+    cache = cache_folder()
+    space = open_space(settings, cache)
+    yield space, (*space.sae.notes, *check_before_measuring(space, data, settings, cache, progress)), None
+
+
+@contextmanager
+def _on_ray(data: Corpus, settings: RunSettings, address: str | None, actors: int | None) -> Iterator[Pool]:
+    from facsynth.assemble import open_space
+    from facsynth.features.encoded import SHARD_SAMPLES
+    from facsynth.features.ray import on_ray
+    from facsynth.selfcheck import check_before_measuring
+
+    cache, first = cache_folder(), list(islice(data, SHARD_SAMPLES))
+    checked = partial(check_before_measuring, samples=first, settings=settings, cache=cache)
+    opened = partial(open_space, settings, cache)
+    with on_ray(opened, checked, device=settings.model.device, address=address, actors=actors) as (facts, engine):
+        yield facts, facts.notes, engine
 
 
 def merge(
@@ -144,7 +139,8 @@ def train_sae(
 
     Example:  facsynth train-sae recipe.yaml --data corpora -o runs/sae
     """
-    from facsynth.settings import parse_recipe, read_yaml
+    from facsynth.recipe import parse_recipe
+    from facsynth.settings import read_yaml
 
     asked = parse_recipe(read_yaml(recipe), str(recipe))
     with shown_progress() as progress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from facsynth.errors import StorageError
 from facsynth.records import Progress
 
 Panel = dict[str, Callable[..., None]]
@@ -20,10 +22,23 @@ LINE_EVERY_S = 5.0
 
 
 def cache_folder() -> Path:
-    """`FACSYNTH_CACHE`, else `facsynth` in the user's cache folder."""
+    """`FACSYNTH_CACHE`, else `facsynth` in the user's cache folder.
+
+    Raises:
+        StorageError: it cannot be made or written.
+    """
     own = os.environ.get("FACSYNTH_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(own) if own else Path(base) / "facsynth"
+    folder = Path(own) if own else Path(base) / "facsynth"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as err:
+        raise StorageError(
+            f"the cache folder {folder} cannot be written: {err.strerror}\n"
+            "Name another one, for converted models, hashes and unnamed runs: export FACSYNTH_CACHE=FOLDER"
+        ) from err
 
 
 @dataclass(frozen=True)
@@ -96,7 +111,7 @@ def _lines() -> Progress:
 
 def note(text: str) -> None:
     """For people, on stderr. What it quotes may come from a corpus: only its line breaks are obeyed."""
-    print("\n".join(_printable(line) for line in text.split("\n")), file=sys.stderr)
+    print("\n".join(printable(line) for line in text.split("\n")), file=sys.stderr)
 
 
 def print_json(value: Any) -> None:
@@ -116,14 +131,16 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     for name in header:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_printable(cell)) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     width = None if sys.stdout.isatty() else 120
     console = Console(width=width, soft_wrap=False)
-    console.print(Text(_printable(title)))  # not as the table's title, which is broken at the table's width
-    console.print(table)
+    with console.capture() as captured:  # printed by Python: of a pipe that nobody reads on, rich makes an exit with 1
+        console.print(Text(printable(title)))  # not as the table's title, which is broken at the table's width
+        console.print(table)
+    print(captured.get(), end="")
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Control characters would move the cursor: they are shown as signs."""
     return "".join(c if c.isprintable() else "⏎" if c == "\n" else "\ufffd" for c in text)
 

@@ -11,6 +11,7 @@ import typer
 from facsynth.cli import options as o
 from facsynth.cli.console import Panel, cache_folder, note, percent, print_json, print_table, shown_progress
 from facsynth.cli.measuring import interval_of, plan_of, print_coverage, print_notes, print_plan, record_of
+from facsynth.cli.ready import READY, ready_text
 from facsynth.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ data:
   form: message             # which part of a row is encoded: message, chat, preference, ab, text
   # fields: {{text: body}}    # for rows of another layout
 model: {{path: embedded}}     # or a Hugging Face folder or id, with dtype and device
-sae: {{path: embedded}}       # or a SAELens folder
+sae: {{path: embedded}}       # or a file or folder, hf:owner/name:path, saelens:RELEASE:SAE_ID; k where it lacks one
 coverage:
   threshold: {threshold}           # of each feature's robust maximum; or 0.0, or q90
   relevance: contrast       # against the background; or all
@@ -40,10 +41,13 @@ rng_seed: 0
 """
 
 
-def init(path: Annotated[Path, typer.Argument(help="File to write.")] = Path("facsynth.yaml")) -> None:
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("facsynth.yaml"),
+    ready: Annotated[str | None, typer.Option("--for", help=f"One for: {', '.join(READY)}.")] = None,
+) -> None:
     """Write a commented settings file.
 
-    Example:  facsynth init facsynth.yaml
+    Example:  facsynth init facsynth.yaml --for llama-3.1-8b
     """
     from facsynth.settings import BudgetBlock, CoverageBlock, WriterBlock
     from facsynth.store import write_text
@@ -57,7 +61,7 @@ def init(path: Annotated[Path, typer.Argument(help="File to write.")] = Path("fa
         path=shlex.quote(str(path)), threshold=CoverageBlock().threshold, strength=WriterBlock().strength,
         max_candidates=budget.max_candidates, control=budget.control,
     )  # fmt: skip
-    write_text(path, text)
+    write_text(path, ready_text(ready) if ready else text)
     print(path)
 
 

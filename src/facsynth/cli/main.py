@@ -1,4 +1,4 @@
-"""The entry point: commands by panel, and the only place where errors become exit codes."""
+"""The commands by panel, and the only place where errors become exit codes. Before: `facsynth.__main__`, the door."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import inspect
 import io
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from facsynth import __version__
-from facsynth.cli import advanced, fill, measuring, proving
+from facsynth.cli import advanced, checking, fill, measuring, proving
 from facsynth.cli.console import Panel, note
 from facsynth.errors import FacsynthError
 
 PANELS: dict[str, Panel] = {
-    "Measure": measuring.COMMANDS,
+    "Measure": {**checking.COMMANDS, **measuring.COMMANDS},
     "Fill": fill.COMMANDS,
     "Prove": proving.COMMANDS,
     "Advanced": advanced.COMMANDS,
@@ -38,8 +40,9 @@ MACHINE = {
 
 
 NO_MEMORY = (
-    "out of memory\nWhat was finished is kept. Give --device cpu, or a smaller writer.batch_size in the settings file "
-    "(of a run: facsynth.yaml in its folder), and run the command again; or use a smaller model in a new folder."
+    "out of memory\nWhat was finished is kept. Set model.device: cpu (--device cpu), or a smaller writer.batch_size in "
+    "the settings file (of a run: facsynth.yaml in its folder), and run the command again; or use a smaller model in a "
+    "new folder."
 )
 
 
@@ -53,31 +56,51 @@ class Commands(TyperGroup):
             with formatter.section(panel):
                 formatter.write_dl([(name, _summary(command)) for name, command in commands.items()])
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Read the words of the group; --help and --version print here."""
+        with _exits():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: Any) -> Any:
-        """0 done, 1 error, 2 usage or settings, 3 a limit does not hold, 4 done in part, 130 stopped."""
-        try:
+        """Run the command."""
+        with _exits():
             result = super().invoke(ctx)
             sys.stdout.flush()
-        except FacsynthError as err:
-            raise _stop(str(err), err.exit_code) from err
-        except KeyboardInterrupt as err:
-            raise _stop("stopped; what was finished is kept, the same command goes on", 130) from err
-        except BrokenPipeError as err:  # of `| head`; nobody reads on, and Python flushes once more at its end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from err
-        except (MemoryError, RuntimeError) as err:
-            if (
-                not isinstance(err, MemoryError) and type(err).__name__ != "OutOfMemoryError"
-            ):  # torch's, not imported here
-                raise
-            raise _stop(NO_MEMORY, 1) from err
-        except OSError as err:
-            if err.errno not in MACHINE:
-                raise
-            where = f"{err.filename}: " if err.filename else ""
-            what = f"{where}{MACHINE[err.errno]} ({err.strerror})"
-            raise _stop(f"{what}\nWhat was finished is kept. Mend that and run the same command again.", 1) from err
         return result
+
+
+@contextmanager
+def _exits() -> Iterator[None]:
+    """0 done, 1 error, 2 usage or settings, 3 a limit does not hold, 4 done in part, 130 stopped."""
+    try:
+        yield
+    except FacsynthError as err:
+        raise _stop(str(err), err.exit_code) from err
+    except KeyboardInterrupt as err:
+        raise _stop("stopped; what was finished is kept, the same command goes on", 130) from err
+    except BrokenPipeError as err:  # of `| head`: nobody reads on
+        _let_go_of_stdout()
+        raise typer.Exit(0) from err
+    except (MemoryError, RuntimeError) as err:
+        # The latter is torch's, which is not imported here.
+        if not isinstance(err, MemoryError) and type(err).__name__ != "OutOfMemoryError":
+            raise
+        raise _stop(NO_MEMORY, 1) from err
+    except OSError as err:
+        if err.errno not in MACHINE:
+            raise
+        _let_go_of_stdout()
+        where = f"{err.filename}: " if err.filename else ""
+        what = f"{where}{MACHINE[err.errno]} ({err.strerror})"
+        raise _stop(f"{what}\nWhat was finished is kept. Mend that and run the same command again.", 1) from err
+
+
+def _let_go_of_stdout() -> None:
+    """Where it takes nothing any more: Python flushes it once more at its end, and would say so."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _stop(message: str, code: int) -> typer.Exit:
@@ -121,11 +144,10 @@ def main() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")  # … but for that of the conversion from GGUF
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by who called, as in `>&-`
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115  (open to the end)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 gets ? for →
     app()
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from facsynth.cli import options as o
-from facsynth.cli.console import Panel, cache_folder, note, percent, print_json, print_table, shown_progress
+from facsynth.cli.console import (
+    Panel,
+    cache_folder,
+    note,
+    percent,
+    print_json,
+    print_table,
+    printable,
+    shown_progress,
+)
 from facsynth.errors import LimitError
 
 if TYPE_CHECKING:
@@ -26,44 +35,25 @@ N_KEPT = 20
 LARGER = "--model meta-llama/Llama-3.1-8B-Instruct --sae SAE_FOLDER --relevance all"
 
 
+@o.takes(o.MEASURING, o.SPACE, o.ROWS)
 def coverage(
     seed: o.Seed,
-    anchor: o.Anchor = None,
     config: o.Config = None,
-    model: o.Model = None,
-    sae: o.Sae = None,
-    hook_point: o.HookPoint = None,
-    form: o.Form = None,
-    text_field: o.TextField = None,
-    prompt_field: o.PromptField = None,
-    completion_field: o.CompletionField = None,
-    messages_field: o.MessagesField = None,
-    chosen_field: o.ChosenField = None,
-    rejected_field: o.RejectedField = None,
-    threshold: o.Threshold = None,
-    relevance: o.Relevance = None,
-    background: o.Background = None,
-    limit: o.Limit = None,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
     out: o.Kept = None,
     fail_under: Annotated[
         float | None, typer.Option("--fail-under", min=0, max=1, help="Exit with 3 below this share.")
     ] = None,
     json: o.Json = False,
+    **options: Any,
 ) -> None:
     """How much of the anchor's features a data set covers.
 
     Example:  facsynth coverage my.jsonl --anchor broad.jsonl
     """
-    settings = o.resolve(
-        config, seed, anchor=anchor, model=model, sae=sae, hook_point=hook_point, form=form, text_field=text_field,
-        prompt_field=prompt_field, completion_field=completion_field, messages_field=messages_field,
-        chosen_field=chosen_field, rejected_field=rejected_field, threshold=threshold, relevance=relevance,
-        background=background, limit=limit, device=device, dtype=dtype,
-    )  # fmt: skip
+    settings = o.resolve(config, seed, **options)
     record = record_of(_measure(settings, out))
     if json:
+        note(sets_of(settings))
         print_json(record)
     else:
         print_coverage(record, settings)
@@ -73,45 +63,27 @@ def coverage(
         raise LimitError(f"coverage is {record['value']:.3f}, below the limit of {fail_under} that was asked for")
 
 
+@o.takes(o.MEASURING, o.SPACE, o.ROWS)
 def missing(
     seed: o.Seed,
-    anchor: o.Anchor = None,
     config: o.Config = None,
-    model: o.Model = None,
-    sae: o.Sae = None,
-    hook_point: o.HookPoint = None,
-    form: o.Form = None,
-    text_field: o.TextField = None,
-    prompt_field: o.PromptField = None,
-    completion_field: o.CompletionField = None,
-    messages_field: o.MessagesField = None,
-    chosen_field: o.ChosenField = None,
-    rejected_field: o.RejectedField = None,
-    threshold: o.Threshold = None,
-    relevance: o.Relevance = None,
-    background: o.Background = None,
-    limit: o.Limit = None,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
     out: o.Kept = None,
     n: Annotated[int, typer.Option("--top", min=1, help="Rows to print; plan.csv holds all.")] = 25,
     json: o.Json = False,
+    **options: Any,
 ) -> None:
     """What a data set misses: features with their best spans, and a plan to edit.
 
     Example:  facsynth missing my.jsonl --anchor broad.jsonl -o runs/mine
     """
-    settings = o.resolve(
-        config, seed, anchor=anchor, model=model, sae=sae, hook_point=hook_point, form=form, text_field=text_field,
-        prompt_field=prompt_field, completion_field=completion_field, messages_field=messages_field,
-        chosen_field=chosen_field, rejected_field=rejected_field, threshold=threshold, relevance=relevance,
-        background=background, limit=limit, device=device, dtype=dtype,
-    )  # fmt: skip
+    settings = o.resolve(config, seed, **options)
     folder = _measure(settings, out)
     record, rows = record_of(folder), plan_of(folder)
     if json:
+        note(sets_of(settings))
         print_json([vars(row) for row in rows])
     else:
+        print(printable(sets_of(settings)))
         print_plan(rows, n)
     print_notes(record)
     if (folder / "targets.json").exists():
@@ -161,9 +133,9 @@ def _keep_latest(folder: Path) -> None:
 
 def record_of(folder: Path) -> dict[str, Any]:
     """`coverage/before.json` of a run folder."""
-    from facsynth.store import read_json
+    from facsynth.report.shapes import BEFORE, read_object
 
-    return read_json(folder / "coverage" / "before.json")
+    return read_object(folder / "coverage" / "before.json", BEFORE)
 
 
 def plan_of(folder: Path) -> list[PlanRow]:
@@ -209,7 +181,13 @@ def print_coverage(record: dict[str, Any], settings: RunSettings) -> None:
         ("under-represented", str(record["n_under"])),
         ("samples, tokens", f"{record['n_samples']}, {record['n_tokens']}"),
     ]
-    print_table(", ".join(Path(source).name for source in settings.data.seed), ("", ""), rows)
+    print_table(sets_of(settings), ("", ""), rows)
+
+
+def sets_of(settings: RunSettings) -> str:
+    """What was measured against what, file by file."""
+    seed, anchor = (", ".join(Path(s).name for s in part) for part in (settings.data.seed, settings.data.anchor))
+    return f"seed set: {seed}   anchor: {anchor}"
 
 
 def interval_of(record: dict[str, Any]) -> str:

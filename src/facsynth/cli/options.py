@@ -1,7 +1,12 @@
-"""Options that several commands share, and how they become settings. What is said here wins over the file."""
+"""Options that several commands share, and how they become settings. What is said here wins over the file.
+
+A command names the groups it takes with `@takes(SPACE, ROWS)` and hands them on as `**options` to `resolve`.
+"""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,30 +21,86 @@ Seed = Annotated[
     list[str], typer.Argument(help="The data: .jsonl .json .csv .tsv .parquet, also .gz; - for stdin; hf:owner/name.")
 ]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="A settings file; see `facsynth init`.")]
-Anchor = Annotated[list[str] | None, typer.Option("--anchor", help="What the data should reach. [the example anchor]")]
-Model = Annotated[str | None, typer.Option("--model", help="A model folder or Hub id. [embedded]")]
-Sae = Annotated[str | None, typer.Option("--sae", help="A SAELens folder. [embedded]")]
-HookPoint = Annotated[str | None, typer.Option("--hook-point", help="Module path from 0, as layers.14. [the SAE's]")]
-Form = Annotated[str | None, typer.Option("--form", help="message, chat, preference, ab or text. [message]")]
-TextField = Annotated[
-    str | None, typer.Option("--text-field", help="Where the text is, for other layouts; dotted paths.")
-]
-PromptField = Annotated[str | None, typer.Option("--prompt-field", help="Where the prompt is.")]
-CompletionField = Annotated[str | None, typer.Option("--completion-field", help="Where the reply is.")]
-MessagesField = Annotated[str | None, typer.Option("--messages-field", help="Where the list of messages is.")]
-ChosenField = Annotated[str | None, typer.Option("--chosen-field", help="Where the preferred reply is.")]
-RejectedField = Annotated[str | None, typer.Option("--rejected-field", help="Where the other reply is.")]
-Threshold = Annotated[str | None, typer.Option("--threshold", help="0.0, r0.5 (of the robust maximum) or q90. [r0.5]")]
-Relevance = Annotated[str | None, typer.Option("--relevance", help="contrast or all. [contrast]")]
-Background = Annotated[
-    str | None, typer.Option("--background", help="Folder of an encoded corpus. [ships with the SAE]")
-]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Read at most so many samples of each file.")]
 Device = Annotated[str | None, typer.Option("--device", help="A torch device. [cpu]")]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="auto, float32, bfloat16 or float16. [auto]")]
+Shard = Annotated[
+    str | None, typer.Option("--shard", help="Encode one part of several, as 2/7; `merge` puts them together.")
+]
+Reuse = Annotated[
+    list[Path] | None, typer.Option("--reuse", help="Folder of an earlier version: only new samples are encoded.")
+]
+SPACE: Mapping[str, Any] = {
+    "model": Annotated[str | None, typer.Option("--model", help="A model folder or Hub id. [embedded]")],
+    "sae": Annotated[
+        str | None, typer.Option("--sae", help="File, folder, hf:owner/name:PATH, saelens:RELEASE:ID. [embedded]")
+    ],
+    "sae_k": Annotated[
+        int | None, typer.Option("--sae-k", min=1, help="Latents a token keeps, where its file lacks it.")
+    ],
+    "hook_point": Annotated[
+        str | None, typer.Option("--hook-point", help="Module path from 0, as layers.14. [the SAE's]")
+    ],
+    "chat_template_from": Annotated[
+        str | None, typer.Option("--chat-template-from", help="Chat model whose template a base model's chats take.")
+    ],
+    "codes": Annotated[str | None, typer.Option("--codes", help="native, or relu as the paper measured. [native]")],
+    "sae_check": Annotated[
+        str | None, typer.Option("--sae-check", help="An SAE that does not fit: refuse, warn or off. [refuse]")
+    ],
+    "device": Device,
+    "dtype": Annotated[str | None, typer.Option("--dtype", help="auto, float32, bfloat16 or float16. [auto]")],
+}
+"""Of model and SAE."""
+ROWS: Mapping[str, Any] = {
+    "form": Annotated[str | None, typer.Option("--form", help="message, chat, preference, ab or text. [message]")],
+    "text_field": Annotated[
+        str | None, typer.Option("--text-field", help="Where the text is, for other layouts; dotted paths.")
+    ],
+    "prompt_field": Annotated[str | None, typer.Option("--prompt-field", help="Where the prompt is.")],
+    "completion_field": Annotated[str | None, typer.Option("--completion-field", help="Where the reply is.")],
+    "messages_field": Annotated[str | None, typer.Option("--messages-field", help="Where the list of messages is.")],
+    "chosen_field": Annotated[str | None, typer.Option("--chosen-field", help="Where the preferred reply is.")],
+    "rejected_field": Annotated[str | None, typer.Option("--rejected-field", help="Where the other reply is.")],
+    "limit": Annotated[int | None, typer.Option("--limit", min=1, help="Read at most so many samples of each file.")],
+}
+"""Of the data."""
+MEASURING: Mapping[str, Any] = {
+    "anchor": Annotated[
+        list[str] | None,
+        typer.Option("--anchor", help="What the data should reach; repeat it for several files. [the example anchor]"),
+    ],
+    "threshold": Annotated[
+        str | None, typer.Option("--threshold", help="0.0, r0.5 (of the robust maximum) or q90. [r0.5]")
+    ],
+    "relevance": Annotated[str | None, typer.Option("--relevance", help="contrast or all. [contrast]")],
+    "background": Annotated[
+        str | None, typer.Option("--background", help="Folder of an encoded corpus. [ships with the SAE]")
+    ],
+}
+"""Of a measurement."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Run folder; the same command goes on in it.")]
 Kept = Annotated[Path | None, typer.Option("--out", "-o", help="Run folder to keep. [in the user's cache]")]
+
+Command = Callable[..., None]
+
+
+def takes(*groups: Mapping[str, Any]) -> Callable[[Command], Command]:
+    """Give a command the options of `groups`, in place of its `**options`; None where one is not said."""
+
+    def given(command: Command) -> Command:
+        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        shared = {name: option for group in groups for name, option in group.items()}
+        needed = [p.replace(kind=p.KEYWORD_ONLY) for p in own if p.default is p.empty]
+        others = [p.replace(kind=p.KEYWORD_ONLY) for p in own if p.default is not p.empty]
+        taken = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+            for name, option in shared.items()
+        ]
+        command.__signature__ = inspect.Signature([*needed, *taken, *others])  # type: ignore[attr-defined]
+        return command
+
+    return given
+
 
 KEYS = {
     "anchor": "data.anchor",
@@ -47,9 +108,13 @@ KEYS = {
     "limit": "data.limit",
     "model": "model.path",
     "hook_point": "model.hook_point",
+    "chat_template_from": "model.chat_template_from",
     "device": "model.device",
     "dtype": "model.dtype",
     "sae": "sae.path",
+    "sae_k": "sae.k",
+    "codes": "sae.codes",
+    "sae_check": "sae.check",
     "threshold": "coverage.threshold",
     "relevance": "coverage.relevance",
     "background": "coverage.background",

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -89,12 +88,12 @@ def show(
     elif files.before:
         print_coverage(files.before, load_settings(folder / "facsynth.yaml"))
     rows = [
-        (str(p.get("feature")), _number(p, "activation"), _number(p, "threshold"), str(p.get("span", ""))[-40:],
+        (str(p["feature"]), f"{p['activation']:.2f}", f"{p['threshold']:.2f}", p["span"][-40:],
          files.accepted_text(index) or "?")
         for index, p in enumerate(files.provenance)
-        if feature is None or feature in p.get("fires", [p.get("feature")])
+        if feature is None or feature in p["fires"]
     ]  # fmt: skip
-    if files.summary:
+    if "summary.json" in files.there:
         print_table(f"{len(rows)} accepted samples", ("feature", "fires", "threshold", "where", "sample"), rows[:n])
     else:
         note(f"{folder} is not finished; go on with: facsynth synthesize {shlex.quote(str(folder))}")
@@ -104,27 +103,22 @@ def show(
 
 def _show_feature(files: RunFiles, folder: Path, feature: int) -> None:
     """The anchor spans of an attempted feature, or its row of the plan."""
-    targets = [t for t in files.targets.get("attempted", []) if isinstance(t, dict)]
-    found = next((t for t in targets if t.get("feature_id") == feature), None)
+    targets = files.targets.get("attempted", [])
+    found = next((t for t in targets if t["feature_id"] == feature), None)
     planned = next((row for row in files.plan if row["feature_id"] == feature), None)
     if found is not None:
         print_table(
-            f"feature {feature}, threshold {_number(found, 'threshold')}: anchor spans",
+            f"feature {feature}, threshold {found['threshold']:.2f}: anchor spans",
             ("activation", "span (its last token fires)"),
-            [(_number(span, "activation"), str(span.get("text"))[-100:]) for span in found.get("spans", [])],
+            [(f"{span['activation']:.2f}", span["text"][-100:]) for span in found["spans"]],
         )
     elif planned is not None:
         title = f"feature {feature}, {planned['kind']}, not attempted"
         print_table(title, ("anchor rate", "best span"), [(percent(planned["anchor_rate"]), planned["span"][-100:])])
     else:
-        known = [str(t.get("feature_id")) for t in targets or files.plan]
+        known = [str(t["feature_id"]) for t in targets or files.plan]
         listed = ", ".join(known[:12]) + " …" * (len(known) > 12) or "none so far"
         raise InputError(f"feature {feature} is not in the plan of {folder}\nThere: {listed}")
-
-
-def _number(row: Mapping[str, Any], key: str) -> str:
-    value = row.get(key)
-    return f"{value:.2f}" if isinstance(value, int | float) else "?"
 
 
 COMMANDS: Panel = {"verify": verify, "report": report, "show": show}

@@ -215,17 +215,25 @@ def recovered(missing: Ints, filled: Profile, thresholds: Floats, min_support: i
     return Recovered(len(found) / len(missing), found, len(missing))
 
 
-def _check(samples: Profile, targets: Targets) -> None:
-    if len(targets.feature_ids) == 0 and targets.n_relevant == 0:
-        raise InputError(
+def no_targets(targets: Targets, limit: int | None = None) -> InputError:
+    """Why T is empty, and the way out; `limit` is how many samples of each file were read of the anchor."""
+    larger = "Give a larger anchor"
+    if limit is not None:
+        larger = f"data.limit (--limit) cuts the anchor too, to {limit} of each file: raise it. Or give a larger anchor"
+    if targets.n_relevant == 0:
+        return InputError(
             "there are no target features: no feature sets the anchor apart from the background\n"
-            "Give a larger anchor, one of another kind than the background, or take every feature that it fires, with "
-            "--relevance all."
+            f"{larger}, one of another kind than the background, or take every feature that it fires: "
+            "coverage.relevance: all (--relevance all)."
         )
+    return InputError(
+        f"there are no target features: of {targets.n_relevant} relevant ones, {targets.n_thin} are thin and the "
+        f"rest never fires in the anchor\n{larger}, a lower coverage.threshold (--threshold), or a smaller "
+        f"coverage.anchor_support ({targets.anchor_support})."
+    )
+
+
+def _check(samples: Profile, targets: Targets) -> None:
     if len(targets.feature_ids) == 0:
-        raise InputError(
-            f"there are no target features: of {targets.n_relevant} relevant ones, {targets.n_thin} are thin and the "
-            f"rest never fires in the anchor\nGive a larger anchor, a lower threshold or a smaller anchor support "
-            f"({targets.anchor_support})."
-        )
+        raise no_targets(targets)
     check_same_space(targets.identity, samples.identity, ("anchor", "measured"))

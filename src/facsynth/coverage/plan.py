@@ -115,11 +115,11 @@ def read_plan(path: Path, known: Collection[int]) -> list[PlanRow]:
     """
     try:
         text = path.read_bytes().decode("utf-8-sig", "surrogatepass")
-        table = list(csv.reader(io.StringIO(text, newline="")))
     except FileNotFoundError as err:
-        raise InputError(f"no plan {path}") from err
-    except (UnicodeDecodeError, csv.Error) as err:
+        raise InputError(f"no plan {path}\nRun the same command again: it is written anew.") from err
+    except UnicodeDecodeError as err:
         raise InputError(f"{path} is not a plan: {err}\nSave it as CSV in UTF-8.") from err
+    table = _table(text, path)
     header = table[0] if table else []
     missing = [name for name in COLUMNS if name not in header]
     if missing:
@@ -134,7 +134,8 @@ def read_plan(path: Path, known: Collection[int]) -> list[PlanRow]:
         row = _read_row(dict(zip(header, cells, strict=False)), f"{path}, row {number}")
         if row.feature_id not in allowed:
             raise InputError(
-                f"{path}, row {number}, feature_id: {row.feature_id} is neither missing nor under-represented here"
+                f"{path}, row {number}, feature_id: {row.feature_id} is neither missing nor under-represented here\n"
+                "Delete the row."
             )
         if row.feature_id in rows:
             raise InputError(f"{path}, row {number}, feature_id: {row.feature_id} is there twice\nDelete one row.")
@@ -142,11 +143,29 @@ def read_plan(path: Path, known: Collection[int]) -> list[PlanRow]:
     return list(rows.values())
 
 
+def _table(text: str, path: Path) -> list[list[str]]:
+    """All cells; a quote that is never closed would take in the rows that follow."""
+    reader, table = csv.reader(io.StringIO(text, newline=""), strict=True), []
+    try:
+        for cells in reader:
+            table.append(cells)
+    except csv.Error as err:
+        reason, way_out = str(err), "Save it as CSV."
+        if "field limit" in reason:
+            reason = f"a cell has more than {csv.field_size_limit():,} characters"
+            way_out = "Shorten it: a span is there to be read only."
+        elif "unexpected end" in reason:
+            reason, way_out = "a quote is never closed", "Close it, or take it out."
+        raise InputError(f"{path}, row {len(table) + 1}: {reason}\n{way_out}") from err
+    return table
+
+
 def _read_row(cells: Mapping[str, str], where: str) -> PlanRow:
     def cell(name: str, pattern: str, wanted: str) -> str:
         found = cells.get(name, "").strip().lower()
         if not re.fullmatch(pattern, found):
-            raise InputError(f'{where}, {name}: found "{cells.get(name, "")}", wanted {wanted}')
+            told = f'{where}, {name}: found "{cells.get(name, "")[:80]}", wanted {wanted}'
+            raise InputError(f"{told}\nMend the cell, or delete the row.")
         return found
 
     rate = r"\d+(\.\d*)?(e-?\d+)?"

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from facsynth.errors import InputError, SettingsError
+from facsynth.features.pool import Entries, pool_codes, pool_dense, sort_entries
 from facsynth.model.backbone import Backbone, batches, is_out_of_memory
-from facsynth.model.sae import CODES, Codes, Sae
+from facsynth.model.sae import CODES, Sae
 from facsynth.records import Failure, Progress, Sample, no_progress
 from facsynth.store import fingerprint
+from facsynth.text.compat import fac_tokens
 from facsynth.text.forms import form_roles
 from facsynth.text.template import Template, Tokens
 
@@ -35,42 +36,17 @@ class EncodeSettings:
     """native: as the SAE was trained; relu: every positive pre-activation."""
     max_tokens: int = 4096
     """Longer samples are cut at a message boundary and counted."""
+    compat: Literal["", "fac"] = ""
+    """fac: read texts as the paper's released scripts do, see `text.compat`; needs the codes `relu`."""
 
     def __post_init__(self) -> None:
         form_roles(self.form)
         if self.codes not in CODES:
             raise SettingsError(f"there are no codes {self.codes!r}\nKnown codes: {', '.join(CODES)}.")
+        if self.compat and self.codes != "relu":
+            raise SettingsError(f"compat {self.compat} measures relu codes, asked for {self.codes}\nGive --codes relu.")
         if self.max_tokens < 2:
             raise SettingsError(f"max_tokens is {self.max_tokens}\nThe first position never counts: give at least 2.")
-
-
-class Entries(NamedTuple):
-    """One entry for each (sample, role, feature) that fires; [n_entries] each, sorted by those three."""
-
-    sample: npt.NDArray[np.int64]
-    """Index of the sample."""
-    role: npt.NDArray[np.uint8]
-    """As in `Tokens.role`."""
-    feature: npt.NDArray[np.int64]
-    activation: npt.NDArray[np.float32]
-    """Maximum over the content tokens of that role."""
-    position: npt.NDArray[np.int32]
-    """Where, as index into the encoded sequence; the first one of equals."""
-    n_firing: npt.NDArray[np.int32]
-    """On how many content tokens."""
-
-    def take(self, order: npt.NDArray[np.int64]) -> Entries:
-        """The entries at these places, in this order."""
-        return Entries(
-            self.sample[order], self.role[order], self.feature[order],
-            self.activation[order], self.position[order], self.n_firing[order],
-        )  # fmt: skip
-
-
-NO_ENTRIES = Entries(
-    np.zeros(0, np.int64), np.zeros(0, np.uint8), np.zeros(0, np.int64),
-    np.zeros(0, np.float32), np.zeros(0, np.int32), np.zeros(0, np.int32),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -125,6 +101,7 @@ class FeatureSpace:
             "codes": self.settings.codes,
             "form": self.settings.form,
             "max_tokens": str(self.settings.max_tokens),
+            **({"compat": self.settings.compat} if self.settings.compat else {}),
         }
 
     @property
@@ -160,10 +137,10 @@ class FeatureSpace:
         ids, tokens, failures = [], [], []
         for sample in samples:
             try:
-                tokens.append(self.template.tokenize(sample, self.roles, self.settings.max_tokens))
+                tokens.append(self._tokenize(sample))
                 ids.append(sample.sample_id)
             except InputError as err:
-                failures.append(Failure(sample.sample_id, str(err), sample.text[:200]))
+                failures.append(Failure(sample.where or sample.sample_id, str(err), sample.text[:200]))
         parts, too_large, n_done = [], set[int](), len(failures)
         for batch in batches([len(t.ids) for t in tokens], token_budget or self.backbone.token_budget):
             for part in self._fitting(batch, tokens):
@@ -172,6 +149,11 @@ class FeatureSpace:
             n_done += len(batch)
             progress("encoding", n_done, len(samples))
         return _without(Pooled(ids, tokens, sort_entries(parts), failures), too_large)
+
+    def _tokenize(self, sample: Sample) -> Tokens:
+        if self.settings.compat:
+            return fac_tokens(self.template, sample)
+        return self.template.tokenize(sample, self.roles, self.settings.max_tokens)
 
     def _fitting(self, batch: list[int], tokens: Sequence[Tokens]) -> Iterator[Entries | int]:
         """The codes of a batch, in halves of halves where it does not fit the memory; the index of what never fits."""
@@ -191,12 +173,13 @@ class FeatureSpace:
 
     def _pool_batch(self, indices: list[int], tokens: list[Tokens]) -> Entries:
         activations = self.backbone.activations([t.ids for t in tokens], [t.content for t in tokens])
-        codes = self.sae.encode(activations, self.settings.codes)
         counts = [int(t.content.sum()) for t in tokens]
         sample = np.repeat(np.array(indices), counts)
         position = np.concatenate([np.flatnonzero(t.content) for t in tokens])
         role = np.concatenate([t.role[t.content] for t in tokens])
-        return pool_codes(codes, sample, role, position)
+        if self.settings.codes == "relu":
+            return pool_dense(self.sae, activations, sample, role, position)
+        return pool_codes(self.sae.encode(activations), sample, role, position)
 
 
 def _without(pooled: Pooled, too_large: set[int]) -> Pooled:
@@ -212,43 +195,3 @@ def _without(pooled: Pooled, too_large: set[int]) -> Pooled:
     return Pooled(
         [pooled.sample_ids[i] for i in kept], [pooled.tokens[i] for i in kept], entries, [*pooled.failures, *failures]
     )
-
-
-def pool_codes(
-    codes: Codes, sample: npt.NDArray[np.int64], role: npt.NDArray[np.uint8], position: npt.NDArray[np.int64]
-) -> Entries:
-    """Maximum over tokens of each (sample, role, feature).
-
-    Args:
-        codes: of n tokens.
-        sample: [n], which sample each token belongs to.
-        role: [n], and which role.
-        position: [n], and its place in the encoded sequence.
-    """
-    token, feature, act = codes.token.cpu().numpy(), codes.feature.cpu().numpy(), codes.act.cpu().numpy()
-    if not len(token):
-        return NO_ENTRIES
-    order = np.lexsort((position[token], -act, feature, role[token], sample[token]))
-    token, feature, act = token[order], feature[order], act[order]
-    key = np.stack([sample[token], role[token].astype(np.int64), feature])
-    starts = np.flatnonzero(np.concatenate([[True], (key[:, 1:] != key[:, :-1]).any(axis=0)]))
-    best = token[starts]
-    return Entries(
-        sample=sample[best].astype(np.int64),
-        role=role[best].astype(np.uint8),
-        feature=feature[starts].astype(np.int64),
-        activation=act[starts].astype(np.float32),
-        position=position[best].astype(np.int32),
-        n_firing=np.diff(np.append(starts, len(token))).astype(np.int32),
-    )
-
-
-def sort_entries(parts: Sequence[Entries]) -> Entries:
-    """Entries of several batches as one, sorted by sample, role and feature."""
-    if not parts:
-        return NO_ENTRIES
-    sample, role, feature, activation, position, n_firing = (
-        np.concatenate([part[column] for part in parts]) for column in range(6)
-    )
-    joined = Entries(sample, role, feature, activation, position, n_firing)
-    return joined.take(np.lexsort((joined.feature, joined.role, joined.sample)))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -48,9 +48,14 @@ KILLED = (
 LOST = "Ray lost a process that the run cannot do without\n  {}\nWhat was finished is kept; the same command goes on."
 
 
+def _no_notes(space: FeatureSpace) -> tuple[str, ...]:
+    return ()
+
+
 @contextmanager
 def on_ray(
     open_space: Callable[[], FeatureSpace],
+    notes_on: Callable[[FeatureSpace], Sequence[str]] = _no_notes,
     *,
     device: str = "cpu",
     address: str | None = None,
@@ -62,6 +67,7 @@ def on_ray(
 
     Args:
         open_space: opens the feature space on a node; a partial of a function of a module, so that it can be sent.
+        notes_on: looks at the space that is opened first, of which the facts are, and may refuse it; sent likewise.
         device: which the space is on; `cuda` gives each actor a card.
         address: host:port of a cluster's head; None is RAY_ADDRESS, or without it a Ray of our own on this machine.
         actors: how many; None is as many as the nodes have room for.
@@ -77,15 +83,17 @@ def on_ray(
     need = Need(torch.get_num_threads(), n_gpus=int(device == "cuda"))
     with connected(ray, address):
         n_actors = number_of_actors(ray.nodes(), need, actors)
-        facts = _first_facts(ray, open_space, need)
+        facts = _first_facts(ray, need, open_space, notes_on)
         yield facts, _RayEngine(ray, open_space, facts, need, n_actors)
 
 
-def _first_facts(ray: Any, open_space: Callable[[], FeatureSpace], need: Need) -> SpaceFacts:
+def _first_facts(
+    ray: Any, need: Need, open_space: Callable[[], FeatureSpace], notes_on: Callable[[FeatureSpace], Sequence[str]]
+) -> SpaceFacts:
     """The facts of the node that opens the space first; Ray ends the process of a task that had a card."""
     report = ray.remote(num_cpus=need.n_cpus, num_gpus=need.n_gpus)(_report)
     with _lost_as_incomplete(ray):
-        found = ray.get(report.remote(open_space))
+        found = ray.get(report.remote(open_space, notes_on))
     if isinstance(found, str):
         raise unpacked(found)
     facts: SpaceFacts = found
@@ -97,9 +105,12 @@ def _first_facts(ray: Any, open_space: Callable[[], FeatureSpace], need: Need) -
     return facts
 
 
-def _report(open_space: Callable[[], FeatureSpace]) -> SpaceFacts | str:
+def _report(
+    open_space: Callable[[], FeatureSpace], notes_on: Callable[[FeatureSpace], Sequence[str]]
+) -> SpaceFacts | str:
     try:
-        return SpaceFacts.of(open_space(), _node())
+        space = open_space()
+        return SpaceFacts.of(space, _node(), notes_on(space))
     except FacsynthError as err:
         return packed(err)
 

@@ -6,8 +6,8 @@ Before: `features.encode` and `features.shards`. After: `features.ray`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -31,13 +31,17 @@ class SpaceFacts:
     form: str
     versions: Mapping[str, str]
     """Of the packages that codes depend on."""
-    node: str = field(compare=False)
+    node: str
+    notes: tuple[str, ...]
+    """On its SAE."""
 
     @classmethod
-    def of(cls, space: FeatureSpace, node: str) -> SpaceFacts:
+    def of(cls, space: FeatureSpace, node: str, notes: Sequence[str] = ()) -> SpaceFacts:
         """Of a space that was opened on `node`."""
         versions = {"facsynth": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
-        return cls(dict(space.identity), space.precision, space.d_sae, space.form, versions, node)
+        return cls(
+            dict(space.identity), space.precision, space.d_sae, space.form, versions, node, (*space.sae.notes, *notes)
+        )
 
     def check(self, other: SpaceFacts) -> None:
         """Refuse the space of another node that is not the same.

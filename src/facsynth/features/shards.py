@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facsynth.errors import InputError
-from facsynth.features.encode import Entries, Pooled, sort_entries
+from facsynth.features.encode import Pooled
+from facsynth.features.pool import Entries, sort_entries
 from facsynth.profile import ProfileBuilder
 
 SCHEMA = pa.schema(

@@ -18,7 +18,8 @@ from facsynth.errors import InputError
 from facsynth.features.harvest import Harvest, HarvestSettings, chunk_activations, harvest
 from facsynth.model.backbone import Backbone
 from facsynth.model.chunks import Chunks
-from facsynth.model.sae import Reconstruction, load_sae
+from facsynth.model.sae import Reconstruction
+from facsynth.model.sae_formats import load_sae
 from facsynth.model.sae_train import Trained, train_sae
 from facsynth.model.trainer import TrainSettings
 from facsynth.records import Progress, no_progress

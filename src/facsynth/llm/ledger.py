@@ -224,7 +224,7 @@ class Ledger:
         if schema != LEDGER_SCHEMA:
             raise MismatchError(
                 f"{self.path} is a ledger of schema {schema}; this version of facsynth reads schema {LEDGER_SCHEMA}\n"
-                "Go on with the version that began it, or choose another folder with -o. Nothing was changed."
+                "Go on with the version that began it, or start in another folder. Nothing was changed."
             )
         return False
 
@@ -284,7 +284,7 @@ def _explain(path: Path, err: sqlite3.Error, wait_s: float) -> FacsynthError | N
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL):
         return StorageError(
             f"{path} is in use by another process (waited up to {wait_s:g} s): {err}\n"
-            "Wait for it to end, or choose another folder with -o."
+            "Wait for it to end, or choose another folder."
         )
     if code == sqlite3.SQLITE_IOERR and shutil.disk_usage(path.parent).free < _TINY_DISK:
         code = sqlite3.SQLITE_FULL

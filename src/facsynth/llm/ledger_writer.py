@@ -31,7 +31,7 @@ class LedgerWriter:
                 unanswered is written whole. False where requests are independent (an endpoint): only the
                 unanswered ones are sent.
             label: what the calls are for, for instance the wave; kept with each.
-            progress: called after each batch with the requests done.
+            progress: called before the first batch and after each, with the requests done.
         """
         self._writer = writer
         self._ledger = ledger
@@ -66,6 +66,7 @@ class LedgerWriter:
                 )
             asked[key] = request
         keys, size, replies = list(asked), self.batch_size, []
+        self._progress("writing", 0, len(keys))
         for number, start in enumerate(range(0, len(keys), size)):
             batch = {key: asked[key] for key in keys[start : start + size]}
             replies += self._write_batch(batch, number)

@@ -68,7 +68,8 @@ def contrast(
     if dropped > 0.5:
         raise InputError(
             f"{dropped:.0%} of the anchor samples are of a length that no background sample has\n"
-            "Give a background with texts as long as the anchor's, or --relevance all."
+            "Give a background with texts as long as the anchor's: coverage.background (--background); or take every "
+            "feature: coverage.relevance: all (--relevance all)."
         )
     a = anchor.firing_by_length(thresholds)[:, shared]
     c = background.firing_by_length(thresholds)[:, shared]

@@ -7,7 +7,6 @@ in a private exception right behind the hook, and logits are never computed: on 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,10 @@ import numpy.typing as npt
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from facsynth.errors import InputError, ModelError, SettingsError
-from facsynth.store import file_sha256, read_json, write_json
+from facsynth.errors import ModelError, SettingsError
+from facsynth.model.hashes import model_hash
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-WEIGHT_FILES = ("*.safetensors", "config.json", "tokenizer*", "vocab*", "merges.txt", "chat_template*", "*.model")
 
 
 class _StopForwardError(Exception):
@@ -50,6 +48,14 @@ class Backbone:
         self.name = name
         self.fingerprint = fingerprint
         self._module = hooked_module(model, hook_point)
+
+    def hooked_at(self, hook_point: str) -> Backbone:
+        """The same model, hooked elsewhere.
+
+        Raises:
+            SettingsError: no module of that name.
+        """
+        return Backbone(self.model, self.tokenizer, hook_point=hook_point, name=self.name, fingerprint=self.fingerprint)
 
     @property
     def device(self) -> torch.device:
@@ -97,11 +103,8 @@ class Backbone:
                 f"a text of {longest} tokens is longer than {self.name} knows positions for ({self.max_positions})\n"
                 f"Set max_tokens to at most {self.max_positions}."
             )
-        padded, _, _ = pad(ids, side="right")
-        kept = torch.zeros(padded.shape, dtype=torch.bool)
-        for row, mask in enumerate(keep):
-            kept[row, : len(mask)] = torch.from_numpy(mask)
-        output = self._output_at_hook(padded.to(self.device))
+        padded, kept = padded_and_kept(ids, keep)
+        output = self.outputs(padded, [self._module])[0]
         if getattr(output, "shape", None) != (*padded.shape, self.d_model):
             raise ModelError(
                 f"{self.hook_point} of {self.name} gives no activations of width {self.d_model} for every token\n"
@@ -114,24 +117,29 @@ class Backbone:
             )
         return found
 
-    def _output_at_hook(self, ids: torch.Tensor) -> Any:
-        """What the hooked module gives, padding included; None where the forward pass does not reach it."""
-        caught: list[Any] = []
+    def outputs(self, ids: torch.Tensor, modules: Sequence[Any]) -> list[Any]:
+        """What each of the modules gives for padded ids; None of one that the forward pass does not reach.
+
+        It goes no further than the last of them.
+        """
+        caught: dict[Any, Any] = {}
 
         def hook(module: Any, inputs: Any, output: Any) -> None:
-            caught.append(output[0] if isinstance(output, tuple) else output)
-            raise _StopForwardError
+            caught.setdefault(module, output[0] if isinstance(output, tuple) else output)
+            if len(caught) == len(handles):
+                raise _StopForwardError
 
-        handle = self._module.register_forward_hook(hook)
+        handles = [module.register_forward_hook(hook) for module in set(modules)]
         try:
             # Padding stands on the right, where a causal model never looks from a real token: positions are the
             # default ones, and without a mask attention takes its fastest way.
-            self.model.base_model(input_ids=ids, use_cache=False)
+            self.model.base_model(input_ids=ids.to(self.device), use_cache=False)
         except _StopForwardError:
             pass
         finally:
-            handle.remove()
-        return caught[0] if caught else None
+            for handle in handles:
+                handle.remove()
+        return [caught.get(module) for module in modules]
 
 
 def load_backbone(folder: Path, *, hook_point: str, dtype: str = "auto", device: str = "cpu", cache: Path) -> Backbone:
@@ -149,16 +157,15 @@ def load_backbone(folder: Path, *, hook_point: str, dtype: str = "auto", device:
         SettingsError: no such dtype, device or hook point.
     """
     chosen = fast_dtype(device) if dtype == "auto" else _dtype(dtype)
+    tokenizer = load_tokenizer(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model, found = AutoModelForCausalLM.from_pretrained(
             folder, dtype=chosen, trust_remote_code=False, output_loading_info=True
         )
     except Exception as err:  # transformers raises many kinds, AssertionError and RuntimeError among them
         if isinstance(err, torch.OutOfMemoryError):
             raise
-        reason = f"{type(err).__name__}: {err}" if str(err) else type(err).__name__
-        raise ModelError(f"cannot load a causal language model from {folder}\n{reason}\nGet the files again.") from err
+        raise _unloadable(folder, err) from err
     missing = sorted(set(found["missing_keys"]) & dict(model.named_parameters()).keys())
     if missing:  # transformers would go on with random numbers
         raise ModelError(f"{folder} lacks {len(missing)} weights, {missing[0]} among them\nGet the files again.")
@@ -175,6 +182,29 @@ def load_backbone(folder: Path, *, hook_point: str, dtype: str = "auto", device:
             )
     model.requires_grad_(False)
     return Backbone(model, tokenizer, hook_point=hook_point, name=folder.name, fingerprint=model_hash(folder, cache))
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a local model folder.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as err:  # as above
+        raise _unloadable(folder, err) from err
+
+
+def _unloadable(folder: Path, err: Exception) -> ModelError:
+    """What transformers says, but for its advice to run code that lies beside the weights."""
+    if "trust_remote_code" in str(err):
+        return ModelError(
+            f"the model in {folder} needs code of its own (auto_map in its config), which is never run\n"
+            "Take a model that transformers knows by itself, or save this one as such."
+        )
+    reason = f"{type(err).__name__}: {err}" if str(err) else type(err).__name__
+    return ModelError(f"cannot load a causal language model from {folder}\n{reason}\nGet the files again.")
 
 
 def fast_dtype(device: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> torch.dtype:
@@ -210,6 +240,17 @@ def pad(ids: Sequence[npt.NDArray[np.int32]], *, side: str) -> tuple[torch.Tenso
     return padded, attention, (attention.cumsum(1) - 1).clamp_(min=0)
 
 
+def padded_and_kept(
+    ids: Sequence[npt.NDArray[np.int32]], keep: Sequence[npt.NDArray[np.bool_]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids padded on the right, and which places of that are kept, [n, longest] both."""
+    padded, _, _ = pad(ids, side="right")
+    kept = torch.zeros(padded.shape, dtype=torch.bool)
+    for row, mask in enumerate(keep):
+        kept[row, : len(mask)] = torch.from_numpy(mask)
+    return padded, kept
+
+
 def is_out_of_memory(err: BaseException) -> bool:
     """Whether `err` says that memory did not suffice: Python's, CUDA's, or that of torch on a CPU."""
     return isinstance(err, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(err)
@@ -225,30 +266,6 @@ def batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
         batch.append(index)
     if batch:
         yield batch
-
-
-def model_hash(folder: Path, cache: Path) -> str:
-    """sha256 over the hashes of weight and tokenizer files; each file's is remembered by path, size and time.
-
-    A converted model is known by what it was converted from: the same on every machine and library version.
-    """
-    if (folder / "source.json").exists():
-        return str(read_json(folder / "source.json", "sha256")["sha256"])
-    files = sorted({path for pattern in WEIGHT_FILES for path in folder.glob(pattern)})
-    return hashlib.sha256("".join(remembered_hash(path, cache) for path in files).encode()).hexdigest()
-
-
-def remembered_hash(path: Path, cache: Path) -> str:
-    """sha256 of a file's name and bytes, kept in `cache`."""
-    stat = path.stat()
-    key = hashlib.sha256(f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()
-    record = cache / "hashes" / f"{key}.json"
-    try:
-        return str(read_json(record, "sha256")["sha256"])
-    except InputError:  # not remembered, or damaged
-        digest = hashlib.sha256(f"{path.name}:{file_sha256(path)}".encode()).hexdigest()
-        write_json(record, {"sha256": digest})
-        return digest
 
 
 def _dtype(name: str) -> torch.dtype:

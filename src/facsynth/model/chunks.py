@@ -38,7 +38,11 @@ class Chunks:
 
     def without_sinks(self, index: int) -> tuple[torch.Tensor, int]:
         """The rows of a chunk that count, and how many were dropped: those above 10 times the median norm."""
-        activations = self.get(index)
-        norms = torch.linalg.vector_norm(activations, dim=1, dtype=torch.float32)
-        counts = norms <= SINK_NORM * norms.median()
-        return activations[counts], int((~counts).sum())
+        return without_sinks(self.get(index))
+
+
+def without_sinks(activations: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """The rows of [n, d_in] that count, and how many were dropped: those above 10 times the median norm."""
+    norms = torch.linalg.vector_norm(activations, dim=1, dtype=torch.float32)
+    counts = norms <= SINK_NORM * norms.median()
+    return activations[counts], int((~counts).sum())

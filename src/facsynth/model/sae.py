@@ -1,27 +1,25 @@
-"""A sparse autoencoder over the residual stream, in the SAELens folder layout.
+"""A sparse autoencoder over the residual stream: activations in, sparse codes out, and back.
 
-Before: `model.backbone` gives activations. After: `features.encode` pools the codes. Codes come out sparse, as
-(token, feature, value) triples, whatever the architecture: a dense [n_tokens, d_sae] array is made only block by
-block. The decoder is needed for steering, FVU and training, never for coverage.
+Before: `model.backbone` gives activations, `model.sae_formats` opens files. After: `features.encode` pools the codes.
+Codes come out sparse, as (token, feature, value) triples, whatever the architecture: a dense [n_tokens, d_sae] array
+is made only block by block. The decoder is needed for steering, FVU and training, never for coverage.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import cached_property
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from facsynth.errors import ModelError, SettingsError
-from facsynth.store import write_atomic, write_json
+from facsynth.model.input_norm import INPUT_NORMS, normed
+from facsynth.model.nonlinearity import Firing, above, group_maxima
+from facsynth.model.screen import Products, above_limits, can_screen, k_largest
 
-ARCHITECTURES = ("topk", "jumprelu", "standard")
+ARCHITECTURES = ("topk", "jumprelu", "standard", "groupmax")
 CODES = ("native", "relu")
 BLOCK_TOKENS = 1024
 """Tokens encoded at once: [1024, 65536] in float32 is 268 MB, the largest buffer there is."""
@@ -36,8 +34,25 @@ class Codes:
     feature: torch.Tensor
     """[nnz] int64, 0 ≤ feature < d_sae."""
     act: torch.Tensor
-    """[nnz] float32, > 0, in units of the SAE's own training."""
+    """[nnz] float32, > 0, in the units that `docs/saes.md` gives for its format."""
     n_tokens: int
+    scale: torch.Tensor | None = None
+    """[n_tokens], of an SAE with an input norm: x̂ = decoded · scale + shift."""
+    shift: torch.Tensor | None = None
+    """[n_tokens]"""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What an SAE's file says of itself, for a check against what it does; None where it says nothing."""
+
+    model_name: str | None = None
+    hook_point: str | None = None
+    k: int | None = None
+    l0: float | None = None
+    """Mean number of latents above zero a token, on its training data or by its file's name."""
+    explained_variance: float | None = None
+    """1 - FVU, as measured by whoever trained it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,26 +68,41 @@ class Sae:
     b_dec: torch.Tensor
     """[d_in]"""
     architecture: str
-    """topk (k largest, then ReLU) · jumprelu (kept where > threshold) · standard (ReLU)."""
+    """topk (k largest, then ReLU) · jumprelu (kept where > threshold) · standard (ReLU) · groupmax (one of each of k
+    groups of neighbours)."""
     hook_point: str
     model_name: str
     k: int = 0
     threshold: torch.Tensor | None = None
     """[d_sae], of jumprelu: also how a BatchTopK SAE is used after training."""
     centred: bool = True
-    """Whether b_dec is subtracted from the input (SAELens: apply_b_dec_to_input)."""
+    """Whether b_dec is subtracted from the input, after its norm."""
+    input_norm: str = "none"
+    """What each token's activation is brought to first, kept exact because it cannot be folded: none, layer_norm or
+    constant_norm_rescale, as SAELens means them."""
     fingerprint: str = ""
+    notes: tuple[str, ...] = ()
+    """What was taken from names instead of the file, and which units activations are in; for people."""
+    declared: Declared = Declared()
 
     def __post_init__(self) -> None:
         if self.W_enc.dim() != 2:
             raise ModelError(f"the SAE's W_enc has the shape {tuple(self.W_enc.shape)}; it must be [d_in, d_sae]")
+        # One feature's weights side by side: single entries of the product then cost a fifth.
+        object.__setattr__(self, "W_enc", self.W_enc.T.contiguous().T)
         if self.architecture not in ARCHITECTURES:
             raise ModelError(f"no SAE architecture {self.architecture!r}; known are {', '.join(ARCHITECTURES)}")
+        if self.input_norm not in INPUT_NORMS:
+            raise ModelError(f"no input norm {self.input_norm!r} of an SAE; known are {', '.join(INPUT_NORMS)}")
         shapes = [tuple(t.shape) for t in (self.W_enc, self.b_enc, self.W_dec, self.b_dec)]
         if shapes != [(self.d_in, self.d_sae), (self.d_sae,), (self.d_sae, self.d_in), (self.d_in,)]:
             raise ModelError(f"the SAE's tensors do not fit each other: W_enc, b_enc, W_dec, b_dec are {shapes}")
-        if self.architecture == "topk" and not 0 < self.k <= self.d_sae:
-            raise ModelError(f"the SAE is a topk one with k = {self.k}; k must lie between 1 and d_sae ({self.d_sae})")
+        if self.architecture in ("topk", "groupmax") and not 0 < self.k <= self.d_sae:
+            raise ModelError(
+                f"the SAE is a {self.architecture} one with k = {self.k}; k must lie between 1 and d_sae ({self.d_sae})"
+            )
+        if self.architecture == "groupmax" and self.d_sae % self.k:
+            raise ModelError(f"the SAE is a groupmax one of {self.d_sae} features, which k = {self.k} does not divide")
         limits = None if self.threshold is None else tuple(self.threshold.shape)
         if limits != ((self.d_sae,) if self.architecture == "jumprelu" else None):
             raise ModelError(f"the {self.architecture} SAE of {self.d_sae} features has a threshold of shape {limits}")
@@ -104,17 +134,34 @@ class Sae:
                 f"  model  {model_name} has width {d_model}\nUse the model that the SAE was trained on."
             )
 
-    def pre_acts(self, activations: torch.Tensor) -> torch.Tensor:
-        """[n, d_in] → [n, d_sae], before any nonlinearity, with the centring folded into the bias."""
-        bias = self.b_enc - self.b_dec @ self.W_enc if self.centred else self.b_enc
-        return torch.addmm(bias, activations.to(self.W_enc.dtype), self.W_enc)
+    def pre_acts(self, x: torch.Tensor) -> torch.Tensor:
+        """[n, d_in], the input norm behind it → [n, d_sae] float32, before any nonlinearity."""
+        return torch.addmm(self.products.bias, x.to(self.W_enc.dtype), self.W_enc)
+
+    def dense_blocks(self, activations: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+        """(first feature, float32 pre-activations [n, up to 8,192]) of [n, d_in] activations, block by block."""
+        x = activations
+        if self.input_norm != "none":
+            x = normed(x.to(self.W_enc.dtype), self.input_norm).x
+        return self.products.blocks(x)
+
+    @cached_property
+    def products(self) -> Products:
+        """The encoder in float32; centring is in the bias."""
+        return Products(self.W_enc, self.b_enc - self.b_dec @ self.W_enc if self.centred else self.b_enc)
+
+    @cached_property
+    def rough_products(self) -> Products:
+        """The same in bfloat16, made at its first use."""
+        return Products.rough(*self.products[:2])
 
     @torch.inference_mode()
     def encode(self, activations: torch.Tensor, codes: str = "native") -> Codes:
         """Sparse codes of [n_tokens, d_in] activations.
 
         Args:
-            activations: raw residual stream, any float dtype; the products are float32.
+            activations: raw residual stream, any float dtype; for bfloat16 the products are screened in bfloat16, and
+                codes are those of float32 all the same.
             codes: native, as the SAE was trained; relu, every positive pre-activation, as the paper's scripts measured.
 
         Raises:
@@ -122,34 +169,44 @@ class Sae:
         """
         if codes not in CODES:
             raise SettingsError(f"no codes {codes!r}; known are {', '.join(CODES)}")
-        parts = [self._encode_block(block, codes) for block in activations.split(BLOCK_TOKENS)]
-        starts = range(0, max(len(activations), 1), BLOCK_TOKENS)
-        token = torch.cat([token + start for (token, _, _), start in zip(parts, starts, strict=True)])
-        return Codes(
-            token, torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts]), len(activations)
-        )
+        parts: list[Firing] = []
+        scales: list[torch.Tensor] = []
+        shifts: list[torch.Tensor] = []
+        for start in range(0, max(len(activations), 1), BLOCK_TOKENS):
+            x = activations[start : start + BLOCK_TOKENS]
+            if self.input_norm != "none":
+                x, scale, shift = normed(x.to(self.W_enc.dtype), self.input_norm)
+                scales.append(scale)
+                shifts.append(shift)
+            token, feature, act = self._firing(x, codes)
+            parts.append((token + start, feature, act))
+        token, feature, act = (torch.cat(column) for column in zip(*parts, strict=True))
+        if self.input_norm == "none":
+            return Codes(token, feature, act, len(activations))
+        return Codes(token, feature, act, len(activations), torch.cat(scales), torch.cat(shifts))
 
-    def _encode_block(self, block: torch.Tensor, codes: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        pre = self.pre_acts(block)
+    def _firing(self, x: torch.Tensor, codes: str) -> Firing:
+        """The rule of the architecture, or ReLU, on a block of tokens."""
+        exact = self.products
+        rough = self.rough_products if x.dtype == torch.bfloat16 and can_screen(x.device) else exact
         if codes == "native" and self.architecture == "topk":
-            act, feature = pre.topk(self.k, dim=1, sorted=False)
-            feature, order = feature.sort(dim=1)
-            act = act.gather(1, order)
-            token = torch.arange(len(block), device=block.device)[:, None].expand_as(feature)
-            fires = act > 0
-            return token[fires], feature[fires], act[fires]
-        limit = self.threshold.clamp(min=0) if codes == "native" and self.threshold is not None else 0.0
-        token, feature = (pre > limit).nonzero(as_tuple=True)
-        return token, feature, pre[token, feature]
+            return k_largest(exact, rough, x, self.k)
+        if codes == "native" and self.threshold is not None:
+            return above_limits(exact, rough, x, self.threshold.clamp(min=0))
+        if codes == "native" and self.architecture == "groupmax":
+            return group_maxima(self.pre_acts(x), self.k)
+        return above(self.pre_acts(x), 0.0)
 
     @torch.inference_mode()
     def decode(self, codes: Codes) -> torch.Tensor:
-        """x̂ [n_tokens, d_in]."""
+        """x̂ [n_tokens, d_in] in raw units, of codes that `encode` gave."""
         starts = torch.searchsorted(codes.token, torch.arange(codes.n_tokens, device=codes.token.device))
         summed = torch.nn.functional.embedding_bag(
             codes.feature, self.W_dec, starts, mode="sum", per_sample_weights=codes.act.to(self.W_dec.dtype)
         )
-        return summed + self.b_dec
+        if codes.scale is None or codes.shift is None:
+            return summed + self.b_dec
+        return (summed + self.b_dec) * codes.scale[:, None] + codes.shift[:, None]
 
 
 @dataclass(frozen=True)
@@ -163,6 +220,11 @@ class Reconstruction:
     dead_share: float
     """Share of features that fire on none of the tokens."""
     n_tokens: int
+
+    @property
+    def explained_variance(self) -> float:
+        """1 - FVU: 1 is perfect, 0 as bad as the mean, below 0 worse."""
+        return 1 - self.fvu
 
 
 @torch.inference_mode()
@@ -192,85 +254,6 @@ def reconstruction(sae: Sae, blocks: Iterator[torch.Tensor]) -> Reconstruction:
         l0=n_codes / n_tokens,
         dead_share=float((~fired).float().mean()),
         n_tokens=n_tokens,
-    )
-
-
-def save_sae(sae: Sae, folder: Path, *, metadata: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> None:
-    """Write `cfg.json` and `sae_weights.safetensors` as SAELens 6 reads them.
-
-    Args:
-        sae: what to write.
-        folder: made if needed.
-        metadata: more keys for the config's `metadata` (training figures, corpora).
-        dtype: of the weights on disk; they are float32 again after loading.
-    """
-    tensors = {"W_enc": sae.W_enc, "b_enc": sae.b_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}
-    if sae.threshold is not None:
-        tensors["threshold"] = sae.threshold
-    stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
-    write_atomic(folder / "sae_weights.safetensors", lambda path: save_file(stored, path))
-    config: dict[str, Any] = {
-        "architecture": sae.architecture,
-        "d_in": sae.d_in,
-        "d_sae": sae.d_sae,
-        "dtype": "float32",
-        "device": "cpu",
-        "apply_b_dec_to_input": sae.centred,
-        "normalize_activations": "none",
-        "reshape_activations": "none",
-        "metadata": {
-            "model_name": sae.model_name,
-            "hook_name": sae.hook_point,
-            "hf_hook_name": f"model.{sae.hook_point}",
-        }
-        | dict(metadata),
-    }
-    if sae.architecture == "topk":
-        config |= {"k": sae.k, "rescale_acts_by_decoder_norm": False}
-    write_json(folder / "cfg.json", config)
-
-
-def load_sae(folder: Path, *, device: str = "cpu", fingerprint: str = "") -> Sae:
-    """Read a SAELens folder (layout of version 6).
-
-    Raises:
-        ModelError: no such files, a missing tensor, or a setting that changes activations and is not supported.
-    """
-    try:
-        config = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "sae_weights.safetensors", device=device)
-    except (OSError, ValueError, SafetensorError) as err:
-        raise ModelError(f"{folder} is not a SAELens folder (cfg.json and sae_weights.safetensors)\n{err}") from err
-    if not isinstance(config, dict):
-        raise ModelError(f"{folder}/cfg.json holds no settings of an SAE")
-    for key, plain in (("normalize_activations", "none"), ("reshape_activations", "none")):
-        if config.get(key, plain) not in (plain, None):
-            raise ModelError(f"{folder}: {key} is {config[key]!r}; only {plain!r} is read so far")
-    if config.get("rescale_acts_by_decoder_norm"):
-        raise ModelError(f"{folder}: rescale_acts_by_decoder_norm is set; fold it into the weights and save again")
-    if config.get("activation_fn_str", config.get("activation_fn", "relu")) not in ("relu", None):
-        raise ModelError(
-            f"{folder}: activation_fn is {config.get('activation_fn_str', config.get('activation_fn'))!r}, as SAELens "
-            "wrote before version 6\nLoad it with SAELens 6 and save it again."
-        )
-    missing = {"W_enc", "b_enc", "W_dec", "b_dec"} - tensors.keys()
-    if missing:
-        raise ModelError(f"{folder}/sae_weights.safetensors lacks {', '.join(sorted(missing))}")
-    metadata, k = config.get("metadata") or {}, config.get("k", 0)
-    if not isinstance(metadata, dict) or not isinstance(k, int):
-        raise ModelError(f"{folder}/cfg.json holds no settings of an SAE: metadata {metadata!r}, k {k!r}")
-    return Sae(
-        **{
-            name: tensor.float()
-            for name, tensor in tensors.items()
-            if name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
-        },
-        architecture=str(config.get("architecture", "standard")),
-        hook_point=hook_point_of(str(metadata.get("hf_hook_name") or metadata.get("hook_name", ""))),
-        model_name=str(metadata.get("model_name", "")),
-        k=k,
-        centred=bool(config.get("apply_b_dec_to_input", True)),
-        fingerprint=fingerprint,
     )
 
 

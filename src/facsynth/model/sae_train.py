@@ -1,7 +1,7 @@
 """Train a TopK or BatchTopK SAE from a corpus.
 
-Before: `text.corpus` and `text.template`. After: `model.sae` opens what is written here. SAELens' trainer is not
-used: it packs documents and knows no content mask, so template text and the first position's huge norm would be
+Before: `text.corpus` and `text.template`. After: `model.sae_formats` opens what is written here. SAELens' trainer is
+not used: it packs documents and knows no content mask, so template text and the first position's huge norm would be
 trained on, and its CPU step is dense in float32 (ours: `model.trainer`).
 
 Activations stream through a shuffle buffer, chunk by chunk. Chunks are kept on disk between epochs up to a stated
@@ -23,7 +23,9 @@ import torch
 
 from facsynth.errors import InputError
 from facsynth.model.chunks import Chunks
-from facsynth.model.sae import Reconstruction, load_sae, reconstruction, save_sae
+from facsynth.model.sae import Reconstruction, reconstruction
+from facsynth.model.sae_formats import load_sae
+from facsynth.model.sae_saelens import save_sae
 from facsynth.model.trainer import TopKTrainer, TrainSettings
 from facsynth.records import Progress, no_progress
 

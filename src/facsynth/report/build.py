@@ -10,10 +10,11 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from facsynth import __version__
@@ -45,7 +46,7 @@ class Excerpt:
 class FeatureRow:
     """An attempted feature as the table shows it."""
 
-    feature: Any
+    feature: int
     state: str
     tone: str
     target: Mapping[str, Any]
@@ -58,7 +59,7 @@ class FeatureRow:
     best: Mapping[str, Any] | None
     """Provenance of the accepted sample that fires most."""
     sample: Excerpt | None
-    accepted_for: Any
+    accepted_for: int | None
     """The feature that the sample was accepted for: another one where none was accepted for this."""
     gave_up: str
 
@@ -69,6 +70,13 @@ def build_report(run: Path) -> Path:
     Raises:
         InputError: there is no such folder, or it holds no file of a run.
     """
+    html = _template().render(page(read_run(run)))
+    write_text(run / "report.html", _UNPRINTABLE.sub("\ufffd", html))
+    return run / "report.html"
+
+
+@cache
+def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -78,33 +86,29 @@ def build_report(run: Path) -> Path:
     )
     filters = {"percent": plots.percent, "count": plots.count, "times": plots.times, "visible": visible}
     environment.filters.update(filters | {"meter": lambda g, threshold: Markup(plots.meter(g, threshold))})
-    html = environment.get_template("template.html").render(page(read_run(run)))
-    write_text(run / "report.html", _UNPRINTABLE.sub("\ufffd", html))
-    return run / "report.html"
+    return environment.get_template("template.html")
 
 
 def page(files: RunFiles) -> dict[str, Any]:
     """Everything the template shows."""
     summary, before, after = files.summary, files.before, files.after
-    attempted = [row for row in files.targets.get("attempted", []) if isinstance(row, dict)]
-    known = {row.get("feature_id") for row in attempted}
+    attempted = files.targets.get("attempted", [])
+    known = {row["feature_id"] for row in attempted}
     others = [row for row in files.plan if row["kind"] == "missing" and row["feature_id"] not in known]
     known |= {row["feature_id"] for row in files.plan}
     unplanned = [i for i in before.get("missing", []) if i not in known]
     others += [{"feature_id": i, "span": "", "anchor_rate": None} for i in unplanned]
-    counts = summary.get("n_rejected")
-    if not isinstance(counts, dict):
-        counts = Counter(str(row.get("reason", "unknown")) for row in files.rejected)
+    counts = summary["n_rejected"] if summary else Counter(row["reason"] for row in files.rejected)
     name = shlex.quote(files.name)
     return {
         "files": files,
         "summary": summary,
         "before": before,
         "after": after,
-        "names": summary.get("names") or {},
+        "names": summary.get("names", {}),
         "n_accepted": summary.get("n_accepted", len(files.provenance)),
         "n_attempted": summary.get("n_attempted", len(attempted)),
-        "n_rejected": sum(int(plots.number(n) or 0) for n in counts.values()),
+        "n_rejected": sum(counts.values()),
         "notices": [*files.notices, *notices(files)],
         "coverage_figure": Markup(plots.coverage_figure(before, after)),
         "recovered_figure": Markup(plots.recovered_figure(summary)),
@@ -113,6 +117,7 @@ def page(files: RunFiles) -> dict[str, Any]:
         "n_features": len(attempted),
         "others": [(row, ending(row["span"])) for row in others[:MAX_OTHERS]],
         "n_others": len(others),
+        "n_unplanned": len(unplanned),
         "gave_up": files.gave_up[:MAX_GAVE_UP],
         "commands": [f"facsynth run {name}/facsynth.yaml -o again", f"facsynth verify {name}"],
         "version": __version__,
@@ -122,13 +127,13 @@ def page(files: RunFiles) -> dict[str, Any]:
 def notices(files: RunFiles) -> list[str]:
     """What a reader must know before the figures: what is not there, and what does not hold."""
     said = []
-    if not files.before:
+    if "coverage/before.json" not in files.there:
         said.append("Nothing has been measured yet: there is no coverage/before.json.")
-    elif not files.after:
+    elif "coverage/after.json" not in files.there:
         said.append("Coverage after filling has not been measured yet: there is no coverage/after.json.")
-    if not files.summary:
+    if "summary.json" not in files.there:
         said.append("The run is not finished: there is no summary.json. The same command goes on where it stopped.")
-    elif not files.provenance:
+    elif files.summary and not files.summary["n_accepted"]:
         said.append("No sample was accepted.")
     if len(files.samples) != len(files.provenance):
         said.append(
@@ -136,11 +141,11 @@ def notices(files: RunFiles) -> list[str]:
             "texts are shown only where both have one."
         )
     texts = [(files.accepted_text(index), row) for index, row in enumerate(files.provenance)]
-    n_changed = sum(text is not None and text_sha256(text) != row.get("text_sha256") for text, row in texts)
+    n_changed = sum(text is not None and text_sha256(text) != row["text_sha256"] for text, row in texts)
     if n_changed:
         said.append(f"{n_changed} texts of samples.jsonl were changed after they were accepted: facsynth verify tells.")
-    value = plots.number(files.summary.get("recovered_of_attempted"))
-    chances = [plots.number(files.summary.get(key)) for key in ("recovered_chance", "recovered_chance_tokens")]
+    value = files.summary.get("recovered_of_attempted")
+    chances = [files.summary.get(key) for key in ("recovered_chance", "recovered_chance_tokens")]
     if value is not None and any(chance is not None and chance >= value for chance in chances):
         said.append("Recovered does not exceed the chance level: plain prompts would have done as well.")
     return said
@@ -148,35 +153,34 @@ def notices(files: RunFiles) -> list[str]:
 
 def feature_rows(files: RunFiles, attempted: Sequence[Mapping[str, Any]]) -> list[FeatureRow]:
     """The attempted features in the order of `targets.json`, each with its best accepted sample."""
-    accepted = Counter(feature for row in files.provenance for feature in row.get("fires") or [row.get("feature")])
-    asked = Counter(row.get("written_for", row.get("feature")) for row in files.provenance)
-    asked += Counter(row.get("feature") for row in files.rejected)
-    best: dict[Any, tuple[float, int]] = {}
+    accepted = Counter(feature for row in files.provenance for feature in row["fires"])
+    asked = Counter(row["written_for"] for row in files.provenance)
+    asked += Counter(row["feature"] for row in files.rejected)
+    best: dict[int, tuple[float, int]] = {}
     for index, found in enumerate(files.provenance):
-        entry = (plots.number(found.get("activation")) or 0.0, -index)
-        best[found.get("feature")] = max(best.get(found.get("feature"), entry), entry)
-    shared = {f: index for index, row in reversed([*enumerate(files.provenance)]) for f in row.get("fires") or []}
-    gave_up = {entry.get("feature"): str(entry.get("reason", "")) for entry in files.gave_up}
+        entry = (found["activation"], -index)
+        best[found["feature"]] = max(best.get(found["feature"], entry), entry)
+    shared = {f: index for index, row in reversed([*enumerate(files.provenance)]) for f in row["fires"]}
+    gave_up = {entry["feature"]: entry["reason"] for entry in files.gave_up}
     rows = []
     for target in attempted:
-        feature = target.get("feature_id")
+        feature = target["feature_id"]
         place = -best[feature][1] if feature in best else shared.get(feature)
         row = files.provenance[place] if place is not None and feature in best else None
         state, tone = _state(files, target, accepted[feature])
-        spans = [span for span in target.get("spans", []) if isinstance(span, dict)]
         rows.append(
             FeatureRow(
                 feature=feature,
                 state=state,
                 tone=tone,
                 target=target,
-                spans=[ending(str(span.get("text", "")), str(span.get("token", ""))) for span in spans[:5]],
-                explanation=str((row or {}).get("explanation") or ""),
+                spans=[ending(span["text"], span["token"]) for span in target["spans"][:5]],
+                explanation=(row or {}).get("explanation") or "",
                 n_accepted=accepted[feature],
                 n_asked=asked[feature],
                 best=row,
                 sample=None if place is None else _sample_excerpt(files, place, marked=row is not None),
-                accepted_for=None if place is None else files.provenance[place].get("feature"),
+                accepted_for=None if place is None else files.provenance[place]["feature"],
                 gave_up=gave_up.get(feature, ""),
             )
         )
@@ -217,7 +221,7 @@ def _sample_excerpt(files: RunFiles, index: int, *, marked: bool) -> Excerpt | N
     if text is None:
         unreadable = "This row of samples.jsonl cannot be read in the run's form."
         return Excerpt(unreadable, "", "", "") if index < len(files.samples) else None
-    span = str(row.get("span") or "") if marked else ""
+    span = row["span"] if marked else ""
     span = span if span in text else span.strip()
     start = text.find(span) if span else -1
     return excerpt(text, 0, 0) if start < 0 else excerpt(text, start, start + len(span), _last_word(span))
@@ -230,11 +234,11 @@ def _last_word(text: str) -> str:
 
 def _state(files: RunFiles, target: Mapping[str, Any], n_accepted: int) -> tuple[str, str]:
     """What became of a feature, and how it is coloured: good, bad or open."""
-    feature, wanted = target.get("feature_id"), plots.number(target.get("n_wanted")) or 1
-    if target.get("kind") == "under":
-        return f"{n_accepted} of {wanted:.0f} wanted", "good" if n_accepted >= wanted else "bad"
+    if target["kind"] == "under":
+        wanted = target["n_wanted"]
+        return f"{n_accepted} of {wanted} wanted", "good" if n_accepted >= wanted else "bad"
     if not files.after:
         return ("accepted, not measured", "open") if n_accepted else ("open", "open")
-    if feature in files.after.get("missing", []):
+    if target["feature_id"] in files.after["missing"]:
         return "not recovered", "bad"
     return ("recovered", "good") if n_accepted else ("recovered by others", "good")

@@ -1,4 +1,7 @@
-"""Read what a run folder holds, whole or in part. A file that cannot be read is a notice, never a crash."""
+"""Read what a run folder holds, whole or in part. A file that cannot be read is a notice, never a crash.
+
+A file that does not have the shape its readers rely on is one too (`shapes`), and counts as not there.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,18 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from facsynth.coverage.plan import shown_span
 from facsynth.errors import FacsynthError, InputError, SettingsError
-from facsynth.store import read_json, read_jsonl
+from facsynth.report import shapes
+from facsynth.store import read_jsonl
 from facsynth.text.forms import to_sample
 from facsynth.text.layouts import RowError
 
+_T = TypeVar("_T")
 _RATE = re.compile(r"\d+(\.\d*)?(e-?\d+)?")
 
 
@@ -34,6 +40,8 @@ class RunFiles:
     gave_up: list[dict[str, Any]]
     plan: list[dict[str, Any]]
     settings: str
+    there: frozenset[str]
+    """Which of the files are there, readable or not."""
     notices: tuple[str, ...]
 
     def accepted_text(self, index: int) -> str | None:
@@ -41,7 +49,7 @@ class RunFiles:
         if index >= len(self.samples):
             return None
         try:
-            return to_sample(self.samples[index], str(self.provenance[index].get("form", "message"))).sample.text
+            return to_sample(self.samples[index], self.provenance[index]["form"]).sample.text
         except (RowError, SettingsError):
             return None
 
@@ -55,37 +63,35 @@ def read_run(run: Path) -> RunFiles:
     if not run.is_dir():
         raise InputError(f"there is no run folder {run}\nGive the folder that `facsynth run -o` wrote.")
     notices: list[str] = []
-    found: list[str] = []
+    there: set[str] = set()
 
-    def load(name: str, read: Callable[[Path], Any], empty: Any) -> Any:
+    def load(name: str, read: Callable[[Path], _T], empty: _T) -> _T:
         try:
-            value = read(run / name) if (run / name).exists() else empty
+            if not (run / name).exists():
+                return empty
+            there.add(name)
+            return read(run / name)
         except (FacsynthError, OSError, ValueError, csv.Error) as err:
-            notices.append(f"{name} could not be read and is left out: {str(err).splitlines()[0]}")
+            reason = str(err).splitlines()[0].removeprefix(str(run / name)).lstrip(", ")
+            notices.append(f"{name} could not be read and is left out: {reason}")
             return empty
-        if (run / name).exists():
-            found.append(name)
-        is_table = isinstance(value, list) and all(isinstance(row, dict) for row in value)
-        if not (is_table if empty == [] else isinstance(value, type(empty))):
-            notices.append(f"{name} does not hold what it should and is left out.")
-            return empty
-        return value
 
     files = RunFiles(
         name=run.resolve().name,
-        summary=load("summary.json", read_json, {}),
-        before=load("coverage/before.json", read_json, {}),
-        after=load("coverage/after.json", read_json, {}),
-        targets=load("targets.json", read_json, {}),
+        summary=load("summary.json", partial(shapes.read_object, shape=shapes.SUMMARY), {}),
+        before=load("coverage/before.json", partial(shapes.read_object, shape=shapes.BEFORE), {}),
+        after=load("coverage/after.json", partial(shapes.read_object, shape=shapes.AFTER), {}),
+        targets=load("targets.json", partial(shapes.read_object, shape=shapes.TARGETS), {}),
         samples=load("samples.jsonl", read_jsonl, []),
-        provenance=load("provenance.jsonl", read_jsonl, []),
-        rejected=load("rejected.jsonl", read_jsonl, []),
-        gave_up=load("gave_up.jsonl", read_jsonl, []),
+        provenance=load("provenance.jsonl", partial(shapes.read_rows, shape=shapes.PROVENANCE), []),
+        rejected=load("rejected.jsonl", partial(shapes.read_rows, shape=shapes.REJECTED), []),
+        gave_up=load("gave_up.jsonl", partial(shapes.read_rows, shape=shapes.GAVE_UP), []),
         plan=load("plan.csv", _read_plan, []),
         settings=load("facsynth.yaml", lambda path: path.read_text("utf-8", "replace"), ""),
+        there=frozenset(there),
         notices=tuple(notices),
     )
-    if not found and not notices:
+    if not there and not notices:
         raise InputError(f"{run} holds no file of a run\nGive the folder that `facsynth run -o` wrote.")
     return files
 

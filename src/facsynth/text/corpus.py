@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from facsynth.errors import InputError, SettingsError
 from facsynth.records import Failure, Progress, Sample, no_progress
 from facsynth.text.forms import form_roles, to_sample
-from facsynth.text.layouts import NO_FIELDS, Fields, RowError
-from facsynth.text.readers import RawRow, read_rows, sniff, spool
+from facsynth.text.layouts import NO_FIELDS, Fields, RawRow, RowError
+from facsynth.text.readers import read_rows, sniff, spool
 
 KNOWN_ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 RAW_CHARS = 200
@@ -199,7 +201,7 @@ def _outcomes(rows: Iterable[RawRow], form: str, fields: Fields, limit: int | No
         except RowError as err:
             yield _Outcome(None, failure=Failure(row.where, str(err), _start(row.value)), hint=err.hint)
             continue
-        yield _Outcome(mapped.sample, mapped.repaired)
+        yield _Outcome(replace(mapped.sample, where=row.where), mapped.repaired)
         n_samples += 1
         if n_samples == limit:
             return
@@ -208,8 +210,10 @@ def _outcomes(rows: Iterable[RawRow], form: str, fields: Fields, limit: int | No
 def _start(value: Any) -> str:
     if isinstance(value, bytes):
         return value[: 4 * RAW_CHARS].decode("utf-8", "replace")[:RAW_CHARS].rstrip("\r\n")
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return text[:RAW_CHARS].encode("utf-8", "replace").decode("utf-8")
+    if not isinstance(value, str):  # no more of it is walked through than is shown, however deep it is nested
+        parts = json.JSONEncoder(ensure_ascii=False, default=str).iterencode(value)
+        value = "".join(islice(parts, RAW_CHARS))
+    return str(value[:RAW_CHARS].encode("utf-8", "replace").decode("utf-8"))
 
 
 def _nothing(name: str, form: str, read: _Read) -> InputError:
@@ -236,7 +240,11 @@ def _source(source: str | Path) -> _Source:
         return _stdin()
     if name.startswith("hf:"):
         return _hub(name)
-    path = Path(source).expanduser()
+    if not name:
+        raise InputError(
+            "the name of a file is empty\nName a file, - for stdin, or a data set on the Hub: hf:owner/name."
+        )
+    path = Path(os.path.expanduser(name))  # noqa: PTH111  (Path.expanduser raises where there is no such user)
     kind = _kind_of(path)
     if path.is_dir():
         raise InputError(f"{name} is a folder\nName the file in it (known: {', '.join(KNOWN_ENDINGS)}, also .gz).")

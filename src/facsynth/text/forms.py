@@ -56,8 +56,10 @@ def to_sample(row: Any, form: str, fields: Fields = NO_FIELDS) -> Mapped:
         SettingsError: there is no such form.
     """
     form_roles(form)
-    parts = parts_of(row, fields, text_first=form == "text")
-    found = _messages(_cut(parts, form))
+    try:
+        found = _messages(_cut(parts_of(row, fields, text_first=form == "text"), form))
+    except RecursionError as err:
+        raise RowError("the row is nested too deeply") from err
     messages = tuple(Message(m.role, _clean(m.content)) for m in found)
     repaired = messages != tuple(found)
     if form == "text":
@@ -90,20 +92,22 @@ def _cut(parts: Parts, form: str) -> list[Turn]:
     if form == "message":
         turns = [turn for turn in parts.history if turn.role == "user"]
         if not turns:
-            raise RowError("form message needs a user turn, the row has none", "Choose another --form.")
+            raise RowError("form message needs a user turn, the row has none", "Choose another data.form (--form).")
         return turns
     turns = parts.history + parts.reply
     roles = [turn.role for turn in turns]
     if form == "preference" and not (parts.preferred and "assistant" in [turn.role for turn in parts.reply]):
         raise RowError(
             "form preference needs a chosen reply, the row has none",
-            "Choose another --form, or name the field of the chosen reply with --chosen-field.",
+            "Choose another data.form (--form), or name the field of the chosen reply: data.fields.chosen "
+            "(--chosen-field).",
         )
     lacking = [] if form == "text" else [role for role in ("user", "assistant") if role not in roles]
     if lacking:
         raise RowError(
             f"form {form} needs a turn of the {lacking[0]}, the row has {', '.join(dict.fromkeys(roles)) or 'none'}",
-            "Choose another --form, or name the fields with --prompt-field and --completion-field.",
+            "Choose another data.form (--form), or name the fields: data.fields.prompt and completion "
+            "(--prompt-field and --completion-field).",
         )
     return turns
 
@@ -124,6 +128,11 @@ def _content(turn: Turn, number: int) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list) and content:
+        if len(content) > 1 and turn.role != "tool" and all(isinstance(part, str) for part in content):
+            raise RowError(
+                f"the content of the {turn.role} turn (turn {number}) is a list of {len(content)} texts, not a text",
+                "Write one object a row. A file of columns, as DataFrame.to_dict('list') gives, is named .json.",
+            )
         texts: list[Any] = [part.get("text") if isinstance(part, Mapping) else part for part in content]
         if all(isinstance(text, str) for text in texts):
             return "".join(texts)
@@ -134,7 +143,8 @@ def _content(turn: Turn, number: int) -> str:
         return as_json(content)
     raise RowError(
         f"the content of the {turn.role} turn (turn {number}) is {kind_of(content)}, not a string",
-        "Where the text lies deeper, name its path, as in --completion-field messages.1.content.answer.",
+        "Where the text lies deeper, name its path, as in data.fields.completion: messages.1.content.answer "
+        "(--completion-field messages.1.content.answer).",
     )
 
 

@@ -50,9 +50,17 @@ _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 _UNKNOWN_HINT = (
     "Known layouts: messages; conversations; prompt + completion; prompt + chosen + rejected; instruction + input + "
     "output; question + answer; chosen + rejected; text.\n"
-    "Name the fields of any other: --text-field FIELD, or --messages-field, --prompt-field and --completion-field, "
-    "--chosen-field and --rejected-field (a.0.b goes into objects and lists)."
+    "Name the fields of any other (a.0.b goes into objects and lists): data.fields.text (--text-field FIELD), or "
+    "messages, prompt and completion, chosen and rejected (--messages-field …)."
 )
+
+
+class RawRow(NamedTuple):
+    """A row as found. With a `problem`, `value` is what could not be read."""
+
+    where: str
+    value: Any
+    problem: str = ""
 
 
 class RowError(ValueError):
@@ -75,6 +83,11 @@ class Fields:
     rejected: str | None = None
 
     def __post_init__(self) -> None:
+        for part, path in asdict(self).items():
+            if path is not None and not path.strip():
+                raise SettingsError(
+                    f"the name of the {part} field is empty\nName a field: data.fields.{part} (--{part}-field)."
+                )
         beginnings = [name for name in ("text", "messages", "prompt") if name in self.named]
         if len(beginnings) > 1:
             raise SettingsError(f"fields {' and '.join(beginnings)} are both named: name one, a row begins with it")
@@ -126,7 +139,7 @@ def _from_named(row: Mapping[str, Any], named: Mapping[str, str]) -> Parts:
         if value is _ABSENT:
             raise RowError(
                 f"there is no field {named[part]!r}; the fields are {_keys(row)}",
-                f"Name a field that is there with --{part}-field.",
+                f"Name a field that is there: data.fields.{part} (--{part}-field).",
             )
     if "messages" in values:
         history = _turns(values["messages"])

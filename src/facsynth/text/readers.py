@@ -7,7 +7,6 @@ times its size in memory): large data belongs in jsonl or parquet. A row that ca
 from __future__ import annotations
 
 import codecs
-import csv
 import gzip
 import io
 import json
@@ -18,27 +17,19 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TextIO
+from typing import Any, BinaryIO
 
 from facsynth.errors import InputError, StorageError
 from facsynth.store import is_disk_full
-from facsynth.text.layouts import LAYOUT_KEYS
+from facsynth.text.layouts import LAYOUT_KEYS, RawRow
+from facsynth.text.tables import table
 
-MAX_CELL_CHARS = 10_000_000
-"""Longest cell of a csv: an unclosed quote ends there instead of taking the rest of the file into memory."""
 PARQUET_BATCH_ROWS = 256
 PARQUET_BUFFER_BYTES = 1 << 16
 """A column chunk is streamed through this much; otherwise a row group is in memory as a whole (31 against 98 MB)."""
+WHOLE_FILE = "a file that holds one JSON array, or rows over several lines, is named .json"
 SNIFF_LINES = 20
 GZIP_MAGIC = b"\x1f\x8b"
-
-
-class RawRow(NamedTuple):
-    """A row as found. With a `problem`, `value` is what could not be read."""
-
-    where: str
-    value: Any
-    problem: str = ""
 
 
 Reader = Callable[[BinaryIO, str], Iterator[RawRow]]
@@ -133,13 +124,19 @@ def _jsonl(handle: BinaryIO, name: str) -> Iterator[RawRow]:
 
 def _json_row(where: str, line: bytes) -> RawRow:
     try:
-        return RawRow(where, json.loads(line.decode("utf-8")))
+        value = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as err:
         return RawRow(where, line, f"not UTF-8: {err.reason} at byte {err.start} of the line")
     except ValueError as err:
-        return RawRow(where, line, f"not JSON: {err}")
+        reason = f"the row goes on behind it; {WHOLE_FILE}" if line.strip() in (b"[", b"{") else str(err)
+        return RawRow(where, line, f"not JSON: {reason}")
     except RecursionError:
         return RawRow(where, line, "not usable JSON: nested too deeply")
+    return (
+        RawRow(where, line, f"an array, not an object: {WHOLE_FILE}")
+        if isinstance(value, list)
+        else RawRow(where, value)
+    )
 
 
 def _json(handle: BinaryIO, name: str) -> Iterator[RawRow]:
@@ -167,76 +164,40 @@ def _json(handle: BinaryIO, name: str) -> Iterator[RawRow]:
 
 
 def _array(value: Any, name: str) -> list[Any]:
+    """The rows of a .json file: an array, the one array in an object, one row, or an object of columns.
+
+    Raises:
+        InputError: it is none of these, or cannot be told.
+    """
     if isinstance(value, list):
         return value
-    if isinstance(value, dict):
-        arrays = [item for item in value.values() if isinstance(item, list)]
-        if LAYOUT_KEYS & value.keys():
-            return [value]
-        if len(arrays) == 1:
-            return arrays[0]
+    if not isinstance(value, dict):
+        raise InputError(f"{name} holds neither an array nor an object\nWrite one object a row: [{{…}}, {{…}}].")
+    arrays = [item for item in value.values() if isinstance(item, list)]
+    columns = [key for key, item in value.items() if _is_column(item, texts_only=key not in LAYOUT_KEYS)]
+    known = LAYOUT_KEYS & value.keys()
+    texts = [key for key in columns if key in known or not known]
+    if texts and len(arrays) == len(value) and len(set(map(len, arrays))) == 1:
+        return [dict(zip(value, row, strict=True)) for row in zip(*arrays, strict=True)]
+    if known & set(texts):
         raise InputError(
-            f"{name} is an object with {len(arrays)} arrays: {', '.join(map(str, value))}\n"
-            "Keep the one array of rows, or write one row a line (.jsonl)."
+            f"{name} is one object whose {texts[0]} is a list of texts, but not every field is a list as long\n"
+            "Write one object a row, as DataFrame.to_json(path, orient='records') does."
         )
-    raise InputError(f"{name} holds neither an array nor an object\nWrite one object a row: [{{…}}, {{…}}].")
+    if known:
+        return [value]
+    if len(arrays) == 1:
+        return arrays[0]
+    raise InputError(
+        f"{name} is an object with {len(arrays)} arrays: {', '.join(map(str, value))}\n"
+        "Keep the one array of rows, or write one row a line (.jsonl)."
+    )
 
 
-def _table(delimiter: str) -> Reader:
-    def rows(handle: BinaryIO, name: str) -> Iterator[RawRow]:
-        # Bytes that are not UTF-8 become lone surrogates here, which UTF-8 itself cannot hold.
-        with io.TextIOWrapper(handle, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
-            yield from _table_rows(text, delimiter, name)
-
-    return rows
-
-
-def _table_rows(text: TextIO, delimiter: str, name: str) -> Iterator[RawRow]:
-    csv.field_size_limit(MAX_CELL_CHARS)
-    table = csv.reader(text, delimiter=delimiter, strict=True)
-    header: list[str] | None = None
-    while True:
-        where = f"{name}, line {table.line_num + 1}"
-        try:
-            cells = next(table)
-        except StopIteration:
-            return
-        except csv.Error as err:
-            if header is None:
-                raise InputError(f"{where} is not the header of a table: {err}\nName the columns there.") from err
-            yield RawRow(where, "", f"not a row of the table: {err}")
-            continue
-        if not cells:
-            continue
-        if header is None:
-            header = _header(cells, name)
-        else:
-            yield _table_row(where, header, cells)
-
-
-def _header(cells: list[str], name: str) -> list[str]:
-    if not _is_utf8(cells):
-        raise InputError(f"the header of {name} is not UTF-8\nSave the table as UTF-8.")
-    if len(set(cells)) < len(cells):
-        twice = sorted({cell for cell in cells if cells.count(cell) > 1})
-        raise InputError(f"{name} has two columns of the name {twice[0]!r}\nName the columns of its first line apart.")
-    return cells
-
-
-def _is_utf8(cells: list[str]) -> bool:
-    try:
-        "".join(cells).encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _table_row(where: str, header: list[str], cells: list[str]) -> RawRow:
-    if not _is_utf8(cells):
-        return RawRow(where, " ".join(cells), "not UTF-8")
-    if len(cells) != len(header):
-        return RawRow(where, " ".join(cells), f"{len(cells)} cells, the header has {len(header)}")
-    return RawRow(where, dict(zip(header, cells, strict=True)))
+def _is_column(items: Any, *, texts_only: bool) -> bool:
+    """Whether a field holds a text for each row (or a conversation for each), rather than one row's turns."""
+    kinds = (str, type(None)) if texts_only else (str, type(None), list)
+    return isinstance(items, list) and len(items) > 0 and all(isinstance(item, kinds) for item in items)
 
 
 def _parquet(handle: BinaryIO, name: str) -> Iterator[RawRow]:
@@ -279,8 +240,8 @@ def _lines(handle: BinaryIO, name: str) -> Iterator[RawRow]:
 READERS: dict[str, Reader] = {
     "jsonl": _jsonl,
     "json": _json,
-    "csv": _table(","),
-    "tsv": _table("\t"),
+    "csv": table(","),
+    "tsv": table("\t"),
     "parquet": _parquet,
     "lines": _lines,
 }

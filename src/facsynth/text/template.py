@@ -89,8 +89,10 @@ class Template:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the template text and what is pinned."""
-        text = json.dumps([self.tokenizer.chat_template, PINNED | {"strftime_now": DATE}], sort_keys=True)
+        """sha256 of the template text, the special tokens that it may write by name, and what is pinned."""
+        pinned = PINNED | {"strftime_now": DATE}
+        named = {name: str(token) for name, token in self.tokenizer.special_tokens_map.items()}
+        text = json.dumps([self.tokenizer.chat_template, named, pinned], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def tokenize(self, sample: Sample, roles: Collection[str], max_tokens: int) -> Tokens:
@@ -115,14 +117,27 @@ class Template:
         if len(tokens.ids) > max_tokens:
             tokens = Tokens(tokens.ids[:max_tokens], tokens.role[:max_tokens], merged=tokens.merged)
         if not tokens.content.any():
-            raise InputError(f"sample {sample.sample_id} has no content tokens: only special tokens, or nothing kept")
+            name = sample.where or f"sample {sample.sample_id}"
+            raise InputError(f"{name} has no content tokens: only special tokens, or nothing kept")
         return replace(tokens, cut=cut)
 
     def prompt_ids(self, messages: Sequence[Message], prefix: str = "") -> list[int]:
         """Token ids up to where the assistant's reply starts, `prefix` already written."""
-        turns = tuple((m.role, (Piece(m.role, m.content),)) for m in messages)
-        text = self._apply(_as_chat(turns), add_generation_prompt=True) + prefix
+        text = self.render(messages, add_generation_prompt=True) + prefix
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
+        """The text of a chat.
+
+        Raises:
+            InputError: the template refuses it.
+        """
+        turns = tuple((m.role, (Piece(m.role, m.content),)) for m in messages)
+        return self._apply(_as_chat(turns), add_generation_prompt=add_generation_prompt)
+
+    def rendered_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of the whole rendering; of a plain text, with its BOS."""
+        return self._tokenize_all(messages, {message.role for message in messages}).ids.tolist()
 
     def _tokenize_all(self, messages: Sequence[Message], roles: Collection[str]) -> Tokens:
         if len(messages) == 1 and messages[0].role == PLAIN_ROLE:
@@ -207,7 +222,8 @@ class Template:
         if not self.has_chat:
             raise SettingsError(
                 "the tokenizer has no chat template, and the samples are chat messages\n"
-                "Use the form `text`, or a model with a chat template."
+                "Use the form `text`, a model with a chat template, or that of its chat sibling: "
+                "model.chat_template_from (--chat-template-from)."
             )
         try:
             source = PREAMBLE + self.tokenizer.get_chat_template()

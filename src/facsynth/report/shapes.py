@@ -1,0 +1,152 @@
+"""What the files of a run hold, as far as anything is read from them: checked once, so that readers need no guards.
+
+Only what is relied on is listed; a file may hold more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from facsynth.errors import InputError
+from facsynth.store import RESTORE, read_json, read_jsonl
+from facsynth.text.layouts import kind_of
+
+LARGEST = 1e300
+"""Beyond it a number is a damaged one: it could not be calculated with."""
+Check = Callable[[Any], bool]
+Shape = Mapping[str, Check]
+"""The fields that must be there, each with what its value must be."""
+
+
+def misfit(value: Mapping[str, Any], shape: Shape) -> str:
+    """The first field that is not what it should be, in words; empty where all are."""
+    for key, fits in shape.items():
+        if key not in value:
+            return f"there is no {key}"
+        if not fits(value[key]):
+            found = value[key]
+            return f"{key} is {kind_of(found) if isinstance(found, list | dict) else json.dumps(found)[:60]}"
+    return ""
+
+
+def read_object(path: Path, shape: Shape) -> dict[str, Any]:
+    """Read a JSON object that has this shape.
+
+    Raises:
+        InputError: not there, not JSON, or a field is not what it should be.
+    """
+    value = read_json(path)
+    if found := misfit(value, shape):
+        raise InputError(f"{path} does not hold what it should: {found}\n{RESTORE}")
+    return value
+
+
+def read_rows(path: Path, shape: Shape) -> list[dict[str, Any]]:
+    """Read a jsonl file whose rows have this shape, as `read_object`; one that is not there is an empty one."""
+    rows = read_jsonl(path)
+    for number, row in enumerate(rows, start=1):
+        if found := misfit(row, shape):
+            raise InputError(f"{path} does not hold what it should: row {number}, {found}\n{RESTORE}")
+    return rows
+
+
+def is_text(value: Any) -> bool:
+    """A string."""
+    return isinstance(value, str)
+
+
+def is_number(value: Any) -> bool:
+    """A finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+
+
+def is_count(value: Any) -> bool:
+    """A whole number from 0 on: a count, or a feature id."""
+    return is_number(value) and isinstance(value, int) and value >= 0
+
+
+def is_share(value: Any) -> bool:
+    """A number in [0, 1]."""
+    return is_number(value) and 0 <= value <= 1
+
+
+def is_flag(value: Any) -> bool:
+    """True or false."""
+    return isinstance(value, bool)
+
+
+def or_null(check: Check) -> Check:
+    """It, or null: nothing was measured."""
+    return lambda value: value is None or check(value)
+
+
+def list_of(check: Check, n: int | None = None) -> Check:
+    """A list, of `n` items where that is said."""
+    return lambda value: isinstance(value, list) and n in (None, len(value)) and all(map(check, value))
+
+
+def map_of(check: Check) -> Check:
+    """An object, whatever its keys."""
+    return lambda value: isinstance(value, dict) and all(map(check, value.values()))
+
+
+def object_of(shape: Shape) -> Check:
+    """An object with these fields."""
+    return lambda value: isinstance(value, dict) and not misfit(value, shape)
+
+
+SUMMARY: Shape = {
+    **dict.fromkeys(("before", "after"), is_share),
+    **dict.fromkeys(("recovered_of_attempted", "recovered_chance", "recovered_chance_tokens"), or_null(is_share)),
+    **dict.fromkeys(("n_missing", "n_attempted", "n_recovered", "n_accepted", "n_gave_up", "n_control"), is_count),
+    **dict.fromkeys(("writer_calls", "writer_tokens", "control_tokens"), is_count),
+    "accepted_per_1000_tokens": is_number,
+    "chance_extrapolated": or_null(list_of(is_flag)),
+    "n_rejected": map_of(is_count),
+    "names": map_of(is_text),
+    "stop_reason": is_text,
+}
+AFTER: Shape = {
+    "value": is_share,
+    "ceiling": or_null(is_share),
+    "ci95": or_null(list_of(is_share, 2)),
+    **dict.fromkeys(("n_target", "n_covered", "n_missing", "n_under", "n_thin"), is_count),
+    **dict.fromkeys(("min_support", "n_samples", "n_tokens"), is_count),
+    **dict.fromkeys(("missing", "under"), list_of(is_count)),
+    **dict.fromkeys(("threshold", "relevance", "codes", "form"), is_text),
+    "fingerprints": map_of(is_text),
+}
+BEFORE: Shape = {
+    **AFTER,
+    **dict.fromkeys(("at_equal_samples", "at_equal_tokens", "ceiling_at_equal_tokens"), or_null(is_share)),
+    "notes": list_of(is_text),
+}
+TARGETS: Shape = {
+    "rng_seed": is_count,
+    "n_planned": is_count,
+    "attempted": list_of(
+        object_of({
+            **dict.fromkeys(("feature_id", "n_wanted"), is_count),
+            **dict.fromkeys(("anchor_rate", "seed_rate"), is_share),
+            "threshold": is_number,
+            "kind": is_text,
+            "spans": list_of(object_of({"text": is_text, "token": is_text, "activation": is_number})),
+        })
+    ),
+}  # fmt: skip
+PROVENANCE: Shape = {
+    **dict.fromkeys(("feature", "written_for"), is_count),
+    **dict.fromkeys(("threshold", "activation"), is_number),
+    **dict.fromkeys(("span", "form", "source", "text_sha256"), is_text),
+    "fires": list_of(is_count),
+    "explanation": or_null(is_text),
+}
+REJECTED: Shape = {"feature": is_count, "reason": is_text}
+GAVE_UP: Shape = {
+    **dict.fromkeys(("feature", "n_candidates"), is_count),
+    **dict.fromkeys(("best_activation", "threshold"), is_number),
+    "reason": is_text,
+}

@@ -1,0 +1,106 @@
+"""Codes found block by block, with bfloat16 products, are those of one float32 product and a sort."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from facsynth.model import screen
+from facsynth.model.sae import Codes, Sae
+from facsynth.model.screen import Products, at_most_kth
+
+
+def sae_of(d_in: int, d_sae: int, architecture: str = "topk", *, k: int = 5, rng_seed: int = 0) -> Sae:
+    """Rows of W_enc of different length, and a b_dec that is long, as real ones are."""
+    rng = torch.Generator().manual_seed(rng_seed)
+    W_enc = torch.randn((d_in, d_sae), generator=rng) * (0.5 + torch.rand(d_sae, generator=rng)) / d_in**0.5
+    return Sae(
+        W_enc, torch.randn(d_sae, generator=rng), W_enc.T.contiguous(), 3 * torch.randn(d_in, generator=rng),
+        architecture=architecture, hook_point="layers.1", model_name="", k=k if architecture == "topk" else 0,
+        threshold=1 + torch.rand(d_sae, generator=rng) if architecture == "jumprelu" else None,
+    )  # fmt: skip
+
+
+def tokens(n: int, d_in: int, rng_seed: int = 1) -> torch.Tensor:
+    """Most of ordinary length, one in ten a hundred times as long, one coordinate that rules all; bfloat16."""
+    rng = torch.Generator().manual_seed(rng_seed)
+    x = 4 * torch.randn((n, d_in), generator=rng)
+    x[::10] *= 100
+    x[:, 0] += 60
+    return x.bfloat16()
+
+
+def by_numpy(sae: Sae, x: torch.Tensor) -> list[dict[int, float]]:
+    """Each token's codes, from one product in float64 and a full sort."""
+    W, b, b_dec = (t.double().numpy() for t in (sae.W_enc, sae.b_enc, sae.b_dec))
+    found = []
+    for row in (x.double().numpy() - b_dec) @ W + b:
+        kept = np.argsort(-row)[: sae.k] if sae.threshold is None else np.flatnonzero(row > sae.threshold.numpy())
+        found.append({int(i): float(row[i]) for i in kept if row[i] > 0})
+    return found
+
+
+def by_token(codes: Codes) -> list[dict[int, float]]:
+    found: list[dict[int, float]] = [{} for _ in range(codes.n_tokens)]
+    for token, feature, act in zip(codes.token.tolist(), codes.feature.tolist(), codes.act.tolist(), strict=True):
+        assert feature not in found[token]
+        found[token][feature] = act
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("architecture", ["topk", "jumprelu"])
+@pytest.mark.parametrize(("d_sae", "block"), [(1000, 8192), (1024, 256), (777, 100), (512, 512)])
+def test_codes_are_those_of_a_sort_whatever_the_blocks(
+    dtype: torch.dtype, architecture: str, d_sae: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screen, "FEATURE_BLOCK", block)
+    sae, x = sae_of(24, d_sae, architecture), tokens(60, 24)
+    found = sae.encode(x.to(dtype))
+    assert bool(((found.token.diff() > 0) | ((found.token.diff() == 0) & (found.feature.diff() > 0))).all())
+    for ours, expected in zip(by_token(found), by_numpy(sae, x), strict=True):
+        assert ours.keys() == expected.keys()
+        assert all(ours[feature] == pytest.approx(expected[feature], rel=1e-3, abs=1e-3) for feature in ours)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 40), st.sampled_from([300, 512, 1024]))
+def test_bfloat16_products_lose_no_code_of_any_token(rng_seed: int, k: int, d_sae: int) -> None:
+    sae, x = sae_of(16, d_sae, k=k, rng_seed=rng_seed), tokens(20, 16, rng_seed)
+    exact, found = sae.encode(x.float()), sae.encode(x)
+    assert [c.keys() for c in by_token(found)] == [c.keys() for c in by_token(exact)]
+    torch.testing.assert_close(found.act, exact.act, rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 300), st.sampled_from([256, 512, 1000, 2048]))
+def test_the_bound_is_reached_by_k_entries(rng_seed: int, k: int, d: int) -> None:
+    pre = torch.randn((7, d), generator=torch.Generator().manual_seed(rng_seed))
+    bound = at_most_kth(pre, k)
+    if k > d:
+        assert (bound == -torch.inf).all()
+    else:
+        assert ((pre >= bound[:, None]).sum(1) >= k).all()
+
+
+def test_the_error_of_a_rough_product_is_within_its_bound() -> None:
+    sae, x = sae_of(64, 2048), tokens(200, 64)
+    rough = Products.rough(*sae.products[:2])
+    product, exact = next(rough.blocks(x))[1].double(), next(sae.products.blocks(x))[1].double()
+    bound = rough.slack(x).double()[:, None] + screen.ROUNDING * product.abs()
+    assert ((product - exact).abs() <= bound).all()
+    assert (product - exact).abs().max() > 1e-3, "else there was nothing to bound"
+
+
+def test_tokens_on_which_nothing_fires_and_no_tokens_at_all() -> None:
+    sae = sae_of(8, 512)
+    silent = Sae(
+        torch.zeros(8, 512), torch.full((512,), -1.0), torch.zeros(512, 8), torch.zeros(8), architecture="topk",
+        hook_point="", model_name="", k=5,
+    )  # fmt: skip
+    for dtype in (torch.float32, torch.bfloat16):
+        assert silent.encode(torch.ones((4, 8), dtype=dtype)).act.tolist() == []
+        assert sae.encode(torch.zeros((0, 8), dtype=dtype)).n_tokens == 0
