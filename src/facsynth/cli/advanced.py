@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from facsynth.cli import options as o
 from facsynth.cli.console import Panel, cache_folder, note, print_json, print_table, shown_progress
+from facsynth.errors import SettingsError
 from facsynth.records import Progress
 
 if TYPE_CHECKING:
-    from facsynth.features.encoded import Encoded
+    from facsynth.features.encoded import Encoded, Engine, Space
     from facsynth.recipe import RecipeFile
+    from facsynth.settings import RunSettings
+    from facsynth.text.corpus import Corpus
+
+Where = Annotated[
+    Literal["local", "ray"], typer.Option("--engine", help="Where: in this process, or on Ray (docs/scaling.md).")
+]
+RayAddress = Annotated[
+    str | None, typer.Option("--ray-address", help="HOST:PORT of a Ray head. [RAY_ADDRESS, else this machine alone]")
+]
+RayActors = Annotated[
+    int | None, typer.Option("--ray-actors", min=1, help="Copies of the model on Ray. [as many as fit]")
+]
 
 
 @o.takes(o.SPACE, o.ROWS)
@@ -22,6 +39,9 @@ def encode(
     out: o.Out,
     shard: o.Shard = None,
     reuse: o.Reuse = None,
+    engine: Where = "local",
+    ray_address: RayAddress = None,
+    ray_actors: RayActors = None,
     json: o.Json = False,
     **options: Any,
 ) -> None:
@@ -31,23 +51,57 @@ def encode(
     """
     settings = o.resolve(None, [corpus], **options)
     with shown_progress() as progress:
-        from facsynth.assemble import open_space, read_data
+        from facsynth.assemble import read_data
         from facsynth.features.encoded import Part
         from facsynth.features.encoded import encode as encode_corpus
+        from facsynth.features.ray_cluster import import_ray
         from facsynth.lock import locked
         from facsynth.measure import notes_on_rows
-        from facsynth.selfcheck import check_before_measuring
 
+        if engine == "ray":
+            import_ray()
+        elif ray_address or ray_actors:
+            raise SettingsError("--ray-address and --ray-actors say how Ray is used, and it is not\nAdd --engine ray.")
+        part = Part.parse(shard) if shard else None
         data = read_data(settings.data, "seed", progress)
         with locked(out):
             progress("loading the model", 0, None)
-            part, cache = Part.parse(shard) if shard else None, cache_folder()
-            space = open_space(settings, cache)
-            checked = check_before_measuring(space, data, settings, cache, progress)
-            encoded = encode_corpus(data, space, out, part=part, reuse=reuse or (), progress=progress)
+            where = (
+                _on_ray(data, settings, ray_address, ray_actors) if engine == "ray" else _here(data, settings, progress)
+            )
+            with where as (space, notes, pool):
+                encoded = encode_corpus(data, space, out, part=part, reuse=reuse or (), engine=pool, progress=progress)
     _print_encoded(encoded, json)
-    for text in (*space.sae.notes, *checked, *notes_on_rows("corpus", encoded)):
+    for text in (*notes, *notes_on_rows("corpus", encoded)):
         note(f"note: {text}")
+
+
+Pool = tuple["Space", Sequence[str], "Engine | None"]
+"""What is encoded in, notes on it, and who does it."""
+
+
+@contextmanager
+def _here(data: Corpus, settings: RunSettings, progress: Progress) -> Iterator[Pool]:
+    from facsynth.assemble import open_space
+    from facsynth.selfcheck import check_before_measuring
+
+    cache = cache_folder()
+    space = open_space(settings, cache)
+    yield space, (*space.sae.notes, *check_before_measuring(space, data, settings, cache, progress)), None
+
+
+@contextmanager
+def _on_ray(data: Corpus, settings: RunSettings, address: str | None, actors: int | None) -> Iterator[Pool]:
+    from facsynth.assemble import open_space
+    from facsynth.features.encoded import SHARD_SAMPLES
+    from facsynth.features.ray import on_ray
+    from facsynth.selfcheck import check_before_measuring
+
+    cache, first = cache_folder(), list(islice(data, SHARD_SAMPLES))
+    checked = partial(check_before_measuring, samples=first, settings=settings, cache=cache)
+    opened = partial(open_space, settings, cache)
+    with on_ray(opened, checked, device=settings.model.device, address=address, actors=actors) as (facts, engine):
+        yield facts, facts.notes, engine
 
 
 def merge(

@@ -29,7 +29,16 @@ from facsynth.text.corpus import Corpus
 
 SHARD_SAMPLES = 512
 
-Engine = Callable[[Iterable[tuple[int, list[Sample]]]], Iterable[tuple[int, pa.Table, list[Failure]]]]
+
+class Todo(Protocol):
+    """Shards that are to be pooled, with their numbers; walked through once, and how many there are is known before."""
+
+    def __iter__(self) -> Iterator[tuple[int, list[Sample]]]: ...
+
+    def __len__(self) -> int: ...
+
+
+Engine = Callable[[Todo], Iterable[tuple[int, pa.Table, list[Failure]]]]
 """Numbered shards of samples in; number, `shards.table_of` and failures out, in any order."""
 
 
@@ -172,7 +181,7 @@ def encode(
     if artifact.manifest is not None:
         return Encoded.open(out)
     queue = _Queue(corpus, artifact, part or Part(1, 1), Known(reuse, settings))
-    for number, table, failures in (engine or partial(_here, space, progress, len(corpus)))(queue.todo()):
+    for number, table, failures in (engine or partial(_here, space, progress, len(corpus)))(queue):
         artifact.write(_name(number), partial(write_shard, queue.complete(number, table)), failures)
         progress("encoding", min((number + 1) * SHARD_SAMPLES, len(corpus)), len(corpus))
     return _finish(artifact, corpus, space, part)
@@ -186,16 +195,22 @@ class _Queue:
         self._in_hand: dict[int, tuple[list[str], list[pa.Table]]] = {}
         """By number: all sample ids of the shard, and the rows that are known."""
 
-    def todo(self) -> Iterator[tuple[int, list[Sample]]]:
+    def __len__(self) -> int:
+        return sum(map(self._is_missing, range(-(-len(self._corpus) // SHARD_SAMPLES))))
+
+    def __iter__(self) -> Iterator[tuple[int, list[Sample]]]:
         """What an engine is to pool."""
         for number, samples in enumerate(_shards(self._corpus)):
-            if number % self._part.n != self._part.number - 1 or self._artifact.has(_name(number)):
+            if not self._is_missing(number):
                 continue
             ids = [sample.sample_id for sample in samples]
             copied = self._known.find(ids)
             there = set(copied["sample_id"].to_pylist()) if copied else set()
             self._in_hand[number] = ids, [copied] if copied else []
             yield number, [sample for sample in samples if sample.sample_id not in there]
+
+    def _is_missing(self, number: int) -> bool:
+        return number % self._part.n == self._part.number - 1 and not self._artifact.has(_name(number))
 
     def complete(self, number: int, table: pa.Table) -> pa.Table:
         """The whole shard, in the order of the corpus, from what an engine made of it."""
@@ -208,9 +223,7 @@ def settings_of(space: Space) -> dict[str, str]:
     return {**space.identity, "dtype": space.precision}
 
 
-def _here(
-    space: Space, progress: Progress, total: int, todo: Iterable[tuple[int, list[Sample]]]
-) -> Iterator[tuple[int, pa.Table, list[Failure]]]:
+def _here(space: Space, progress: Progress, total: int, todo: Todo) -> Iterator[tuple[int, pa.Table, list[Failure]]]:
     """The engine that is this process."""
     assert isinstance(space, FeatureSpace), "whoever hands in another space hands in its engine too"
     for number, samples in todo:
