@@ -61,6 +61,7 @@ def test_no_damage_to_a_finished_run_ends_in_a_traceback(finished: Run, tmp_path
             assert done.code == 0 or told_way_out(done), (name, words, done.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", QUICK)
 def test_going_on_with_damaged_files_ends_in_the_same_samples_or_a_message(
     finished: Run, tmp_path: Path, how: str

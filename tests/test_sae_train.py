@@ -103,7 +103,7 @@ def test_batchtopk_may_keep_every_latent() -> None:
     torch.testing.assert_close(torch.zeros_like(pre).scatter_(1, indices, acts), pre.relu())
 
 
-@pytest.mark.parametrize("architecture", ["topk", "batchtopk"])
+@pytest.mark.parametrize("architecture", [pytest.param("topk", marks=pytest.mark.slow), "batchtopk"])
 def test_planted_features_are_found(architecture: str, tmp_path: Path) -> None:
     losses: list[float] = []
 

@@ -36,7 +36,7 @@ JUNK = (
     None, "x", "", True, -1, 0, 1.5, 10**400, 1e308, -1e308, float("nan"), float("inf"), [], {}, [1], [None],
     ["x", "y"], [[1, 2]], {"a": None}, {"feature_id": None}, {"role": "user"}, "\ud800", "\x1b[2J", DEEP,
 )  # fmt: skip
-N_CASES = 150
+N_CASES = 80
 
 
 @pytest.fixture(scope="module")
