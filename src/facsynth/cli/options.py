@@ -43,6 +43,9 @@ SPACE: Mapping[str, Any] = {
         str | None, typer.Option("--chat-template-from", help="Chat model whose template a base model's chats take.")
     ],
     "codes": Annotated[str | None, typer.Option("--codes", help="native, or relu as the paper measured. [native]")],
+    "compat": Annotated[
+        str | None, typer.Option("--compat", help="fac: read texts as the paper's scripts did; with --codes relu.")
+    ],
     "sae_check": Annotated[
         str | None, typer.Option("--sae-check", help="An SAE that does not fit: refuse, warn or off. [refuse]")
     ],
@@ -114,6 +117,7 @@ KEYS = {
     "sae": "sae.path",
     "sae_k": "sae.k",
     "codes": "sae.codes",
+    "compat": "sae.compat",
     "sae_check": "sae.check",
     "threshold": "coverage.threshold",
     "relevance": "coverage.relevance",
