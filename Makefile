@@ -35,8 +35,8 @@ setup: .venv/.setup
 	@touch $@
 
 .venv/.setup-slow: .venv/.setup
-	@echo "installing SAELens and sparsify into .venv"
-	@$(PIP) -e '.[saelens]' eai-sparsify
+	@echo "installing SAELens, sparsify and Ray into .venv"
+	@$(PIP) -e '.[saelens,ray]' eai-sparsify
 	@touch $@
 
 browser:
