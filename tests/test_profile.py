@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facsynth.bins import EDGES, N_LENGTH_BINS, activation_bin, length_bin, round_to_edge
+from facsynth.bins import EDGES, N_LENGTH_BINS, activation_bin, best_samples, length_bin, round_to_edge
 from facsynth.errors import InputError, MismatchError, ModelError
 from facsynth.profile import Profile, ProfileBuilder, merge
 
@@ -210,3 +210,18 @@ def test_bad_entries_and_thresholds_are_refused() -> None:
         profile.firing_samples(np.array([0, 1, 0.3, 0], np.float32))
     with pytest.raises(InputError, match="4 features"):
         profile.firing_samples(np.zeros(3, np.float32))
+
+
+@given(st.integers(0, 1000), st.integers(1, 400))
+def test_the_best_of_different_samples_are_the_best_whichever_way_they_are_found(rng_seed: int, n: int) -> None:
+    rng = np.random.default_rng(rng_seed)
+    pairs = rng.permutation(5 * 200)[:n]
+    feature, sample = pairs // 200, (pairs % 200).astype(np.uint64)
+    value = rng.choice([0.5, 1.0, 1.5, 3e-3, 40.0], n).astype(np.float32)  # many ties
+    position = rng.integers(9, size=n).astype(np.int32)
+    found = best_samples(feature, value, sample, position, 5, different=True)
+    for ours, theirs in zip(found, best_samples(feature, value, sample, position, 5), strict=True):
+        assert ours.tolist() == theirs.tolist()
+    for i in range(5):
+        rows = sorted((-value[feature == i]).tolist(), key=float)
+        assert (-found[0][i]).tolist()[: len(rows)] == rows[:16]

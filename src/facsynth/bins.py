@@ -90,16 +90,20 @@ def sum_by_key(key: Ints, *counts: Ints) -> tuple[Ints, ...]:
 
 
 def best_samples(
-    feature: Ints, value: Floats, sample: Ids, position: Positions, d_sae: int
+    feature: Ints, value: Floats, sample: Ids, position: Positions, d_sae: int, *, different: bool = False
 ) -> tuple[Floats, Ids, Positions]:
     """Value, sample and position of the 16 best different samples of each feature, [d_sae, 16] each, 0 where empty.
 
     Ties go to the lower sample id. Taken of the best of parts, they are the best of the whole, in any order.
+    `different`: no pair of feature and sample comes twice; that is a fifth of the work.
     """
-    order = np.lexsort((position, -value, sample, feature))
-    f, s = feature[order], sample[order]
-    order = order[_first_of_run((f[1:] != f[:-1]) | (s[1:] != s[:-1]), len(order))]
-    order = order[np.lexsort((sample[order], -value[order], feature[order]))]
+    if different:
+        order = _by_value(feature, value, sample)
+    else:
+        order = np.lexsort((position, -value, sample, feature))
+        f, s = feature[order], sample[order]
+        order = order[_first_of_run((f[1:] != f[:-1]) | (s[1:] != s[:-1]), len(order))]
+        order = order[_by_value(feature[order], value[order], sample[order])]
     f = feature[order]
     rank = np.arange(len(f)) - np.searchsorted(f, f)
     order, at = order[rank < N_TOP], (f[rank < N_TOP], rank[rank < N_TOP])
@@ -110,6 +114,18 @@ def best_samples(
     )
     tops[0][at], tops[1][at], tops[2][at] = value[order], sample[order], position[order]
     return tops
+
+
+def _by_value(feature: Ints, value: Floats, sample: Ids) -> Ints:
+    """The order by feature, then falling value (above 0), then sample: one sort of whole numbers, ties behind it."""
+    falling = np.uint64(0xFFFFFFFF) - value.view(np.uint32).astype(np.uint64)  # floats above 0 rise as their bits do
+    key = feature.astype(np.uint64) << np.uint64(32) | falling
+    order = np.argsort(key)
+    key = key[order]
+    same = key[1:] == key[:-1]
+    tied = np.flatnonzero(np.append(same, False) | np.append(False, same)) if len(key) else order
+    order[tied] = order[tied][np.lexsort((sample[order[tied]], key[tied]))]
+    return order
 
 
 def bincount(index: Ints, counts: Ints, n: int) -> Ints:

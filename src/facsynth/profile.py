@@ -215,7 +215,7 @@ class ProfileBuilder:
         key = feature << FEATURE_BITS | length_bin(tokens)[sample] << LENGTH_BITS
         position = np.asarray(positions, np.int32)[fires]
         counts = np.asarray(firing_tokens, np.int64)[fires]
-        self._waiting.append((tokens, key | activation_bin(value), counts, value, ids[sample], position))
+        self._waiting.append((tokens, key | activation_bin(value), counts, value, ids[sample], position, ids))
         self._n_waiting += len(key) + len(ids)
         if self._n_waiting > max(WAITING_ENTRIES, len(self._done.cell_key)):
             self._count()
@@ -228,14 +228,14 @@ class ProfileBuilder:
     def _count(self) -> None:
         if not self._waiting:
             return
-        tokens, key, counts, *best = (np.concatenate(column) for column in zip(*self._waiting, strict=True))
+        tokens, key, counts, *best, ids = (np.concatenate(column) for column in zip(*self._waiting, strict=True))
         length = length_bin(tokens)
         lengths = np.array([bincount(length, n, N_LENGTH_BINS) for n in (np.ones_like(length), tokens)])
         feature = key >> FEATURE_BITS
         hopeful = best[0] >= self._done.top_value[feature, -1]
         cells, best = (key, np.ones_like(key), counts), [column[hopeful] for column in (feature, *best)]
-        batch = _gather(self._done.space, self._done.d_sae, cells, best, lengths)
-        self._done = merge([self._done, batch])
+        once = len(np.unique(ids)) == len(ids)
+        self._done = merge([self._done, _gather(self._done.space, self._done.d_sae, cells, best, lengths, once)])
         self._waiting, self._n_waiting = [], 0
 
 
@@ -280,13 +280,14 @@ def check_same_space(
             )
 
 
-def _gather(
-    space: Mapping[str, str], d_sae: int, cells: Sequence[Ints], best: Sequence[npt.NDArray[Any]], lengths: Ints
-) -> Profile:
+def _gather(  # noqa: PLR0917 -- a column each
+    space: Mapping[str, str], d_sae: int, cells: Sequence[Ints], best: Sequence[npt.NDArray[Any]], lengths: Ints,
+    once: bool = False,
+) -> Profile:  # fmt: skip
     """A profile from cells (key, samples, tokens; keys may repeat) and maxima (feature, value, sample, position)."""
-    feature, value, sample, position = best
     counts = zip(_CELLS, sum_by_key(*cells), strict=True)
-    tops = zip(_TOP, best_samples(feature, value, sample, position, d_sae), strict=True)
+    feature, value, sample, position = best
+    tops = zip(_TOP, best_samples(feature, value, sample, position, d_sae, different=once), strict=True)
     fields: dict[str, Any] = dict([*counts, *tops])
     return Profile(space=space, d_sae=d_sae, length_samples=lengths[0], length_tokens=lengths[1], **fields)
 
