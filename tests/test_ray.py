@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from facsynth.features.ray import on_ray
 from facsynth.records import Message, Progress, Sample
 from facsynth.text.corpus import Corpus
 from tiny import chats
+from tiny_ray import runs, until
 
 pytestmark = [
     pytest.mark.slow,
@@ -119,21 +118,7 @@ def stop_after(n: int) -> Progress:
 
 def alive(pids: Path) -> list[int]:
     """The processes that left their number in a folder and go on."""
-    return [int(path.name) for path in pids.iterdir() if runs(Path("/proc", path.name))]
-
-
-def runs(process: Path) -> bool:
-    """Whether it does: what is dead may stand there until somebody asks how it ended."""
-    with suppress(OSError):
-        return "\nState:\tZ" not in (process / "status").read_text(encoding="utf-8")
-    return False
-
-
-def until(holds: Callable[[], bool], within_s: float = 30) -> None:
-    end = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    return [int(path.name) for path in pids.iterdir() if runs(int(path.name))]
 
 
 def test_a_stopped_run_leaves_no_actors_and_either_engine_goes_on(

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import tiny
@@ -82,3 +83,18 @@ def changing(model: Path, seen: Path) -> FeatureSpace:
         return opened(model, "bfloat16")
     seen.touch()
     return opened(model)
+
+
+def runs(pid: int) -> bool:
+    """Whether a process does: a dead one may stand in /proc until somebody asks how it ended."""
+    with suppress(OSError):
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    return False
+
+
+def until(holds: Callable[[], object], within_s: float = 60) -> None:
+    """Wait for it."""
+    end = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.1)

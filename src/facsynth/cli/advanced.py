@@ -49,19 +49,15 @@ def encode(
 
     Example:  facsynth encode broad.jsonl -o runs/broad
     """
+    _check_engine(engine, ray_address, ray_actors)
     settings = o.resolve(None, [corpus], **options)
     with shown_progress() as progress:
         from facsynth.assemble import read_data
         from facsynth.features.encoded import Part
         from facsynth.features.encoded import encode as encode_corpus
-        from facsynth.features.ray_cluster import import_ray
         from facsynth.lock import locked
         from facsynth.measure import notes_on_rows
 
-        if engine == "ray":
-            import_ray()
-        elif ray_address or ray_actors:
-            raise SettingsError("--ray-address and --ray-actors say how Ray is used, and it is not\nAdd --engine ray.")
         part = Part.parse(shard) if shard else None
         data = read_data(settings.data, "seed", progress)
         with locked(out):
@@ -74,6 +70,16 @@ def encode(
     _print_encoded(encoded, json)
     for text in (*notes, *notes_on_rows("corpus", encoded)):
         note(f"note: {text}")
+
+
+def _check_engine(engine: str, address: str | None, actors: int | None) -> None:
+    """Before anything is read: minutes later it would be the same error."""
+    from facsynth.features.ray_cluster import import_ray
+
+    if engine == "ray":
+        import_ray()
+    elif address or actors:
+        raise SettingsError("--ray-address and --ray-actors say how Ray is used, and it is not\nAdd --engine ray.")
 
 
 Pool = tuple["Space", Sequence[str], "Engine | None"]

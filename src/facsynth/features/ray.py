@@ -15,8 +15,6 @@ too: an actor takes that of this process (OMP_NUM_THREADS sets it).
 
 from __future__ import annotations
 
-import asyncio
-from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -31,15 +29,18 @@ from facsynth.errors import FacsynthError, IncompleteError, ModelError, Settings
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Engine, Todo
 from facsynth.features.ray_cluster import Need, connected, import_ray, number_of_actors
+from facsynth.features.ray_feed import Feed
 from facsynth.features.ray_messages import Result, SpaceFacts, packed, unpacked
 from facsynth.features.shards import table_of
 from facsynth.model.backbone import is_out_of_memory
-from facsynth.records import Failure, Sample
+from facsynth.records import Failure
 
 WINDOW = 4
 """Shards for each actor that are out at once. Two are at the actor itself, so two may be done and not yet written."""
 STARTS = 4
 """So often all actors may start without one finished shard between; then something kills them each time."""
+NO_FEED = -1
+"""The ticket of an actor that finds nobody to bring its shard to."""
 KILLED = (
     "actors start and are killed before they finish a shard, over and over\n"
     "Often the memory is full, see `dmesg` on the nodes; fewer actors need less (--ray-actors).\n"
@@ -139,16 +140,14 @@ class _RayEngine:
             offer(WINDOW * self.n_actors)
             if not out:
                 return
-            with _lost_as_incomplete(self.ray), closing(self._results(feed, len(todo))) as results:
-                for result in results:
-                    if result.error:
-                        raise unpacked(result.error)
-                    if result.ticket not in out:
-                        continue
-                    out.remove(result.ticket)
-                    feed.drop.remote(result.ticket)
-                    yield result.number, result.table, result.failures
-                    offer(1)
+            with _lost_as_incomplete(self.ray), closing(self._done(feed, len(todo))) as done:
+                for ticket in done:
+                    if ticket == NO_FEED:
+                        raise IncompleteError(LOST.format("the feed of shards"))
+                    if ticket in out:  # a task that Ray repeats comes twice
+                        out.remove(ticket)
+                        yield _opened_result(self.ray.get(feed.collect.remote(ticket)))
+                        offer(1)
             if out:
                 raise IncompleteError(LOST.format(f"{len(out)} shards did not come back"))
         finally:
@@ -158,12 +157,16 @@ class _RayEngine:
         """On the node of this process, with which it would be lost anyway; it takes no CPU."""
         here = self.ray.get_runtime_context().get_node_id()
         beside = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
-        return self.ray.remote(num_cpus=0, scheduling_strategy=beside)(_Feed).remote(STARTS * self.n_actors)
+        return self.ray.remote(num_cpus=0, scheduling_strategy=beside)(Feed).remote(STARTS * self.n_actors)
 
-    def _results(self, feed: Any, n_tickets: int) -> Generator[Result]:
-        """As they come, of a Ray Data run over the tickets: a ticket is a block, so that it is a task."""
+    def _done(self, feed: Any, n_tickets: int) -> Generator[int]:
+        """Tickets as they are done, of a Ray Data run over all: each is a block, so that it is a task.
+
+        What an actor made of its shard stays out of the blocks: Ray Data would wait for those of a lost node until they
+        are made again, and hold the cards that this needs meanwhile.
+        """
         data = self.ray.data
-        rows = (
+        blocks = (
             data.from_items(list(range(n_tickets)), override_num_blocks=n_tickets)
             .map_batches(
                 _Worker,
@@ -173,10 +176,16 @@ class _RayEngine:
                 num_cpus=self.need.n_cpus,
                 num_gpus=self.need.n_gpus,
             )
-            .iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0)
+            .iter_batches(batch_size=1, prefetch_batches=0)
         )
-        for row in rows:
-            yield Result.of_row(row)
+        for block in blocks:
+            yield int(block["ticket"][0])
+
+
+def _opened_result(found: Result | str) -> Result:
+    if isinstance(found, str):
+        raise unpacked(found)
+    return found
 
 
 class _Worker:
@@ -185,78 +194,44 @@ class _Worker:
     def __init__(self, open_space: Callable[[], FeatureSpace], facts: SpaceFacts, feed: Any, n_threads: int) -> None:
         self._open_space, self._facts, self._feed, self._n_threads = open_space, facts, feed, n_threads
         self._space: FeatureSpace | None = None
+        self._ray = import_ray()
 
-    def __call__(self, batch: Mapping[str, Any]) -> pa.Table:
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[int]]:
         ticket = int(batch["item"][0])
         try:
-            return self._pool(ticket).as_row()
+            result = self._pool_or_error(ticket)
+            if result is not None:
+                self._ray.get(self._feed.bring.remote(ticket, result))
+        except self._ray.exceptions.RayActorError:
+            return {"ticket": [NO_FEED]}
+        return {"ticket": [ticket]}
+
+    def _pool_or_error(self, ticket: int) -> Result | str | None:
+        try:
+            return self._pool(ticket)
         except FacsynthError as err:
-            return Result.of_error(ticket, err).as_row()
+            return packed(err)
         except (MemoryError, RuntimeError) as err:
             if not is_out_of_memory(err):
                 raise
-            full = ModelError(
-                f"out of memory on {_node()}\nGive --ray-actors fewer, or --device cpu, and run it again."
-            )
-            return Result.of_error(ticket, full).as_row()
+            return packed(ModelError(f"out of memory on {_node()}\nGive --ray-actors fewer, and run it again."))
 
-    def _pool(self, ticket: int) -> Result:
+    def _pool(self, ticket: int) -> Result | None:
         space = self._space = self._space or self._opened()
-        shard = self._ask(self._feed.take.remote(ticket))
+        shard = self._ray.get(self._feed.take.remote(ticket))
         if shard is None:
-            return Result.of_nothing(ticket)
+            return None
         number, samples = shard
         pooled = space.pool(samples)
-        return Result(ticket, number, table_of(pooled), pooled.failures, "")
+        return Result(number, table_of(pooled), pooled.failures)
 
     def _opened(self) -> FeatureSpace:
-        if not self._ask(self._feed.begin.remote()):
+        if not self._ray.get(self._feed.begin.remote()):
             raise ModelError(KILLED)
         torch.set_num_threads(self._n_threads)
         space = self._open_space()
         self._facts.check(SpaceFacts.of(space, _node()))
         return space
-
-    def _ask(self, reference: Any) -> Any:
-        ray = import_ray()
-        try:
-            return ray.get(reference)
-        except ray.exceptions.RayActorError as err:
-            raise IncompleteError(LOST.format("the feed of shards")) from err
-
-
-class _Feed:
-    """Shards on their way to the actors; an actor itself, beside this process. Each waits here until it is written."""
-
-    def __init__(self, n_starts: int) -> None:
-        self._n_starts, self._begun = n_starts, 0
-        self._shards: defaultdict[int, asyncio.Future[tuple[int, list[Sample]]]] = defaultdict(asyncio.Future)
-        self._written: set[int] = set()
-
-    async def begin(self) -> bool:
-        """An actor asks whether it may start, for the first time or after it died: not without end."""
-        self._begun += 1
-        return self._begun <= self._n_starts
-
-    async def offer(self, ticket: int, number: int, samples: list[Sample]) -> None:
-        """Put a shard in."""
-        self._shards[ticket].set_result((number, samples))
-
-    async def take(self, ticket: int) -> tuple[int, list[Sample]] | None:
-        """Wait for a shard; whoever takes up the ticket of a dead actor gets it once more.
-
-        None where it is written: the node died after it had given its result and before it had told so, and Ray
-        repeats the task.
-        """
-        if ticket in self._written:
-            return None
-        return await asyncio.shield(self._shards[ticket])  # whoever gives up waiting, the next one still gets it
-
-    async def drop(self, ticket: int) -> None:
-        """It is written, or will be at once."""
-        del self._shards[ticket]
-        self._written.add(ticket)
-        self._begun = 0
 
 
 def _node() -> str:

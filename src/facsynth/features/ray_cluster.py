@@ -49,7 +49,9 @@ def connected(ray: Any, address: str | None) -> Iterator[None]:
         ModelError: no Ray answers at the address, or it is another version.
         SettingsError: the address is none.
     """
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it has to say is raised too
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):  # on the screen; the log file of the session has it all
+            handler.setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -110,22 +112,22 @@ def _check_address(where: str) -> None:
     if where in ("local", "auto"):
         return
     host, _, port = where.rpartition(":")
-    if not host or not port.isdigit() or "/" in host:
+    if not host or not port.isdigit() or int(port) >= 1 << 16 or "/" in host:
         raise SettingsError(
             f"{where!r} is no address of a Ray cluster\n"
             "Give HOST:PORT of its head, as `ray start --head` prints it (port 6379), or auto on one of its nodes."
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
-    except (OSError, OverflowError) as err:
+    except OSError as err:
         raise _no_answer(where, str(err)) from err
 
 
 def _no_answer(where: str, reason: str) -> ModelError:
     return ModelError(
         f"no Ray cluster can be used at {where}: {reason}\n"
-        "Run this on one of its nodes, with the version of Ray that it has and the address that `ray status` shows "
-        "there; or leave --ray-address out, for a Ray on this machine alone."
+        "Run this on one of its nodes, with its version of Ray and, where it asks for tokens, RAY_AUTH_MODE=token; "
+        "or leave --ray-address out, for a Ray on this machine alone."
     )
 
 

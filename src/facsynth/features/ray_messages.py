@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -64,41 +64,11 @@ class SpaceFacts:
 
 
 class Result(NamedTuple):
-    """What comes back for one ticket: a pooled shard, or an error."""
+    """What comes back for a shard."""
 
-    ticket: int
     number: int
     table: pa.Table
     failures: list[Failure]
-    error: str
-
-    def as_row(self) -> pa.Table:
-        """As Ray Data carries it; one that is an error has no table."""
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, self.table.schema) as writer:
-            writer.write_table(self.table)
-        failures = json.dumps([asdict(failure) for failure in self.failures])
-        values = (self.ticket, self.number, sink.getvalue().to_pybytes(), failures, self.error)
-        return pa.table({name: [value] for name, value in zip(self._fields, values, strict=True)})
-
-    @classmethod
-    def of_row(cls, row: pa.Table) -> Result:
-        """Back from there."""
-        ticket, number, table, failures, error = (row[name][0].as_py() for name in cls._fields)
-        return cls(
-            ticket, number, pa.ipc.open_stream(table).read_all(),
-            [Failure(**failure) for failure in json.loads(failures)], error,
-        )  # fmt: skip
-
-    @classmethod
-    def of_nothing(cls, ticket: int) -> Result:
-        """Where the shard is there already."""
-        return cls(ticket, -1, pa.table({}), [], "")
-
-    @classmethod
-    def of_error(cls, ticket: int, error: FacsynthError) -> Result:
-        """Instead of a shard."""
-        return cls.of_nothing(ticket)._replace(error=packed(error))
 
 
 def packed(err: FacsynthError) -> str:
