@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -104,3 +107,24 @@ def test_tokens_on_which_nothing_fires_and_no_tokens_at_all() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         assert silent.encode(torch.ones((4, 8), dtype=dtype)).act.tolist() == []
         assert sae.encode(torch.zeros((0, 8), dtype=dtype)).n_tokens == 0
+
+
+def test_no_block_of_products_outlives_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 32 blocks never more than two are there at once: the one at work, and the one before it."""
+    monkeypatch.setattr(screen, "FEATURE_BLOCK", 64)
+    alive: set[int] = set()
+    most = 0
+    whole = Products.blocks
+
+    def counted(self: Products, x: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+        nonlocal most
+        for first, pre in whole(self, x):
+            alive.add(first)
+            weakref.finalize(pre, alive.discard, first)
+            most = max(most, len(alive))
+            yield first, pre
+
+    monkeypatch.setattr(Products, "blocks", counted)
+    for architecture in ("topk", "jumprelu"):
+        sae_of(16, 2048, architecture).encode(tokens(20, 16))
+        assert most <= 2

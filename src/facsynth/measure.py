@@ -143,6 +143,7 @@ def _encode_command(settings: RunSettings, out: str) -> str:
     model, sae = settings.model, settings.sae
     said = {"--model": model.path, "--sae": sae.path, "--sae-k": sae.k, "--hook-point": model.hook_point}
     said |= {"--chat-template-from": model.chat_template_from, "--codes": None if sae.codes == "native" else sae.codes}
+    said |= {"--compat": sae.compat or None}
     words = [word for name, value in said.items() if value not in (None, EMBEDDED) for word in (name, str(value))]
     return shlex.join(["facsynth", "encode", "broad.jsonl", *words, "-o", out])
 

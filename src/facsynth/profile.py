@@ -38,7 +38,7 @@ WAITING_ENTRIES = 500_000
 """Entries that wait at least before they are counted, 40 bytes each."""
 FEATURE_BITS, LENGTH_BITS = 16, 8
 """A cell's key is feature << 16 | length_bin << 8 | activation_bin."""
-SCALE_KEYS = ("d_sae", "model", "sae", "hook_point", "codes")
+SCALE_KEYS = ("d_sae", "model", "sae", "hook_point", "codes", "compat")
 """What two sets must share for their activations to mean the same, though form or max_tokens differ."""
 
 

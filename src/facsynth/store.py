@@ -201,6 +201,8 @@ class Artifact:
         rows = [asdict(failure) for failure in failures]
         if rows:
             write_jsonl(self.folder / f"{name}.failures.jsonl", rows)
+        else:  # of an earlier try, which was killed before the shard
+            (self.folder / f"{name}.failures.jsonl").unlink(missing_ok=True)
         write_atomic(self.folder / name, write)
 
     def finish(self, **counts: Any) -> dict[str, Any]:

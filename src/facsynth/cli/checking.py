@@ -16,7 +16,7 @@ N_SAMPLES = 1024
 """Read at most: 512 content tokens are enough."""
 NAME_CHARS = 20
 """The end of a long path, in the table."""
-SPACE = {name: option for name, option in o.SPACE.items() if name not in {"sae", "codes", "sae_check"}}
+SPACE = {name: option for name, option in o.SPACE.items() if name not in {"sae", "codes", "compat", "sae_check"}}
 
 
 @o.takes(SPACE, o.ROWS)

@@ -11,7 +11,16 @@ from pathlib import Path
 from facsynth.errors import InputError
 from facsynth.store import file_sha256, read_json, write_json
 
-WEIGHT_FILES = ("*.safetensors", "config.json", "tokenizer*", "vocab*", "merges.txt", "chat_template*", "*.model")
+WEIGHT_FILES = (
+    "*.safetensors",
+    "*.bin",
+    "config.json",
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "chat_template*",
+    "*.model",
+)
 
 
 def model_hash(folder: Path, cache: Path) -> str:

@@ -67,7 +67,7 @@ def k_largest(exact: Products, rough: Products, x: torch.Tensor, k: int) -> Firi
         error = slack + ROUNDING * low.abs()
         bound = torch.maximum(bound, low - error)  # the k-th largest of all is no lower, in float32
         token, feature = _where(pre >= _rounded_down(bound - error, pre.dtype)[:, None])
-        found.append((token, feature + first, pre))
+        found.append((token, feature + first, pre[token, feature]))
     token, feature, act = _exact(exact, rough, x, found)
     return _largest_of(token, feature, act, k, len(x))
 
@@ -83,7 +83,7 @@ def above_limits(exact: Products, rough: Products, x: torch.Tensor, limits: torc
         limit = limits[first : first + FEATURE_BLOCK]
         lowest = limit if rough is exact else limit * (1 - ROUNDING) - slack[:, None]
         token, feature = _where(pre > lowest)
-        found.append((token, feature + first, pre))
+        found.append((token, feature + first, pre[token, feature]))
     token, feature, act = _exact(exact, rough, x, found)
     fires = act > limits[feature]
     return token[fires], feature[fires], act[fires]
@@ -107,18 +107,11 @@ def _exact(
     exact: Products, rough: Products, x: torch.Tensor, found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 ) -> Firing:
     """(token, feature, float32 pre-activation) of what was found, sorted by token, then feature."""
-    token, feature = (torch.cat([part[i] for part in found]) for i in (0, 1))
-    if rough is exact:
-        values = [pre[rows, columns % FEATURE_BLOCK] for rows, columns, pre in found]
-        act = torch.cat(values)
-    else:
-        act = torch.zeros(0)
+    token, feature, act = (torch.cat([part[i] for part in found]) for i in range(3))
     if len(found) > 1:
         order = (token * exact.W.shape[1] + feature).argsort()
-        token, feature, act = token[order], feature[order], act[order] if rough is exact else act
-    if rough is not exact:
-        act = _sampled(exact, x, token, feature)
-    return token, feature, act
+        token, feature, act = token[order], feature[order], act[order]
+    return token, feature, act if rough is exact else _sampled(exact, x, token, feature)
 
 
 def _sampled(exact: Products, x: torch.Tensor, token: torch.Tensor, feature: torch.Tensor) -> torch.Tensor:
