@@ -12,7 +12,7 @@ CHROMIUM ?= /usr/bin/chromium
 help:
 	@echo "make demo       the main job on the embedded model, into runs/demo"
 	@echo "make test       every check: lint, format, types, tests, a browser, ten kills"
-	@echo "make test-slow  tests that take minutes, and those against SAELens and sparsify"
+	@echo "make test-slow  tests that take minutes, and those against SAELens, sparsify and Ray"
 	@echo "make bench      speed and memory, side by side with other ways of doing it"
 	@echo "make bench-gpu  encoding on one CUDA device, Llama-3.1-8B's shape, random weights"
 	@echo "make setup      the virtual environment alone"
