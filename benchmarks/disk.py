@@ -10,7 +10,8 @@ from pathlib import Path
 from figures import REPEATS, CheckError, Row, interleaved
 from parts import anchor_samples, open_embedded
 
-from facsynth.features.encoded import Encoded, encode
+from facsynth.features.encoded import Encoded, encode, settings_of
+from facsynth.features.reuse import Known
 from facsynth.records import Message, Sample
 from facsynth.text.corpus import Corpus
 
@@ -26,7 +27,8 @@ def rows(quick: bool) -> list[Row]:
         first = encode(Corpus.of(samples), space, Path(folder, "first"))
 
         def again(reuse: list[Path]) -> Encoded:
-            return encode(Corpus.of(changed), space, Path(folder, str(next(numbers))), reuse=reuse)
+            known = Known(reuse, settings_of(space))
+            return encode(Corpus.of(changed), space, Path(folder, str(next(numbers))), known=known)
 
         _check(first, again([first.folder]), {s.sample_id for s in samples} & {s.sample_id for s in changed})
         ways = {"all": lambda: again([]), "reused": lambda: again([first.folder])}

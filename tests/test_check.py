@@ -171,6 +171,8 @@ def test_an_sae_that_fits_is_measured_without_a_word_and_checked_once(
     assert (again.code, "checking the SAE" in again.stderr) == (0, False)
     (kept,) = (tmp_path / "checks").iterdir()
     assert json.loads(kept.read_text("utf-8"))["verdict"] == FITS
+    other = facsynth("coverage", parts.anchor, *options("fits"), "-o", tmp_path / "other")
+    assert (other.code, "checking the SAE" in other.stderr) == (0, True), "figures are those of the data at hand"
     for damage in ("{", '{"verdict": "fits", "reasons": 3}'):
         kept.write_text(damage, encoding="utf-8")
         done = facsynth("coverage", parts.seed, *options("fits"), "-o", tmp_path / "c")

@@ -17,6 +17,7 @@ from facsynth.records import Message, Sample
 from facsynth.settings import parse_settings
 from facsynth.text.compat import fac_tokens
 from facsynth.text.template import Template
+from tiny_cli import facsynth
 
 
 def long_text(n_words: int) -> Sample:
@@ -57,9 +58,12 @@ def test_maxima_are_those_of_the_whole_rendering_in_ten_lines_of_numpy(tmp_path:
     assert "compat" in space.identity
 
 
-def test_it_is_for_dense_codes_alone() -> None:
+def test_it_is_for_dense_codes_alone_which_is_said_before_anything_is_read(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="compat fac measures relu codes, asked for native"):
         EncodeSettings(compat="fac")
+    done = facsynth("encode", tmp_path / "not-there.jsonl", "--compat", "fac", "-o", tmp_path / "out")
+    assert done.code == 2
+    assert "compat fac measures relu codes, asked for native\nSet sae.codes: relu (--codes relu)." in done.stderr
 
 
 def test_a_settings_file_asks_for_it(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from facsynth.errors import InputError, MismatchError
 from facsynth.features import encoded as module
 from facsynth.features import shards
 from facsynth.features.encode import EncodeSettings, FeatureSpace
-from facsynth.features.encoded import Encoded, encode
+from facsynth.features.encoded import Encoded, encode, settings_of
+from facsynth.features.reuse import Known
 from facsynth.model.backbone import Backbone
 from facsynth.profile import merge
 from facsynth.records import Failure, Message, Sample
@@ -115,16 +116,17 @@ def test_incidence_lists_every_pair_above_its_threshold_once(backbone: Backbone,
     space, samples = space_of(backbone), chats(10)
     found = encode(corpus_of(samples), space, tmp_path)
     thresholds = np.linspace(0, 3, 64).astype(np.float32)
+    asked = np.array([3, 5, 8, 21, 34, 40, 41, 55])
     pooled = space.pool(samples)
     expected = {
         (index, feature)
         for index in range(10)
         for feature, (activation, _) in pooled.maxima(index).items()
-        if activation > thresholds[feature]
+        if activation > thresholds[feature] and feature in asked
     }
-    pairs = list(zip(*(column.tolist() for column in found.incidence(thresholds)), strict=True))
+    pairs = list(zip(*(column.tolist() for column in found.incidence(asked, thresholds)), strict=True))
     assert len(pairs) == len(expected) and set(pairs) == expected
-    assert 0 < len(pairs) < len(found.incidence(np.zeros(64, np.float32))[0])
+    assert 0 < len(pairs) < len(found.incidence(asked, np.zeros(64, np.float32))[0])
 
 
 def test_shard_size_changes_nothing(backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +229,12 @@ def test_samples_that_stand_in_an_earlier_folder_are_copied(backbone: Backbone, 
     encode(corpus_of(samples[:30]), space, tmp_path / "old")
     changed = [*samples[35:], *samples[3:20][::-1], samples[7], special(), *samples[25:33]]
     with counted(backbone) as passes:
-        found = encode(corpus_of(changed), space, tmp_path / "new", reuse=[tmp_path / "gone", tmp_path / "old"])
+        found = encode(
+            corpus_of(changed),
+            space,
+            tmp_path / "new",
+            known=Known([tmp_path / "gone", tmp_path / "old"], settings_of(space)),
+        )
     assert sum(passes) == 5 + 3
     plain = encode(corpus_of(changed), space, tmp_path / "plain")
     assert found.manifest == plain.manifest
@@ -250,10 +257,10 @@ def test_samples_that_stand_in_an_earlier_folder_are_copied(backbone: Backbone, 
 
 
 def test_an_earlier_folder_of_another_space_is_not_used(backbone: Backbone, tmp_path: Path) -> None:
-    corpus = corpus_of(chats(6))
+    corpus, space = corpus_of(chats(6)), space_of(backbone)
     encode(corpus, space_of(backbone, codes="relu"), tmp_path / "relu")
     with counted(backbone) as passes:
-        encode(corpus, space_of(backbone), tmp_path / "native", reuse=[tmp_path / "relu"])
+        encode(corpus, space, tmp_path / "native", known=Known([tmp_path / "relu"], settings_of(space)))
     assert sum(passes) == 6
 
 
@@ -261,7 +268,7 @@ def test_equal_samples_are_kept_as_often_as_they_come(backbone: Backbone, tmp_pa
     space, samples = space_of(backbone), chats(5)
     repeated = [*samples, samples[0], samples[0], samples[3]]
     found = encode(corpus_of(repeated), space, tmp_path / "a")
-    copied = encode(corpus_of(repeated), space, tmp_path / "b", reuse=[tmp_path / "a"])
+    copied = encode(corpus_of(repeated), space, tmp_path / "b", known=Known([tmp_path / "a"], settings_of(space)))
     for one in (found, copied):
         assert list(one.ids()) == [sample.sample_id for sample in repeated]
         assert one.profile.n_samples == 8

@@ -16,6 +16,7 @@ from facsynth.profile import merge
 from facsynth.records import Message, Sample
 from facsynth.text.corpus import Corpus
 from tiny import chats
+from tiny_cli import Parts, facsynth
 
 EMPTY = Sample((Message("user", "<|im_end|>"), Message("assistant", "</s>")))
 
@@ -98,3 +99,19 @@ def test_a_part_that_is_none_is_a_settings_error(text: str) -> None:
     with pytest.raises(SettingsError, match="there is no shard"):
         Part.parse(text)
     assert str(Part.parse("2/7")) == "2/7"
+
+
+def test_a_folder_to_reuse_is_used_or_refused(tmp_path: Path) -> None:
+    tiny_parts = Parts(tmp_path)
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    encoding = ("encode", tiny_parts.anchor, *tiny_parts.space, "--form", "message")
+    assert facsynth(*encoding, "-o", half, "--shard", "1/1").code == 0
+    done = facsynth(*encoding, "-o", whole, "--reuse", half)
+    n_samples = Encoded.open(half).profile.n_samples
+    assert (done.code, f"{n_samples} samples were there already: {half}" in done.stderr) == (0, True), done
+    for folder, options, reason in (
+        (tmp_path / "gone", (), r"gone holds no result of `facsynth encode`"),
+        (half, ("--codes", "relu"), "half cannot be reused: it was encoded with another codes\n  there  native"),
+    ):
+        done = facsynth(*encoding, *options, "-o", tmp_path / "new", "--reuse", folder)
+        assert (done.code, reason in done.stderr) == (1, True), done

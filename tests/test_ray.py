@@ -17,9 +17,10 @@ import tiny_ray
 from facsynth.errors import FacsynthError, InputError, ModelError, SettingsError
 from facsynth.features import encoded as module
 from facsynth.features.encode import FeatureSpace
-from facsynth.features.encoded import Encoded, Part, encode
+from facsynth.features.encoded import Encoded, Part, encode, settings_of
 from facsynth.features.merge import merge_encoded
 from facsynth.features.ray import on_ray
+from facsynth.features.reuse import Known
 from facsynth.records import Message, Progress, Sample
 from facsynth.text.corpus import Corpus
 from tiny import chats
@@ -210,10 +211,12 @@ def test_parts_and_earlier_folders_go_with_ray(
         for number, folder in enumerate(parts, start=1):
             encode(CORPUS, facts, folder, part=Part(number, 2), engine=engine)
         changed = corpus_of([*SAMPLES[10:], *chats(3, rng_seed=7)])
-        encode(changed, facts, tmp_path / "ray", reuse=parts, engine=engine)
+        known = Known(parts, settings_of(facts))
+        encode(changed, facts, tmp_path / "ray", known=known, engine=engine)
+        assert known.n_found == len(SAMPLES) - 10
         encode(CORPUS, facts, parts[0], part=Part(1, 2), engine=engine)
     assert files(merge_encoded(parts, tmp_path / "merged").folder) == whole
-    encode(changed, opened(), tmp_path / "local", reuse=parts)
+    encode(changed, opened(), tmp_path / "local", known=Known(parts, settings_of(facts)))
     assert files(tmp_path / "ray") == files(tmp_path / "local")
 
 

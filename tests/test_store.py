@@ -252,7 +252,7 @@ def test_only_what_our_own_killed_processes_left_is_swept(tmp_path: Path) -> Non
     (foreign / "plan.json").write_text("{}")
     for folder in (ours, foreign):
         (folder / "deep").mkdir()
-        (folder / "deep" / ".00001.parquet.123.tmp").write_text("half")
+        (folder / "deep" / ".00001.parquet.0123456789abcdef.tmp").write_text("half")
         (folder / "deep" / ".work.tmp").write_text("mine")
         (folder / ".folder.1.tmp").mkdir()
         with locked(folder):
@@ -285,8 +285,7 @@ def test_an_artifact_is_done_when_its_manifest_is_there(tmp_path: Path) -> None:
     manifest = again.finish(n_samples=3)
     assert manifest == artifact.manifest == Artifact.reopen(tmp_path / "a", "encode").manifest
     assert manifest == {"fingerprint": artifact.fingerprint, "schema": SCHEMA, "n_failures": 0, "n_samples": 3}
-    assert Artifact.settings_of(tmp_path / "a") == SETTINGS
-    assert Artifact.settings_of(tmp_path / "b") is None
+    assert Artifact.reopen(tmp_path / "a", "encode").settings == SETTINGS
 
 
 @pytest.mark.parametrize(

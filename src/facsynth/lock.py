@@ -12,7 +12,7 @@ from pathlib import Path
 from facsynth.errors import InputError, StorageError
 from facsynth.store import make_folder, read_json
 
-_HALF_WRITTEN = re.compile(r"\..+\.\d+\.tmp")
+_HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 
 
 @contextmanager

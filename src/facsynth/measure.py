@@ -95,7 +95,7 @@ def measure(anchor: Encoded, seed_set: Encoded, background: Profile | None, sett
     covered = coverage(seed_set.profile, aims, thresholds, asked.min_support)
     interval = None
     if seed_set.profile.n_samples >= 4 and covered.value > 0:
-        rows = seed_set.incidence(thresholds)
+        rows = seed_set.incidence(aims.feature_ids, thresholds)
         interval = coverage_interval(*rows, seed_set.profile.n_samples, aims.feature_ids, min_support=asked.min_support)
     scale = _scale(anchor, seed_set.profile, background, aims, thresholds, settings)
     return Measured(

@@ -22,8 +22,8 @@ from facsynth.assemble import background_path, check_form, open_background, open
 from facsynth.coverage.plan import attempted, make_plan, read_plan, write_plan
 from facsynth.errors import MismatchError
 from facsynth.features.encode import FeatureSpace
-from facsynth.features.encoded import Encoded, encode
-from facsynth.features.reuse import known_folders, remember
+from facsynth.features.encoded import Encoded, encode, settings_of
+from facsynth.features.reuse import Known, known_folders, remember
 from facsynth.features.spans import best_spans
 from facsynth.llm import Ledger, LedgerWriter
 from facsynth.lock import locked
@@ -151,7 +151,8 @@ def measure_run(
     progress("loading the model", 0, None)
     space = open_space(settings, cache)
     background = open_background(settings, space)
-    notes = check_before_measuring(space, chain.from_iterable(corpora or ()), settings, cache, progress)
+    samples = chain.from_iterable(corpora or ())
+    notes = check_before_measuring(space, samples, settings, cache, progress, data=_fingerprints(corpora, out))
     anchor, seed_set = (
         _encode_part(corpus, space, out / "features" / which, cache, progress)
         for which, corpus in zip(("anchor", "seed"), corpora or (None, None), strict=True)
@@ -260,6 +261,13 @@ def _check_background(settings: RunSettings, cache: Path) -> None:
     check_background(place, settings)
 
 
+def _fingerprints(corpora: Corpora | None, out: Path) -> list[str]:
+    """Of anchor and seed set, of encoded ones too."""
+    if corpora is not None:
+        return [corpus.fingerprint for corpus in corpora]
+    return [Artifact.reopen(out / "features" / which, "encode").parents["corpus"] for which in ("anchor", "seed")]
+
+
 def _encode_part(corpus: Corpus | None, space: FeatureSpace, out: Path, cache: Path, progress: Progress) -> Encoded:
     if corpus is None:
         return Encoded.open(out)
@@ -267,7 +275,8 @@ def _encode_part(corpus: Corpus | None, space: FeatureSpace, out: Path, cache: P
     def named(what: str, done: int, total: int | None) -> None:
         progress(f"{what} {out.name}", done, total)
 
-    encoded = encode(corpus, space, out, reuse=known_folders(cache, space.fingerprint), progress=named)
+    known = Known(known_folders(cache, space.fingerprint), settings_of(space))
+    encoded = encode(corpus, space, out, known=known, progress=named)
     remember(cache, space.fingerprint, out)
     return encoded
 

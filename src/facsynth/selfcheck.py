@@ -1,4 +1,4 @@
-"""What the self-check of an SAE leads to: nothing, notes, or a refusal; once for each model, SAE, hook and template.
+"""What the self-check of an SAE leads to: nothing, notes, or a refusal; once for each feature space and data.
 
 Before: `assemble` opens the parts, `features.check` measures them. After: `pipeline`, and the commands that encode and
 that compare SAEs.
@@ -33,23 +33,30 @@ NOTHING_FITS = "No other block, part of a block, scale or convention fits either
 
 
 def check_before_measuring(
-    space: FeatureSpace, samples: Iterable[Sample], settings: RunSettings, cache: Path, progress: Progress = no_progress
+    space: FeatureSpace,
+    samples: Iterable[Sample],
+    settings: RunSettings,
+    cache: Path,
+    progress: Progress = no_progress,
+    *,
+    data: Sequence[str],
 ) -> tuple[str, ...]:
     """Notes on an SAE that fits badly; none on one that fits, or where there are too few tokens to tell.
 
     Args:
         space: about to be measured in.
-        samples: the data; read only where no verdict is kept.
+        samples: the data; read only where no verdict on it is kept.
         settings: `sae.check` decides what is done about an SAE that does not fit.
         cache: where verdicts are kept. One that refuses is kept too, but found anew before it is acted on.
         progress: told when it begins.
+        data: fingerprints of the data, since the figures of a verdict are those of its texts.
 
     Raises:
         ModelError: it does not fit, and `sae.check` is refuse.
     """
     if settings.sae.check == "off":
         return ()
-    kept = cache / "checks" / f"{_key(space)}.json"
+    kept = cache / "checks" / f"{_key(space, data)}.json"
     record = _read(kept)
     if record is None or (record["verdict"] == REFUSED and settings.sae.check == "refuse"):
         progress("checking the SAE", 0, None)
@@ -153,10 +160,10 @@ def refusal(space: FeatureSpace, checked: Checked, settings: RunSettings) -> str
     ])  # fmt: skip
 
 
-def _key(space: FeatureSpace) -> str:
-    """Of what a verdict depends on, but for the texts: the SAE is checked with its own codes, whatever is measured."""
+def _key(space: FeatureSpace, data: Sequence[str]) -> str:
+    """Of what a verdict depends on: the SAE is checked with its own codes, whatever is measured."""
     parts = {name: value for name, value in space.identity.items() if name not in {"codes", "max_tokens", "compat"}}
-    return fingerprint([VERSION, parts])
+    return fingerprint([VERSION, parts, list(data)])
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ import os
 import shlex
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -20,12 +20,13 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from facsynth.coverage.threshold import Threshold
 from facsynth.errors import SettingsError
 from facsynth.synthesis.requests import SynthesisSettings
-from facsynth.text.forms import form_roles
+from facsynth.text.forms import check_compat, form_roles
 from facsynth.text.layouts import Fields, kind_of
 
 EMBEDDED = "embedded"
@@ -97,9 +98,14 @@ class SaeBlock(Block):
     codes: Literal["native", "relu"] = "native"
     max_tokens: int = Field(default=4096, ge=2)
     compat: Literal["", "fac"] = ""
-    """fac: read texts as the paper's released scripts do, with the codes relu; to compare with their figures."""
+    """fac: read texts as the paper's released scripts do; it needs the codes relu."""
     check: Annotated[Literal["refuse", "warn", "off"], BeforeValidator(lambda v: "off" if v is False else v)] = "refuse"
     """What an SAE that does not rebuild the model's activations is met with, see `docs/saes.md`."""
+
+    @model_validator(mode="after")
+    def _compat_needs_relu(self) -> Self:
+        check_compat(self.compat, self.codes)
+        return self
 
 
 class DataBlock(Block):

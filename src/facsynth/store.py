@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict
@@ -51,7 +52,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
         StorageError: the disk is full, or the folder cannot be made; the temporary file is removed, older files stay.
     """
     make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # process ids repeat on a shared disk
     try:
         write(temporary)
         with temporary.open("rb") as handle:
@@ -144,7 +145,7 @@ class Artifact:
             InputError: it is not empty, and what is in it is no artifact: nothing there is touched.
             MismatchError: the folder holds another stage, or the same stage with other settings or parents.
         """
-        self.folder = folder
+        self.folder, self.settings, self.parents = folder, dict(settings), dict(parents)
         plan = {"stage": stage, "schema": SCHEMA, "settings": dict(settings), "parents": dict(parents)}
         self.fingerprint = fingerprint(plan)
         plan_path = folder / "plan.json"
@@ -167,12 +168,6 @@ class Artifact:
             found = plan.get("stage", "no plan.json")
             raise InputError(f"{folder} holds no result of `facsynth {stage}` (found {found})\nName one that does.")
         return cls(folder, stage, plan["settings"], plan["parents"])
-
-    @staticmethod
-    def settings_of(folder: Path) -> dict[str, Any] | None:
-        """What the folder was begun with, None where there is nothing."""
-        path = folder / "plan.json"
-        return dict(read_json(path, "settings")["settings"]) if path.exists() else None
 
     @property
     def manifest(self) -> dict[str, Any] | None:

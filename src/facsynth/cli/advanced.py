@@ -53,8 +53,9 @@ def encode(
     settings = o.resolve(None, [corpus], **options)
     with shown_progress() as progress:
         from facsynth.assemble import read_data
-        from facsynth.features.encoded import Part
+        from facsynth.features.encoded import Part, settings_of
         from facsynth.features.encoded import encode as encode_corpus
+        from facsynth.features.reuse import Known, check_named
         from facsynth.lock import locked
         from facsynth.measure import notes_on_rows
 
@@ -66,8 +67,12 @@ def encode(
                 _on_ray(data, settings, ray_address, ray_actors) if engine == "ray" else _here(data, settings, progress)
             )
             with where as (space, notes, pool):
-                encoded = encode_corpus(data, space, out, part=part, reuse=reuse or (), engine=pool, progress=progress)
+                check_named(reuse or (), settings_of(space))
+                known = Known(reuse or (), settings_of(space))
+                encoded = encode_corpus(data, space, out, part=part, known=known, engine=pool, progress=progress)
     _print_encoded(encoded, json)
+    if reuse:
+        note(f"{known.n_found} samples were there already: {', '.join(map(str, reuse))}")
     for text in (*notes, *notes_on_rows("corpus", encoded)):
         note(f"note: {text}")
 
@@ -93,7 +98,8 @@ def _here(data: Corpus, settings: RunSettings, progress: Progress) -> Iterator[P
 
     cache = cache_folder()
     space = open_space(settings, cache)
-    yield space, (*space.sae.notes, *check_before_measuring(space, data, settings, cache, progress)), None
+    notes = check_before_measuring(space, data, settings, cache, progress, data=[data.fingerprint])
+    yield space, (*space.sae.notes, *notes), None
 
 
 @contextmanager
@@ -104,7 +110,7 @@ def _on_ray(data: Corpus, settings: RunSettings, address: str | None, actors: in
     from facsynth.selfcheck import check_before_measuring
 
     cache, first = cache_folder(), list(islice(data, SHARD_SAMPLES))
-    checked = partial(check_before_measuring, samples=first, settings=settings, cache=cache)
+    checked = partial(check_before_measuring, samples=first, data=[data.fingerprint], settings=settings, cache=cache)
     opened = partial(open_space, settings, cache)
     with on_ray(opened, checked, device=settings.model.device, address=address, actors=actors) as (facts, engine):
         yield facts, facts.notes, engine

@@ -22,7 +22,7 @@ from facsynth.model.sae import CODES, Sae
 from facsynth.records import Failure, Progress, Sample, no_progress
 from facsynth.store import fingerprint
 from facsynth.text.compat import fac_tokens
-from facsynth.text.forms import form_roles
+from facsynth.text.forms import check_compat, form_roles
 from facsynth.text.template import Template, Tokens
 
 
@@ -43,8 +43,7 @@ class EncodeSettings:
         form_roles(self.form)
         if self.codes not in CODES:
             raise SettingsError(f"there are no codes {self.codes!r}\nKnown codes: {', '.join(CODES)}.")
-        if self.compat and self.codes != "relu":
-            raise SettingsError(f"compat {self.compat} measures relu codes, asked for {self.codes}\nGive --codes relu.")
+        check_compat(self.compat, self.codes)
         if self.max_tokens < 2:
             raise SettingsError(f"max_tokens is {self.max_tokens}\nThe first position never counts: give at least 2.")
 

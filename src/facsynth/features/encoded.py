@@ -131,14 +131,18 @@ class Encoded:
         for table in self.shards(["sample_id"]):
             yield from table["sample_id"].to_pylist()
 
-    def incidence(self, thresholds: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """(sample index, feature) of every pair above its threshold, each once."""
-        samples, features, start = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], 0
+    def incidence(
+        self, feature_ids: npt.NDArray[np.int64], thresholds: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """(sample index, feature) of every pair of these features above its threshold, each once."""
+        limits = np.full(self.profile.d_sae, np.inf, np.float32)
+        limits[feature_ids] = thresholds[feature_ids]
+        samples, features, start = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)], 0
         for table in self.shards():
-            entries = over_roles(entries_of(table))
-            above = entries.activation > thresholds[entries.feature]
-            samples.append(entries.sample[above] + start)
-            features.append(entries.feature[above])
+            entries = entries_of(table)
+            entries = over_roles(entries.take(np.flatnonzero(entries.activation > limits[entries.feature])))
+            samples.append((entries.sample + start).astype(np.int32))
+            features.append(entries.feature.astype(np.int32))
             start += len(table)
         return np.concatenate(samples), np.concatenate(features)
 
@@ -152,7 +156,7 @@ def encode(
     out: Path,
     *,
     part: Part | None = None,
-    reuse: Sequence[Path] = (),
+    known: Known | None = None,
     engine: Engine | None = None,
     progress: Progress = no_progress,
 ) -> Encoded:
@@ -163,7 +167,7 @@ def encode(
         space: model, SAE and settings; a `FeatureSpace` where no `engine` is given.
         out: artifact folder.
         part: only every n-th shard, for another process to do the others; see `features.merge`.
-        reuse: folders of the same space; samples that stand there are copied instead of run again.
+        known: samples of the same space that are copied instead of run again.
         engine: who pools the shards; this process, where nobody is named.
         progress: told the samples done.
 
@@ -180,7 +184,7 @@ def encode(
     artifact = Artifact(out, "encode", settings | ({"part": str(part)} if part else {}), {"corpus": corpus.fingerprint})
     if artifact.manifest is not None:
         return Encoded.open(out)
-    queue = _Queue(corpus, artifact, part or Part(1, 1), Known(reuse, settings))
+    queue = _Queue(corpus, artifact, part or Part(1, 1), known or Known((), settings))
     for number, table, failures in (engine or partial(_here, space, progress, len(corpus)))(queue):
         artifact.write(_name(number), partial(write_shard, queue.complete(number, table)), failures)
         progress("encoding", min((number + 1) * SHARD_SAMPLES, len(corpus)), len(corpus))

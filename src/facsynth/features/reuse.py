@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from facsynth.bins import Ids, Ints
-from facsynth.errors import InputError
+from facsynth.errors import InputError, MismatchError
 from facsynth.features.shards import read_shard
 from facsynth.store import Artifact, read_json, write_json
 
@@ -49,16 +49,45 @@ def remember(cache: Path, fingerprint: str, folder: Path) -> None:
     write_json(cache / "encoded" / f"{fingerprint}.json", {"folders": [str(here), *others][:N_REMEMBERED]})
 
 
+def check_named(folders: Sequence[Path], settings: Mapping[str, Any]) -> None:
+    """Refuse folders to reuse, named by the user, that can save no work.
+
+    Args:
+        folders: left by `facsynth encode`, finished or not, whole or a part.
+        settings: `encoded.settings_of` the space that is encoded in.
+
+    Raises:
+        InputError: one is none.
+        MismatchError: one was encoded with other settings.
+    """
+    for folder in folders:
+        there = whole(Artifact.reopen(folder, "encode").settings)
+        for key in sorted(there.keys() | settings.keys()):
+            if there.get(key) != settings.get(key):
+                raise MismatchError(
+                    f"{folder} cannot be reused: it was encoded with another {key}\n"
+                    f"  there  {there.get(key)}\n  asked  {settings.get(key)}\n"
+                    "Ask for the same, or leave out --reuse."
+                )
+
+
+def whole(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a folder that holds a part of a corpus, as those of one that holds all."""
+    return {key: value for key, value in settings.items() if key != "part"}
+
+
 class Known:
     """Samples of the same space that were encoded before, by id: 24 bytes each."""
 
     def __init__(self, folders: Sequence[Path], settings: Mapping[str, Any]) -> None:
         """Look through `folders`; those begun with other `settings`, and damaged ones, save no work and stop none."""
+        self.n_found = 0
+        """Samples that `find` gave, in all."""
         self._paths: list[Path] = []
         ids, places = [np.zeros(0, np.uint64)], [np.zeros((0, 2), np.int32)]
         for folder in folders:
             with suppress(InputError):
-                if Artifact.settings_of(folder) == settings:
+                if whole(Artifact.reopen(folder, "encode").settings) == settings:
                     for path in sorted(folder.glob("shards/*.parquet")):
                         ids.append(_numbers(read_shard(path, ["sample_id"])["sample_id"].to_pylist()))
                         rows = np.arange(len(ids[-1]), dtype=np.int32)
@@ -78,6 +107,7 @@ class Known:
             with suppress(InputError):  # damaged since
                 rows = places[places[:, 0] == shard, 1]
                 tables.append(self._open(self._paths[shard]).take(pa.array(rows)))
+        self.n_found += sum(map(len, tables))
         return pa.concat_tables(tables) if tables else None
 
 

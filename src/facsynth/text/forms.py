@@ -48,6 +48,18 @@ def form_roles(form: str) -> frozenset[str]:
     return _FORM_ROLES[form]
 
 
+def check_compat(compat: str, codes: str) -> None:
+    """Refuse to read texts as the paper's scripts did where codes are not theirs too.
+
+    Raises:
+        SettingsError: saying what to give.
+    """
+    if compat and codes != "relu":
+        raise SettingsError(
+            f"compat {compat} measures relu codes, asked for {codes}\nSet sae.codes: relu (--codes relu)."
+        )
+
+
 def to_sample(row: Any, form: str, fields: Fields = NO_FIELDS) -> Mapped:
     """Cut one row to the part its form encodes.
 
