@@ -7,11 +7,12 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install $(shell [ -t 2 ] || echo -qq) -c constraints.txt
 CHROMIUM ?= /usr/bin/chromium
 
-.PHONY: help setup browser demo test test-slow bench bench-gpu clean
+.PHONY: help setup browser demo test test-sae test-slow bench bench-gpu clean
 
 help:
 	@echo "make demo       the main job on the embedded model, into runs/demo"
 	@echo "make test       every check: lint, format, types, tests, a browser, ten kills"
+	@echo "make test-sae   codes of every SAE format against SAELens and sparsify"
 	@echo "make test-slow  tests that take minutes, and those against SAELens, sparsify and Ray"
 	@echo "make bench      speed and memory, side by side with other ways of doing it"
 	@echo "make bench-gpu  encoding on one CUDA device, Llama-3.1-8B's shape, random weights"
@@ -60,6 +61,9 @@ test: setup browser
 	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest
 	CHROMIUM="$(CHROMIUM)" $(BIN)/python -m pytest -m "browser or kill"
+
+test-sae: .venv/.setup-slow
+	$(BIN)/python -m pytest -m slow tests/test_sae_rivals.py
 
 test-slow: .venv/.setup-slow
 	$(BIN)/python -m pytest -m "slow and not network and not llm"

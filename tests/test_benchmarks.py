@@ -54,3 +54,18 @@ def test_the_benchmark_for_a_gpu_runs_at_a_toy_shape() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "share of the matrix rate" in done.stdout
+
+
+@pytest.mark.slow
+def test_ten_times_the_samples_need_no_more_than_a_fifth_more_memory(tmp_path: Path) -> None:
+    peaks = []
+    for n_samples in (10_000, 100_000):
+        folder = tmp_path / str(n_samples)
+        folder.mkdir()
+        command = [sys.executable, str(RUN.with_name("memory.py")), str(n_samples), str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout.splitlines()[-1])
+        assert found["n_samples"] == n_samples
+        peaks.append(found["peak"])
+    assert peaks[1] <= 1.2 * peaks[0]

@@ -15,7 +15,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import tiny
-from facsynth.assemble import open_space
+from facsynth import selfcheck
+from facsynth.assemble import open_backbone, open_space
 from facsynth.cli.console import cache_folder
 from facsynth.demo import demo_settings, example_file
 from facsynth.errors import ModelError
@@ -246,6 +247,26 @@ def test_check_compares_saes_on_the_users_data(parts: Parts) -> None:
     assert rows[0]["declared"] == {"model": "tiny", "l0": 14.0, "explained_variance": 0.8}
     assert (rows[0]["format"], rows[0]["hook_point"], rows[0]["d_sae"]) == ("SAELens", "layers.1", 28)
     assert rows[0].keys() == rows[3].keys()
+
+
+def test_check_loads_the_model_once_and_reads_no_more_than_it_needs(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+
+    def counted(*args: Any, **options: Any) -> Backbone:
+        loaded.append(args[1])
+        return open_backbone(*args, **options)
+
+    monkeypatch.setattr(selfcheck, "open_backbone", counted)
+    save_sae(replace(tiny.random_sae(d_in=20), hook_point="layers.1"), tmp_path / "narrow", metadata={})
+    many = tmp_path / "many.jsonl"
+    many.write_text(parts.anchor.read_text("utf-8") * 40 + "{", encoding="utf-8")
+    saes = (tmp_path / "narrow", parts.folder / "fits")
+    done = facsynth("check", many, "--model", parts.model, *(word for sae in saes for word in ("--sae", sae)), "--json")
+    assert [row["verdict"] for row in json.loads(done.stdout)] == ["cannot be opened", FITS], done.stderr
+    assert loaded == ["layers.1"]
+    assert len(many.read_text("utf-8").splitlines()) > 1024
 
 
 def test_check_takes_a_settings_file_and_needs_no_data(parts: Parts) -> None:

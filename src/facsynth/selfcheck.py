@@ -90,11 +90,11 @@ def check_saes(
     """
     rows: list[dict[str, Any]] = []
     errors: list[FacsynthError] = []
-    backbone: Backbone | None = None
+    hooked = _Model(cache)
     for number, settings in enumerate(asked):
         progress("checking", number, len(asked))
         try:
-            backbone, row = _check_one(settings, samples, cache, backbone)
+            row = _check_one(settings, samples, cache, hooked)
         except FacsynthError as err:
             errors.append(err)
             row = {"verdict": UNOPENED, "reasons": str(err).splitlines()}
@@ -105,17 +105,28 @@ def check_saes(
     return rows
 
 
-def _check_one(
-    settings: RunSettings, samples: Iterable[Sample], cache: Path, backbone: Backbone | None
-) -> tuple[Backbone, dict[str, Any]]:
-    """The model, hooked where the SAE reads, and the SAE's row; a function of its own, so that only one SAE is held."""
+class _Model:
+    """The model of several SAEs, loaded for the first that can be opened."""
+
+    def __init__(self, cache: Path) -> None:
+        self._cache = cache
+        self._loaded: Backbone | None = None
+
+    def at(self, hook_point: str, settings: RunSettings) -> Backbone:
+        """Hooked there."""
+        if self._loaded is None:
+            self._loaded = open_backbone(settings, hook_point, self._cache)
+        return self._loaded.hooked_at(hook_point)
+
+
+def _check_one(settings: RunSettings, samples: Iterable[Sample], cache: Path, model: _Model) -> dict[str, Any]:
+    """The SAE's row; a function of its own, so that only one SAE is held."""
     opened = open_any_sae(
         settings.sae.path, cache, settings.model.device, k=settings.sae.k, hook_point=settings.model.hook_point or ""
     )
     sae = opened.sae
     hook_point = hook_point_for(sae, settings)
-    backbone = backbone.hooked_at(hook_point) if backbone else open_backbone(settings, hook_point, cache)
-    checked = check_space(join_space(backbone, sae, settings), samples)
+    checked = check_space(join_space(model.at(hook_point, settings), sae, settings), samples)
     row = {
         "format": opened.format,
         "architecture": sae.architecture,
@@ -129,7 +140,7 @@ def _check_one(
         "notes": list(sae.notes),
     }  # fmt: skip
     few = {"verdict": UNCHECKED, "reasons": [f"the data has fewer than {FEWEST_TOKENS} content tokens"]}
-    return backbone, row | (_figures(checked) if checked else few)
+    return row | (_figures(checked) if checked else few)
 
 
 def _figures(checked: Checked) -> dict[str, Any]:

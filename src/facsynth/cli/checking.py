@@ -44,7 +44,9 @@ def check(
         from facsynth.selfcheck import UNOPENED, check_saes
 
         parts = ("seed",) if data else ("anchor", "seed")
-        samples = [read_data(asked[0].data, part, progress) for part in parts]
+        block = asked[0].data
+        block = block.model_copy(update={"limit": min(block.limit or N_SAMPLES, N_SAMPLES)})
+        samples = [read_data(block, part, progress) for part in parts]
         first = list(islice(chain.from_iterable(samples), N_SAMPLES))
         progress("loading the model", 0, None)
         rows = check_saes(asked, first, cache_folder(), progress)
