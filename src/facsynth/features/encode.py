@@ -49,6 +49,16 @@ class EncodeSettings:
 
 
 @dataclass(frozen=True)
+class Read:
+    """Samples as token ids."""
+
+    sample_ids: list[str]
+    tokens: list[Tokens]
+    failures: list[Failure]
+    """Samples without content; they are in neither list above."""
+
+
+@dataclass(frozen=True)
 class Pooled:
     """Pooled codes of some samples."""
 
@@ -126,30 +136,39 @@ class FeatureSpace:
     def pool(
         self, samples: Sequence[Sample], token_budget: int | None = None, progress: Progress = no_progress
     ) -> Pooled:
-        """Encode samples; batches are made by length, so they should be many.
+        """Encode samples: `read`, then `pool_read`."""
+        return self.pool_read(self.read(samples), token_budget, progress)
 
-        Args:
-            samples: of the space's form; a sample without content, or too large for the memory, is a failure.
-            token_budget: padded tokens a forward pass; None takes what suits the device.
-            progress: told after every pass.
-        """
+    def read(self, samples: Sequence[Sample]) -> Read:
+        """Tokenise samples of the space's form; one without content is a failure."""
         ids, tokens, failures = [], [], []
         for sample in samples:
             try:
-                tokens.append(self._tokenize(sample))
+                tokens.append(self._tokens(sample))
                 ids.append(sample.sample_id)
             except InputError as err:
                 failures.append(Failure(sample.where or sample.sample_id, str(err), sample.text[:200]))
-        parts, too_large, n_done = [], set[int](), len(failures)
+        return Read(ids, tokens, failures)
+
+    def pool_read(self, read: Read, token_budget: int | None = None, progress: Progress = no_progress) -> Pooled:
+        """Encode what was read; batches are made by length, so samples should be many.
+
+        Args:
+            read: a sample too large for the memory becomes a failure.
+            token_budget: padded tokens a forward pass; None takes what suits the device.
+            progress: told after every pass.
+        """
+        tokens, n_done = read.tokens, len(read.failures)
+        parts, too_large, n = [], set[int](), len(read.tokens) + len(read.failures)
         for batch in batches([len(t.ids) for t in tokens], token_budget or self.backbone.token_budget):
             for part in self._fitting(batch, tokens):
                 parts += [part] if isinstance(part, Entries) else []
                 too_large |= {part} if isinstance(part, int) else set()
             n_done += len(batch)
-            progress("encoding", n_done, len(samples))
-        return _without(Pooled(ids, tokens, sort_entries(parts), failures), too_large)
+            progress("encoding", n_done, n)
+        return _without(Pooled(read.sample_ids, tokens, sort_entries(parts), read.failures), too_large)
 
-    def _tokenize(self, sample: Sample) -> Tokens:
+    def _tokens(self, sample: Sample) -> Tokens:
         if self.settings.compat:
             return fac_tokens(self.template, sample)
         return self.template.tokenize(sample, self.roles, self.settings.max_tokens)

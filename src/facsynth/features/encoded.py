@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from facsynth.errors import InputError, MismatchError, SettingsError
-from facsynth.features.encode import FeatureSpace
+from facsynth.features.encode import FeatureSpace, Read
 from facsynth.features.reuse import Known, in_order
 from facsynth.features.shards import count, encode_anew, entries_of, over_roles, read_shard, table_of, write_shard
 from facsynth.profile import Profile, ProfileBuilder
@@ -228,13 +229,22 @@ def settings_of(space: Space) -> dict[str, str]:
 
 
 def _here(space: Space, progress: Progress, total: int, todo: Todo) -> Iterator[tuple[int, pa.Table, list[Failure]]]:
-    """The engine that is this process."""
+    """The engine that is this process; the next shard is read and tokenised beside the model's work on this one."""
     assert isinstance(space, FeatureSpace), "whoever hands in another space hands in its engine too"
-    for number, samples in todo:
-        start = number * SHARD_SAMPLES
-        progress("encoding", start, total)
-        pooled = space.pool(samples, progress=partial(_tell, progress, start, total))
-        yield number, table_of(pooled), pooled.failures
+    shards = iter(todo)
+
+    def read_next() -> tuple[int, Read] | None:
+        shard = next(shards, None)
+        return None if shard is None else (shard[0], space.read(shard[1]))
+
+    with ThreadPoolExecutor(1) as beside:
+        coming = beside.submit(read_next)
+        while (shard := coming.result()) is not None:
+            coming = beside.submit(read_next)
+            start = shard[0] * SHARD_SAMPLES
+            progress("encoding", start, total)
+            pooled = space.pool_read(shard[1], progress=partial(_tell, progress, start, total))
+            yield shard[0], table_of(pooled), pooled.failures
 
 
 def _finish(artifact: Artifact, corpus: Corpus, space: Space, part: Part | None) -> Encoded:
