@@ -18,7 +18,7 @@ from facsynth.text.corpus import Corpus
 
 def rows(quick: bool) -> list[Row]:
     """Gigabytes for 10M content tokens, and the share of the cost."""
-    samples = _varied(anchor_samples(24 if quick else 500), 1 if quick else 2)
+    samples = _varied(anchor_samples(24 if quick else 500), 1 if quick else 4)
     space, numbers = open_embedded(), itertools.count()
     n_changed = max(1, round(len(samples) / 100))
     step = len(samples) // n_changed
@@ -47,7 +47,7 @@ def rows(quick: bool) -> list[Row]:
 
 def _varied(samples: Sequence[Sample], times: int) -> list[Sample]:
     """Each sample, and again with another ending."""
-    endings = ("", " Please be brief.")[:times]
+    endings = ("", " Please be brief.", " Answer in one sentence.", " Thank you.")[:times]
     return [Sample((Message("user", sample.text + ending),)) for ending in endings for sample in samples]
 
 

@@ -256,6 +256,23 @@ def test_samples_that_stand_in_an_earlier_folder_are_copied(backbone: Backbone, 
     assert (tmp_path / "new/failures.jsonl").read_bytes() == (tmp_path / "plain/failures.jsonl").read_bytes()
 
 
+def test_few_new_samples_of_many_shards_are_pooled_together_and_stay_where_they_belong(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    space, samples = space_of(backbone), chats(40)
+    old = [sample for index, sample in enumerate(samples) if index not in {2, 21, 38}]
+    encode(corpus_of(old), space, tmp_path / "old")
+    changed = [*samples[:5], special(), *samples[5:]]
+    with counted(backbone) as passes:
+        found = encode(corpus_of(changed), space, tmp_path / "new", known=Known([tmp_path / "old"], settings_of(space)))
+    assert passes == [3]
+    plain = encode(corpus_of(changed), space, tmp_path / "plain")
+    assert list(found.ids()) == list(plain.ids())
+    failed = "shards/00001.parquet.failures.jsonl"
+    assert (found.folder / failed).read_bytes() == (plain.folder / failed).read_bytes()
+    assert len(list((tmp_path / "new" / "shards").glob("*.failures.jsonl"))) == 1
+
+
 def test_an_earlier_folder_of_another_space_is_not_used(backbone: Backbone, tmp_path: Path) -> None:
     corpus, space = corpus_of(chats(6)), space_of(backbone)
     encode(corpus, space_of(backbone, codes="relu"), tmp_path / "relu")

@@ -10,8 +10,9 @@ import tiny
 from facsynth.errors import InputError, MismatchError, SettingsError
 from facsynth.features import encoded as module
 from facsynth.features.encode import EncodeSettings, FeatureSpace
-from facsynth.features.encoded import Encoded, Part, encode
+from facsynth.features.encoded import Encoded, encode
 from facsynth.features.merge import merge_encoded
+from facsynth.features.queue import Part
 from facsynth.profile import merge
 from facsynth.records import Message, Sample
 from facsynth.text.corpus import Corpus

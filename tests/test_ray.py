@@ -17,8 +17,9 @@ import tiny_ray
 from facsynth.errors import FacsynthError, InputError, ModelError, SettingsError
 from facsynth.features import encoded as module
 from facsynth.features.encode import FeatureSpace
-from facsynth.features.encoded import Encoded, Part, encode, settings_of
+from facsynth.features.encoded import Encoded, encode, settings_of
 from facsynth.features.merge import merge_encoded
+from facsynth.features.queue import Part
 from facsynth.features.ray import on_ray
 from facsynth.features.reuse import Known
 from facsynth.records import Message, Progress, Sample

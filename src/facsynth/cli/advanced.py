@@ -53,8 +53,9 @@ def encode(
     settings = o.resolve(None, [corpus], **options)
     with shown_progress() as progress:
         from facsynth.assemble import read_data
-        from facsynth.features.encoded import Part, settings_of
         from facsynth.features.encoded import encode as encode_corpus
+        from facsynth.features.encoded import settings_of
+        from facsynth.features.queue import Part
         from facsynth.features.reuse import Known, check_named
         from facsynth.lock import locked
         from facsynth.measure import notes_on_rows

@@ -7,7 +7,6 @@ the same within 1e-4 in float32; in bfloat16 0.3 % of active features flip (docs
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,28 +18,21 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from facsynth.errors import InputError, MismatchError, SettingsError
+from facsynth.errors import InputError, MismatchError
 from facsynth.features.encode import FeatureSpace, Read
-from facsynth.features.reuse import Known, in_order
+from facsynth.features.queue import Part, Queue, Todo
+from facsynth.features.reuse import Known
 from facsynth.features.shards import count, encode_anew, entries_of, over_roles, read_shard, table_of, write_shard
 from facsynth.profile import Profile, ProfileBuilder
-from facsynth.records import Failure, Progress, Sample, no_progress
+from facsynth.records import Failure, Progress, no_progress
 from facsynth.store import Artifact, read_jsonl, write_jsonl
 from facsynth.text.corpus import Corpus
 
 SHARD_SAMPLES = 512
 
 
-class Todo(Protocol):
-    """Shards that are to be pooled, with their numbers; walked through once, and how many there are is known before."""
-
-    def __iter__(self) -> Iterator[tuple[int, list[Sample]]]: ...
-
-    def __len__(self) -> int: ...
-
-
 Engine = Callable[[Todo], Iterable[tuple[int, pa.Table, list[Failure]]]]
-"""Numbered shards of samples in; number, `shards.table_of` and failures out, in any order."""
+"""Numbered samples in; number, `shards.table_of` and failures out, in any order."""
 
 
 class Space(Protocol):
@@ -58,29 +50,6 @@ class Space(Protocol):
 
     @property
     def form(self) -> str: ...  # noqa: D102
-
-
-@dataclass(frozen=True)
-class Part:
-    """Shards number - 1, number - 1 + n, … of a corpus."""
-
-    number: int
-    n: int
-
-    @classmethod
-    def parse(cls, text: str) -> Part:
-        """Read "2/7".
-
-        Raises:
-            SettingsError: anything else.
-        """
-        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
-        if not found or not 1 <= int(found[1]) <= int(found[2]):
-            raise SettingsError(f"there is no shard {text!r}\nWrite 1/8 for the first of eight parts.")
-        return cls(int(found[1]), int(found[2]))
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.n}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -185,42 +154,12 @@ def encode(
     artifact = Artifact(out, "encode", settings | ({"part": str(part)} if part else {}), {"corpus": corpus.fingerprint})
     if artifact.manifest is not None:
         return Encoded.open(out)
-    queue = _Queue(corpus, artifact, part or Part(1, 1), known or Known((), settings))
+    queue = Queue(corpus, artifact, part or Part(1, 1), known or Known((), settings), SHARD_SAMPLES)
     for number, table, failures in (engine or partial(_here, space, progress, len(corpus)))(queue):
-        artifact.write(_name(number), partial(write_shard, queue.complete(number, table)), failures)
+        for name, rows, failed in queue.complete(number, table, failures):
+            artifact.write(name, partial(write_shard, rows), failed)
         progress("encoding", min((number + 1) * SHARD_SAMPLES, len(corpus)), len(corpus))
     return _finish(artifact, corpus, space, part)
-
-
-class _Queue:
-    """The shards that are not there yet, without the samples that are known, and with them again."""
-
-    def __init__(self, corpus: Corpus, artifact: Artifact, part: Part, known: Known) -> None:
-        self._corpus, self._artifact, self._part, self._known = corpus, artifact, part, known
-        self._in_hand: dict[int, tuple[list[str], list[pa.Table]]] = {}
-        """By number: all sample ids of the shard, and the rows that are known."""
-
-    def __len__(self) -> int:
-        return sum(map(self._is_missing, range(-(-len(self._corpus) // SHARD_SAMPLES))))
-
-    def __iter__(self) -> Iterator[tuple[int, list[Sample]]]:
-        """What an engine is to pool."""
-        for number, samples in enumerate(_shards(self._corpus)):
-            if not self._is_missing(number):
-                continue
-            ids = [sample.sample_id for sample in samples]
-            copied = self._known.find(ids)
-            there = set(copied["sample_id"].to_pylist()) if copied else set()
-            self._in_hand[number] = ids, [copied] if copied else []
-            yield number, [sample for sample in samples if sample.sample_id not in there]
-
-    def _is_missing(self, number: int) -> bool:
-        return number % self._part.n == self._part.number - 1 and not self._artifact.has(_name(number))
-
-    def complete(self, number: int, table: pa.Table) -> pa.Table:
-        """The whole shard, in the order of the corpus, from what an engine made of it."""
-        ids, copied = self._in_hand.pop(number)
-        return in_order(ids, [table, *copied])
 
 
 def settings_of(space: Space) -> dict[str, str]:
@@ -275,20 +214,5 @@ def finished(artifact: Artifact, profile: Profile, **counts: Any) -> Encoded:
     return Encoded(artifact.folder, manifest, profile)
 
 
-def _name(number: int) -> str:
-    return f"shards/{number:05d}.parquet"
-
-
 def _tell(progress: Progress, start: int, total: int, what: str, done: int, _: int | None) -> None:
     progress(what, start + done, total)
-
-
-def _shards(corpus: Corpus) -> Iterator[list[Sample]]:
-    shard: list[Sample] = []
-    for sample in corpus:
-        shard.append(sample)
-        if len(shard) == SHARD_SAMPLES:
-            yield shard
-            shard = []
-    if shard:
-        yield shard

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from facsynth.errors import InputError, MismatchError
-from facsynth.features.encoded import Encoded, Part, finished
+from facsynth.features.encoded import Encoded, finished
+from facsynth.features.queue import Part
 from facsynth.profile import merge
 from facsynth.store import Artifact, fingerprint, read_json, read_jsonl, write_atomic, write_jsonl
 

@@ -27,7 +27,8 @@ import torch
 from facsynth import __version__
 from facsynth.errors import FacsynthError, IncompleteError, ModelError, SettingsError
 from facsynth.features.encode import FeatureSpace
-from facsynth.features.encoded import Engine, Todo
+from facsynth.features.encoded import Engine
+from facsynth.features.queue import Todo
 from facsynth.features.ray_cluster import Need, connected, import_ray, number_of_actors
 from facsynth.features.ray_feed import Feed
 from facsynth.features.ray_messages import Result, SpaceFacts, packed, unpacked
