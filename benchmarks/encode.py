@@ -25,6 +25,7 @@ from facsynth.features.encode import EncodeSettings, FeatureSpace
 from facsynth.features.encoded import encode
 from facsynth.features.pool import pool_codes
 from facsynth.model.backbone import fast_dtype
+from facsynth.model.prefix import shared_prefix
 from facsynth.model.sae import Sae
 from facsynth.records import Sample
 from facsynth.text.corpus import Corpus
@@ -146,7 +147,10 @@ def _n_tokens(samples: Sequence[Sample], space: FeatureSpace) -> int:
 
 
 def _operations(samples: Sequence[Sample], space: FeatureSpace) -> tuple[float, float]:
-    """Multiplications and additions of the model up to the hook (no padding, causal attention) and of the SAE."""
+    """Multiplications and additions of the model up to the hook (no padding, causal attention) and of the SAE.
+
+    Tokens that all samples begin with are left out: they are run once.
+    """
     config = space.backbone.model.config
     n_blocks = int(space.backbone.hook_point.rpartition(".")[2]) + 1
     blocks = space.backbone.model.base_model.layers[:n_blocks]
@@ -155,10 +159,11 @@ def _operations(samples: Sequence[Sample], space: FeatureSpace) -> tuple[float, 
         config, "head_dim", config.hidden_size // config.num_attention_heads
     )
     tokens = [space.template.tokenize(s, space.roles, space.settings.max_tokens) for s in samples]
+    shared = shared_prefix([t.ids for t in tokens], [t.content for t in tokens])
     n_tokens, n_content = (
-        sum(counts) for counts in zip(*((len(t.ids), int(t.content.sum())) for t in tokens), strict=True)
+        sum(counts) for counts in zip(*((len(t.ids) - shared, int(t.content.sum())) for t in tokens), strict=True)
     )
-    pairs = sum(len(t.ids) * (len(t.ids) + 1) / 2 for t in tokens)
+    pairs = sum((len(t.ids) * (len(t.ids) + 1) - shared * (shared + 1)) / 2 for t in tokens)
     return 2 * weights * n_tokens + 4 * n_blocks * d_attention * pairs, 2.0 * n_content * space.sae.W_enc.numel()
 
 

@@ -18,6 +18,7 @@ import torch
 from facsynth.errors import InputError, SettingsError
 from facsynth.features.pool import Entries, pool_codes, pool_dense, sort_entries
 from facsynth.model.backbone import Backbone, batches, is_out_of_memory
+from facsynth.model.prefix import shared_prefix
 from facsynth.model.sae import CODES, Sae
 from facsynth.records import Failure, Progress, Sample, no_progress
 from facsynth.store import fingerprint
@@ -160,8 +161,9 @@ class FeatureSpace:
         """
         tokens, n_done = read.tokens, len(read.failures)
         parts, too_large, n = [], set[int](), len(read.tokens) + len(read.failures)
-        for batch in batches([len(t.ids) for t in tokens], token_budget or self.backbone.token_budget):
-            for part in self._fitting(batch, tokens):
+        shared = shared_prefix([t.ids for t in tokens], [t.content for t in tokens])
+        for batch in batches([len(t.ids) - shared for t in tokens], token_budget or self.backbone.token_budget):
+            for part in self._fitting(batch, tokens, shared):
                 parts += [part] if isinstance(part, Entries) else []
                 too_large |= {part} if isinstance(part, int) else set()
             n_done += len(batch)
@@ -173,10 +175,10 @@ class FeatureSpace:
             return fac_tokens(self.template, sample)
         return self.template.tokenize(sample, self.roles, self.settings.max_tokens)
 
-    def _fitting(self, batch: list[int], tokens: Sequence[Tokens]) -> Iterator[Entries | int]:
+    def _fitting(self, batch: list[int], tokens: Sequence[Tokens], shared: int) -> Iterator[Entries | int]:
         """The codes of a batch, in halves of halves where it does not fit the memory; the index of what never fits."""
         try:
-            yield self._pool_batch(batch, [tokens[i] for i in batch])
+            yield self._pool_batch(batch, [tokens[i] for i in batch], shared)
             return
         except (MemoryError, RuntimeError) as err:
             if not is_out_of_memory(err):
@@ -186,11 +188,11 @@ class FeatureSpace:
         if len(batch) == 1:
             yield batch[0]
         else:
-            yield from self._fitting(batch[: len(batch) // 2], tokens)
-            yield from self._fitting(batch[len(batch) // 2 :], tokens)
+            yield from self._fitting(batch[: len(batch) // 2], tokens, shared)
+            yield from self._fitting(batch[len(batch) // 2 :], tokens, shared)
 
-    def _pool_batch(self, indices: list[int], tokens: list[Tokens]) -> Entries:
-        activations = self.backbone.activations([t.ids for t in tokens], [t.content for t in tokens])
+    def _pool_batch(self, indices: list[int], tokens: list[Tokens], shared: int) -> Entries:
+        activations = self.backbone.activations([t.ids for t in tokens], [t.content for t in tokens], shared)
         counts = [int(t.content.sum()) for t in tokens]
         sample = np.repeat(np.array(indices), counts)
         position = np.concatenate([np.flatnonzero(t.content) for t in tokens])

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from facsynth.errors import ModelError, SettingsError
 from facsynth.model.hashes import model_hash
+from facsynth.model.prefix import PrefixCache
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -48,6 +49,7 @@ class Backbone:
         self.name = name
         self.fingerprint = fingerprint
         self._module = hooked_module(model, hook_point)
+        self._prefixes = PrefixCache(model.config, lambda ids, past: self.outputs(ids, [self._module], past))
 
     def hooked_at(self, hook_point: str) -> Backbone:
         """The same model, hooked elsewhere.
@@ -84,12 +86,15 @@ class Backbone:
         return int(getattr(self.model.config.get_text_config(), "max_position_embeddings", 0) or 1 << 30)
 
     @torch.inference_mode()
-    def activations(self, ids: Sequence[npt.NDArray[np.int32]], keep: Sequence[npt.NDArray[np.bool_]]) -> torch.Tensor:
+    def activations(
+        self, ids: Sequence[npt.NDArray[np.int32]], keep: Sequence[npt.NDArray[np.bool_]], shared: int = 0
+    ) -> torch.Tensor:
         """Residual stream at the hook point, at the kept positions of every sequence, in order.
 
         Args:
             ids: token ids, one array [n_tokens] a sequence.
             keep: which positions are wanted, same shapes.
+            shared: so many tokens all sequences begin with, none of them kept: they are run once.
 
         Returns:
             [sum of kept positions, d_model] in the model's own dtype.
@@ -103,8 +108,10 @@ class Backbone:
                 f"a text of {longest} tokens is longer than {self.name} knows positions for ({self.max_positions})\n"
                 f"Set max_tokens to at most {self.max_positions}."
             )
-        padded, kept = padded_and_kept(ids, keep)
-        output = self.outputs(padded, [self._module])[0]
+        past = self._prefixes.repeated(ids[0][:shared], len(ids)) if shared else None
+        shared = shared if past else 0
+        padded, kept = padded_and_kept([row[shared:] for row in ids], [mask[shared:] for mask in keep])
+        output = self.outputs(padded, [self._module], past)[0]
         if getattr(output, "shape", None) != (*padded.shape, self.d_model):
             raise ModelError(
                 f"{self.hook_point} of {self.name} gives no activations of width {self.d_model} for every token\n"
@@ -117,10 +124,10 @@ class Backbone:
             )
         return found
 
-    def outputs(self, ids: torch.Tensor, modules: Sequence[Any]) -> list[Any]:
+    def outputs(self, ids: torch.Tensor, modules: Sequence[Any], past: DynamicCache | None = None) -> list[Any]:
         """What each of the modules gives for padded ids; None of one that the forward pass does not reach.
 
-        It goes no further than the last of them.
+        It goes no further than the last of them. `past`: keys and values of what comes before; these are added to it.
         """
         caught: dict[Any, Any] = {}
 
@@ -133,7 +140,8 @@ class Backbone:
         try:
             # Padding stands on the right, where a causal model never looks from a real token: positions are the
             # default ones, and without a mask attention takes its fastest way.
-            self.model.base_model(input_ids=ids.to(self.device), use_cache=False)
+            kept = {} if past is None else {"past_key_values": past}
+            self.model.base_model(input_ids=ids.to(self.device), use_cache=past is not None, **kept)
         except _StopForwardError:
             pass
         finally:

@@ -1,0 +1,115 @@
+"""Tokens that all sequences begin with are run once, and nothing else changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tiny
+from facsynth.features.encode import EncodeSettings, FeatureSpace
+from facsynth.model.backbone import Backbone
+from facsynth.model.prefix import FEWEST, shared_prefix
+from facsynth.records import Message, Sample
+from tiny import chats
+
+KINDS = (*tiny.FAMILIES, *(f"{family} with a window" for family in tiny.WINDOWED))
+N_SHARED = 12
+"""More than the windows of `tiny.WINDOWED`."""
+
+
+@pytest.fixture(scope="module")
+def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    root = tmp_path_factory.mktemp("models")
+
+    def folder_of(kind: str) -> Path:
+        path, family = root / kind, kind.partition(" ")[0]
+        config: dict[str, Any] = tiny.WINDOWED[family] if "window" in kind else {}
+        return path if path.exists() else tiny.save_model(path, family, n_blocks=4, **config)
+
+    return folder_of
+
+
+def sequences() -> list[np.ndarray[Any, Any]]:
+    rng = np.random.default_rng(0)
+    start = rng.integers(20, 200, N_SHARED).astype(np.int32)
+    return [np.concatenate([start, rng.integers(20, 200, n).astype(np.int32)]) for n in (1, 5, 17, 40)]
+
+
+def after(ids: list[np.ndarray[Any, Any]], n: int) -> list[np.ndarray[Any, Any]]:
+    return [np.arange(len(row)) >= n for row in ids]
+
+
+def run_tokens(backbone: Backbone, call: Callable[[], Any]) -> tuple[Any, list[tuple[int, int]]]:
+    """What `call` gives, and the sizes of the inputs of the first block meanwhile."""
+    sizes: list[tuple[int, int]] = []
+    block = next(m for name, m in backbone.model.base_model.named_modules() if name in {"layers.0", "h.0"})
+    handle = block.register_forward_pre_hook(lambda module, inputs: sizes.append(tuple(inputs[0].shape[:2])))
+    try:
+        return call(), sizes
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_shared_beginning_is_run_once_and_changes_nothing(kind: str, folder_of: Callable[[str], Path]) -> None:
+    backbone, ids = tiny.backbone(folder_of(kind), "layers.2"), sequences()
+    keep = after(ids, N_SHARED)
+    whole = backbone.activations(ids, keep)
+    found, sizes = run_tokens(backbone, lambda: backbone.activations(ids, keep, N_SHARED))
+    torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-4)
+    assert sizes == [(1, N_SHARED), (4, 40)]
+    again, sizes = run_tokens(backbone, lambda: backbone.activations(ids[::-1], keep[::-1], N_SHARED))
+    assert sizes == [(4, 40)], "the same beginning is kept"
+    counts = [int(mask.sum()) for mask in keep]
+    for one, other in zip(again.split(counts[::-1])[::-1], whole.split(counts), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert torch.equal(backbone.activations(ids, keep, N_SHARED), found)
+
+
+def test_a_model_without_attention_runs_everything(tmp_path: Path) -> None:
+    backbone, ids = tiny.backbone(tiny.save_model(tmp_path / "llama"), "layers.1"), sequences()
+    backbone.model.config.layer_types = ["full_attention", "linear_attention", "full_attention"]
+    found, sizes = run_tokens(backbone, lambda: backbone.activations(ids, after(ids, N_SHARED), N_SHARED))
+    assert sizes == [(4, N_SHARED + 40)]
+    assert len(found) == sum(len(row) - N_SHARED for row in ids)
+
+
+def test_samples_give_the_same_with_and_without_others_that_share_their_header(tmp_path: Path) -> None:
+    backbone = tiny.backbone(tiny.save_model(tmp_path / "llama"), "layers.1")
+    space = FeatureSpace(backbone, tiny.random_sae(), EncodeSettings(form="message"))
+    system = Message("system", "answer in few words and never in capital letters please")
+    samples = [Sample((system, *sample.messages)) for sample in chats(12)]
+    together, sizes = run_tokens(backbone, lambda: space.pool(samples))
+    assert sizes[0][0] == 1 and sizes[0][1] >= FEWEST
+    for index, sample in enumerate(samples):
+        alone = space.pool([sample]).maxima(0)
+        assert together.maxima(index).keys() == alone.keys()
+        assert together.maxima(index) == {
+            feature: (pytest.approx(value, rel=1e-4), position) for feature, (value, position) in alone.items()
+        }
+
+
+@given(st.lists(st.tuples(st.lists(st.integers(0, 2), min_size=2, max_size=20), st.integers(1, 19)), max_size=5))
+def test_what_is_shared_is_a_beginning_of_all_and_holds_nothing_that_is_kept(
+    rows: list[tuple[list[int], int]],
+) -> None:
+    start = list(range(100, 107))
+    ids = [np.array(start + row, np.int32) for row, _ in rows]
+    keep = [np.arange(len(row)) >= min(7 + first, len(row) - 1) for row, (_, first) in zip(ids, rows, strict=True)]
+    n = shared_prefix(ids, keep)
+    assert n == 0 or n >= FEWEST
+    for row, mask in zip(ids, keep, strict=True):
+        assert row[:n].tolist() == ids[0][:n].tolist()
+        assert not mask[:n].any() and n < len(row)
+    longer = min((len(row) for row in ids), default=0)
+    same = next((i for i in range(longer) if len({int(row[i]) for row in ids}) > 1), longer)
+    first_kept = min((int(mask.argmax()) for mask in keep), default=0)
+    best = min(same, first_kept)
+    assert n == (best if len(ids) > 1 and best >= FEWEST else 0)
