@@ -14,7 +14,7 @@ from parts import anchor_samples, open_embedded
 
 from facsynth import prompts
 from facsynth.features.encode import FeatureSpace
-from facsynth.model.backbone import pad
+from facsynth.model.batching import pad
 from facsynth.model.writer import LocalWriter
 from facsynth.records import Message, Request
 

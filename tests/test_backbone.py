@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
+import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +16,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import tiny
 from facsynth.errors import ModelError, SettingsError
-from facsynth.model.backbone import Backbone, batches, fast_dtype, load_backbone, pad
+from facsynth.features.encode import EncodeSettings, FeatureSpace
+from facsynth.model.backbone import Backbone, fast_dtype, load_backbone
+from facsynth.model.batching import batches, pad
 from facsynth.model.hashes import model_hash
+from facsynth.model.sae import hook_point_of
 
 LENGTHS = (9, 2, 17, 5, 17, 1, 30)
 KINDS = (*tiny.FAMILIES, *(f"{family} with a window" for family in tiny.WINDOWED))
@@ -304,3 +312,61 @@ def test_padding_keeps_tokens_and_counts_positions_from_the_first(lengths: list[
         assert positions[row][real].tolist() == list(range(len(tokens)))
         assert not padded[row][~real].any()
         assert real[0 if side == "right" else -1]
+
+
+def seeing_model(folder: Path) -> Path:
+    """A Gemma 3 that sees pictures: its blocks lie in a language model beside a vision tower."""
+    tokens = tiny.tokenizer()
+    text = {
+        "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
+        "intermediate_size": 64, "vocab_size": len(tokens), "sliding_window": 8,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28,
+        "patch_size": 14,
+    }  # fmt: skip
+    config = AutoConfig.for_model("gemma3", text_config=text, vision_config=vision)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokens.save_pretrained(folder)
+    return folder
+
+
+def test_a_model_that_sees_pictures_is_hooked_in_its_language_model(tmp_path: Path) -> None:
+    backbone, ids = tiny.backbone(seeing_model(tmp_path / "model"), "layers.1"), sequences()
+    with torch.no_grad():
+        whole = backbone.model(input_ids=torch.tensor(ids[-1])[None].long(), output_hidden_states=True)
+    found = backbone.activations(ids[-1:], everything(ids[-1:]))
+    torch.testing.assert_close(found, whole.hidden_states[2][0], rtol=1e-4, atol=1e-4)
+    for name in ("layers.1", "language_model.layers.1", "model.language_model.layers.1"):
+        assert backbone.is_hooked_at(name)
+        sae = replace(tiny.random_sae(), hook_point=hook_point_of(name))
+        assert sae.hook_point == "layers.1"
+        FeatureSpace(backbone, sae, EncodeSettings())
+    assert not backbone.is_hooked_at("layers.2") and not backbone.is_hooked_at("vision_tower.encoder.layers.1")
+    with pytest.raises(SettingsError, match=r"has no module 'layers.9'; its blocks are layers.0 to layers.2$"):
+        backbone.hooked_at("layers.9")
+
+
+def grown(folder: Path, n_words: int) -> Path:
+    """The model with an embedding of so many rows: a file with a hole, which takes no room."""
+    stored, config = folder / "model.safetensors", json.loads((folder / "config.json").read_text("utf-8"))
+    header, end = {}, 0
+    for name, weight in load_file(stored).items():
+        shape = [n_words if size == config["vocab_size"] else size for size in weight.shape]
+        start, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
+    head = json.dumps(header).encode()
+    with stored.open("wb") as file:
+        file.write(struct.pack("<Q", len(head)) + head)
+        file.truncate(8 + len(head) + end)
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": n_words}), "utf-8")
+    return folder
+
+
+@pytest.mark.skipif(
+    Path("/proc/sys/vm/overcommit_memory").read_text("utf-8").strip() == "1", reason="memory is promised without limit"
+)
+def test_a_model_that_the_memory_does_not_hold_is_said_to_be_too_large(tmp_path: Path) -> None:
+    folder = grown(tiny.save_model(tmp_path / "model"), 10**10)
+    with pytest.raises(ModelError, match=r"out of memory: the weights in .* take 1280.0 GB as they are stored\nTake"):
+        load_backbone(folder, hook_point="layers.1", dtype="float32", cache=tmp_path / "cache")

@@ -113,6 +113,11 @@ def test_openmoss_by_its_encoder_with_other_norms(act_fn: str, norm: str, tmp_pa
     check(tmp_path, acts, ((acts / n) @ W.W_dec + W.b_dec) * scale)
 
 
+@pytest.mark.parametrize("name", ["layers.10", "model.layers.10", "model.language_model.layers.10"])
+def test_a_folder_of_sparsify_names_the_module_however_deep_it_lies(name: str, tmp_path: Path) -> None:
+    assert open_local(foreign.sparsify(tmp_path / name, W)).sae.hook_point == "layers.10"
+
+
 @pytest.mark.parametrize("width", [{"num_latents": 0}, {"num_latents": 24, "expansion_factor": 99}])
 def test_sparsify_is_centred_and_its_width_may_be_a_factor(width: dict[str, int], tmp_path: Path) -> None:
     acts = top(centred(), 4)

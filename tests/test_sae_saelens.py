@@ -12,9 +12,11 @@ import torch
 
 import foreign
 import tiny
+from facsynth.assemble import join_space
 from facsynth.errors import ModelError
 from facsynth.model.sae_formats import open_local
 from facsynth.model.sae_saelens import save_sae
+from facsynth.settings import parse_settings
 from foreign import D_IN, Array, W, X, centred, check, decoded, jump, plain, top
 
 
@@ -139,9 +141,30 @@ def test_a_log_threshold_is_one_of_older_checkpoints(tmp_path: Path) -> None:
     check(folder, acts, decoded(acts))
 
 
-def test_a_centred_stream_is_told(tmp_path: Path) -> None:
+def test_a_centred_stream_is_centred_here_too(tmp_path: Path) -> None:
     metadata = {"model_from_pretrained_kwargs": {"center_writing_weights": True}}
-    assert "centred stream" in open_local(folder_of(tmp_path, "standard", metadata=metadata)).sae.notes[0]
+    plain = open_local(folder_of(tmp_path / "plain", "standard"))
+    centred = open_local(folder_of(tmp_path / "centred", "standard", metadata=metadata))
+    assert "centred stream" in centred.sae.notes[0]
+    assert dict(centred.used) == {**plain.used, "input_norm": "centred"}
+    x = torch.from_numpy(X) + 3.0
+    s = {name: getattr(centred.sae, name).numpy() for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
+    mean = x.numpy().mean(1, keepdims=True)
+    acts = np.maximum((x.numpy() - mean - s["b_dec"] * centred.sae.centred) @ s["W_enc"] + s["b_enc"], 0)
+    codes = centred.sae.encode(x)
+    found = np.zeros_like(acts)
+    found[codes.token, codes.feature] = codes.act
+    np.testing.assert_allclose(found, acts, rtol=1e-4, atol=1e-4)
+    expected = acts @ s["W_dec"] + s["b_dec"] + mean
+    np.testing.assert_allclose(centred.sae.decode(codes), expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(("family", "norm"), [("gpt2", "centred"), ("llama", "none")])
+def test_a_model_with_rms_norm_is_never_centred(family: str, norm: str, tmp_path: Path) -> None:
+    backbone = tiny.backbone(tiny.save_model(tmp_path / family, family), "layers.1")
+    settings = parse_settings({"data": {"seed": ["a"], "anchor": ["a"]}}, "the test")
+    sae = replace(tiny.random_sae(), input_norm="centred")
+    assert join_space(backbone, sae, settings).sae.input_norm == norm
 
 
 @pytest.mark.parametrize("norm", ["layer_norm", "constant_norm_rescale"])

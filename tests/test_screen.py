@@ -22,7 +22,8 @@ def sae_of(d_in: int, d_sae: int, architecture: str = "topk", *, k: int = 5, rng
     W_enc = torch.randn((d_in, d_sae), generator=rng) * (0.5 + torch.rand(d_sae, generator=rng)) / d_in**0.5
     return Sae(
         W_enc, torch.randn(d_sae, generator=rng), W_enc.T.contiguous(), 3 * torch.randn(d_in, generator=rng),
-        architecture=architecture, hook_point="layers.1", model_name="", k=k if architecture == "topk" else 0,
+        architecture=architecture, hook_point="layers.1", model_name="",
+        k={"topk": k, "groupmax": d_sae // 32}.get(architecture, 0),
         threshold=1 + torch.rand(d_sae, generator=rng) if architecture == "jumprelu" else None,
     )  # fmt: skip
 
@@ -116,15 +117,16 @@ def test_no_block_of_products_outlives_its_turn(monkeypatch: pytest.MonkeyPatch)
     most = 0
     whole = Products.blocks
 
-    def counted(self: Products, x: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+    def counted(self: Products, x: torch.Tensor, size: int = 0) -> Iterator[tuple[int, torch.Tensor]]:
         nonlocal most
-        for first, pre in whole(self, x):
+        for first, pre in whole(self, x, size):
+            assert pre.shape[1] == 64
             alive.add(first)
             weakref.finalize(pre, alive.discard, first)
             most = max(most, len(alive))
             yield first, pre
 
     monkeypatch.setattr(Products, "blocks", counted)
-    for architecture in ("topk", "jumprelu"):
+    for architecture in ("topk", "jumprelu", "standard", "groupmax"):
         sae_of(16, 2048, architecture).encode(tokens(20, 16))
         assert most <= 2

@@ -17,6 +17,7 @@ from facsynth.features.encoded import Encoded
 from facsynth.model.backbone import Backbone, load_backbone, load_tokenizer
 from facsynth.model.embedded import embedded_model
 from facsynth.model.hashes import remembered_hash
+from facsynth.model.input_norm import CENTRED
 from facsynth.model.sae import Sae, hook_point_of
 from facsynth.model.sae_formats import OpenedSae, open_local
 from facsynth.model.sae_hub import HUB, SAELENS_ID, fetch, open_release
@@ -134,6 +135,8 @@ def open_backbone(settings: RunSettings, hook_point: str, cache: Path, *, dtype:
 
 def join_space(backbone: Backbone, sae: Sae, settings: RunSettings) -> FeatureSpace:
     """A model and an SAE at its hook point as what samples are measured in."""
+    if sae.input_norm == CENTRED and backbone.has_rms_norm:
+        sae = replace(sae, input_norm="none")
     max_tokens = min(settings.sae.max_tokens, backbone.max_positions)
     encoding = EncodeSettings(settings.data.form, settings.sae.codes, max_tokens, settings.sae.compat)
     return FeatureSpace(backbone, sae, encoding)
@@ -216,7 +219,7 @@ def open_writer(space: FeatureSpace, anchor: Profile, feature_ids: list[int], se
         SettingsError: steering is asked for, and the SAE has an input norm.
     """
     vectors: dict[int, torch.Tensor] = {}
-    if space.sae.input_norm == "none":
+    if space.sae.input_norm in {"none", CENTRED}:
         top = anchor.top_mean(3)
         vectors = steering_vectors(space.sae, {feature: float(top[feature]) for feature in feature_ids})
     elif settings.writer.strength:

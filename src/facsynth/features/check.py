@@ -14,7 +14,7 @@ import torch
 
 from facsynth.errors import InputError
 from facsynth.features.encode import FeatureSpace
-from facsynth.model.backbone import batches
+from facsynth.model.batching import batches
 from facsynth.model.chunks import without_sinks
 from facsynth.model.sae import Reconstruction
 from facsynth.model.sae_check import FITS, Verdict, as_topk, conventions, fit, judge, places

@@ -17,7 +17,8 @@ import torch
 
 from facsynth.errors import InputError, SettingsError
 from facsynth.features.pool import Entries, pool_codes, pool_dense, sort_entries
-from facsynth.model.backbone import Backbone, batches, is_out_of_memory
+from facsynth.model.backbone import Backbone, is_out_of_memory
+from facsynth.model.batching import batches
 from facsynth.model.prefix import shared_prefix
 from facsynth.model.sae import CODES, Sae
 from facsynth.records import Failure, Progress, Sample, no_progress
@@ -91,7 +92,7 @@ class FeatureSpace:
             SettingsError: the backbone is hooked elsewhere than the SAE was trained.
         """
         sae.check_model(backbone.d_model, backbone.name)
-        if sae.hook_point and sae.hook_point != backbone.hook_point:
+        if sae.hook_point and not backbone.is_hooked_at(sae.hook_point):
             raise SettingsError(
                 f"the SAE was trained at {sae.hook_point}, the model is hooked at {backbone.hook_point}\n"
                 f"Use --hook-point {sae.hook_point}."

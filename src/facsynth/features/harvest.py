@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from facsynth.errors import InputError, SettingsError
-from facsynth.model.backbone import Backbone, batches
+from facsynth.model.backbone import Backbone
+from facsynth.model.batching import batches
 from facsynth.records import Failure, Sample
 from facsynth.text.template import Template, Tokens
 

@@ -7,7 +7,7 @@ in a private exception right behind the hook, and logits are never computed: on 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from facsynth.errors import ModelError, SettingsError
+from facsynth.model.batching import padded_and_kept
 from facsynth.model.hashes import model_hash
 from facsynth.model.prefix import PrefixCache
 
@@ -34,7 +35,7 @@ class Backbone:
         """Wrap a loaded `AutoModelForCausalLM`.
 
         Args:
-            model: any causal LM; its body (`base_model`) is run, its head is not.
+            model: any causal LM; its decoder is run, its head and what sees pictures are not.
             tokenizer: a fast tokenizer.
             hook_point: module path, from 0: `layers.14` is the residual stream after block 14.
             name: what reports call it.
@@ -44,6 +45,7 @@ class Backbone:
             SettingsError: no module of that name.
         """
         self.model = model.eval()
+        self._decoder = model.get_decoder()
         self.tokenizer = tokenizer
         self.hook_point = hook_point
         self.name = name
@@ -58,6 +60,13 @@ class Backbone:
             SettingsError: no module of that name.
         """
         return Backbone(self.model, self.tokenizer, hook_point=hook_point, name=self.name, fingerprint=self.fingerprint)
+
+    def is_hooked_at(self, hook_point: str) -> bool:
+        """Whether that is the same module, by whatever name."""
+        try:
+            return hooked_module(self.model, hook_point) is self._module
+        except SettingsError:
+            return False
 
     @property
     def device(self) -> torch.device:
@@ -74,6 +83,11 @@ class Backbone:
         """Width of the residual stream."""
         config = self.model.config
         return int(getattr(config, "hidden_size", 0) or config.get_text_config().hidden_size)
+
+    @property
+    def has_rms_norm(self) -> bool:
+        """Whether the mean of an activation matters to the model, as it does not where LayerNorm takes it away."""
+        return any("RMSNorm" in type(module).__name__ for module in self.model.modules())
 
     @property
     def token_budget(self) -> int:
@@ -141,7 +155,7 @@ class Backbone:
             # Padding stands on the right, where a causal model never looks from a real token: positions are the
             # default ones, and without a mask attention takes its fastest way.
             kept = {} if past is None else {"past_key_values": past}
-            self.model.base_model(input_ids=ids.to(self.device), use_cache=past is not None, **kept)
+            self._decoder(input_ids=ids.to(self.device), use_cache=past is not None, **kept)
         except _StopForwardError:
             pass
         finally:
@@ -171,8 +185,6 @@ def load_backbone(folder: Path, *, hook_point: str, dtype: str = "auto", device:
             folder, dtype=chosen, trust_remote_code=False, output_loading_info=True
         )
     except Exception as err:  # transformers raises many kinds, AssertionError and RuntimeError among them
-        if isinstance(err, torch.OutOfMemoryError):
-            raise
         raise _unloadable(folder, err) from err
     missing = sorted(set(found["missing_keys"]) & dict(model.named_parameters()).keys())
     if missing:  # transformers would go on with random numbers
@@ -180,8 +192,8 @@ def load_backbone(folder: Path, *, hook_point: str, dtype: str = "auto", device:
     try:
         model.to(device)
     except (RuntimeError, AssertionError) as err:  # AssertionError: a torch without CUDA
-        if isinstance(err, torch.OutOfMemoryError):
-            raise
+        if is_out_of_memory(err):
+            raise _too_large(folder) from err
         raise SettingsError(f"the device {device!r} cannot be used: {err}") from err
     for name, weight in model.named_parameters():
         if not bool(torch.isfinite(torch.stack(weight.aminmax())).all()):
@@ -204,8 +216,18 @@ def load_tokenizer(folder: Path) -> Any:
         raise _unloadable(folder, err) from err
 
 
+def _too_large(folder: Path) -> ModelError:
+    n_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return ModelError(
+        f"out of memory: the weights in {folder} take {n_bytes / 1e9:.1f} GB as they are stored\n"
+        "Take a narrower --dtype (bfloat16), another --device, or a smaller model."
+    )
+
+
 def _unloadable(folder: Path, err: Exception) -> ModelError:
     """What transformers says, but for its advice to run code that lies beside the weights."""
+    if is_out_of_memory(err):
+        return _too_large(folder)
     if "trust_remote_code" in str(err):
         return ModelError(
             f"the model in {folder} needs code of its own (auto_map in its config), which is never run\n"
@@ -224,56 +246,24 @@ def fast_dtype(device: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> torch.dtyp
 
 
 def hooked_module(model: Any, hook_point: str) -> Any:
-    """The module that `hook_point` names, from the body or from the top; GPT-2's `h.N` answers to `layers.N` too."""
-    names = dict(model.base_model.named_modules()) | dict(model.named_modules())
-    aliases = [hook_point, hook_point.replace("layers.", "h."), hook_point.replace("layers.", "model.layers.")]
-    for name in aliases:
+    """The module that `hook_point` names, from the decoder or from the top; GPT-2's `h.N` answers to `layers.N` too."""
+    inside = dict(model.get_decoder().named_modules())
+    names = dict(model.named_modules()) | dict(model.base_model.named_modules()) | inside
+    for name in (hook_point, hook_point.replace("layers.", "h."), hook_point.replace("layers.", "model.layers.")):
         if name and name in names:
             return names[name]
-    numbered = [name for name in dict(model.base_model.named_modules()) if name.rsplit(".", 1)[-1].isdigit()]
+    numbered = [name for name in inside if name.rsplit(".", 1)[-1].isdigit()]
     blocks = [name for name in numbered if name.count(".") == numbered[0].count(".")]
     listed = f"{blocks[0]} to {blocks[-1]}" if blocks else ", ".join(list(names)[1:6])
     raise SettingsError(f"{model.config.model_type} has no module {hook_point!r}; its blocks are {listed}")
 
 
-def pad(ids: Sequence[npt.NDArray[np.int32]], *, side: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Token ids [n, longest], attention mask and position ids, padded with 0 on `side` (left for writing)."""
-    longest = max(len(row) for row in ids)
-    padded = torch.zeros((len(ids), longest), dtype=torch.long)
-    attention = torch.zeros_like(padded)
-    for index, row in enumerate(ids):
-        where = slice(longest - len(row), longest) if side == "left" else slice(0, len(row))
-        padded[index, where] = torch.from_numpy(row).long()
-        attention[index, where] = 1
-    return padded, attention, (attention.cumsum(1) - 1).clamp_(min=0)
-
-
-def padded_and_kept(
-    ids: Sequence[npt.NDArray[np.int32]], keep: Sequence[npt.NDArray[np.bool_]]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids padded on the right, and which places of that are kept, [n, longest] both."""
-    padded, _, _ = pad(ids, side="right")
-    kept = torch.zeros(padded.shape, dtype=torch.bool)
-    for row, mask in enumerate(keep):
-        kept[row, : len(mask)] = torch.from_numpy(mask)
-    return padded, kept
-
-
 def is_out_of_memory(err: BaseException) -> bool:
-    """Whether `err` says that memory did not suffice: Python's, CUDA's, or that of torch on a CPU."""
-    return isinstance(err, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(err)
-
-
-def batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
-    """Indices of sequences to run together: longest first, padded size at most `token_budget` (one always fits)."""
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > token_budget:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+    """Whether `err` says that memory did not suffice: Python's, CUDA's, that of torch on a CPU, or of a mapped file."""
+    if isinstance(err, MemoryError | torch.OutOfMemoryError):
+        return True
+    words = str(err).lower()
+    return any(text in words for text in ("can't allocate memory", "cannot allocate memory"))
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -15,7 +15,8 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from facsynth.model.backbone import Backbone, pad
+from facsynth.model.backbone import Backbone
+from facsynth.model.batching import pad
 
 CACHE_GROWTH = 256
 """Positions added to the cache at a time. `DynamicCache` adds one and copies all: two thirds of a step, measured."""

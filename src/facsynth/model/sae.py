@@ -16,8 +16,7 @@ import torch
 
 from facsynth.errors import ModelError, SettingsError
 from facsynth.model.input_norm import INPUT_NORMS, normed
-from facsynth.model.nonlinearity import Firing, above, group_maxima
-from facsynth.model.screen import Products, above_limits, can_screen, k_largest
+from facsynth.model.screen import Firing, Products, above_limits, can_screen, group_maxima, k_largest
 
 ARCHITECTURES = ("topk", "jumprelu", "standard", "groupmax")
 CODES = ("native", "relu")
@@ -78,8 +77,7 @@ class Sae:
     centred: bool = True
     """Whether b_dec is subtracted from the input, after its norm."""
     input_norm: str = "none"
-    """What each token's activation is brought to first, kept exact because it cannot be folded: none, layer_norm or
-    constant_norm_rescale, as SAELens means them."""
+    """What each token's activation is brought to first, kept exact because it cannot be folded: see `input_norm`."""
     fingerprint: str = ""
     notes: tuple[str, ...] = ()
     """What was taken from names instead of the file, and which units activations are in; for people."""
@@ -133,10 +131,6 @@ class Sae:
                 f"  SAE    reads activations of width {self.d_in}, from {self.hook_point} of {self.model_name}\n"
                 f"  model  {model_name} has width {d_model}\nUse the model that the SAE was trained on."
             )
-
-    def pre_acts(self, x: torch.Tensor) -> torch.Tensor:
-        """[n, d_in], the input norm behind it → [n, d_sae] float32, before any nonlinearity."""
-        return torch.addmm(self.products.bias, x.to(self.W_enc.dtype), self.W_enc)
 
     def dense_blocks(self, activations: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
         """(first feature, float32 pre-activations [n, up to 8,192]) of [n, d_in] activations, block by block."""
@@ -194,8 +188,9 @@ class Sae:
         if codes == "native" and self.threshold is not None:
             return above_limits(exact, rough, x, self.threshold.clamp(min=0))
         if codes == "native" and self.architecture == "groupmax":
-            return group_maxima(self.pre_acts(x), self.k)
-        return above(self.pre_acts(x), 0.0)
+            return group_maxima(exact, x, self.k)
+        screened = rough if codes == "native" else exact  # of relu codes half fire: they would be computed twice
+        return above_limits(exact, screened, x, torch.zeros_like(self.b_enc))
 
     @torch.inference_mode()
     def decode(self, codes: Codes) -> torch.Tensor:
@@ -259,7 +254,7 @@ def reconstruction(sae: Sae, blocks: Iterator[torch.Tensor]) -> Reconstruction:
 
 def hook_point_of(name: str) -> str:
     """A module path from 0, as in `layers.14`, whatever names it: a module of the whole model, or TransformerLens."""
-    name = name.removeprefix("model.")
+    name = re.sub(r"^(model\.|language_model\.)+", "", name)
     if found := re.fullmatch(r"blocks\.(\d+)\.hook_resid_(post|pre)", name):
         block = int(found[1]) - (found[2] == "pre")  # before a block is after the one before it
         return f"layers.{block}" if block >= 0 else name

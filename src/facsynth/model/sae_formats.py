@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -200,7 +200,7 @@ def finish(row: Format, parts: Parts, *, hook_point: str, device: str) -> tuple[
     _check_sizes(parts, draft)
     if parts.k is not None and draft.architecture not in ("topk", "groupmax"):
         raise SettingsError(f"{parts.where} is a {draft.architecture} SAE: it has no k\nLeave out --sae-k.")
-    hook, told, notes = _hook_point(draft, hook_point)
+    hook, told, notes = _place(draft, hook_point)
     model, source = draft.named.get("model_name", ("", ""))
     if model and not draft.model_name:
         notes.append(f"its model, {model}, is taken from the name {source!r}")
@@ -263,12 +263,23 @@ def _check_sizes(parts: Parts, draft: Draft) -> None:
             )
 
 
-def _hook_point(draft: Draft, given: str) -> tuple[str, str, list[str]]:
-    """Where it reads: as its file says, else as given, else by its name; what file or name said; a note of a name."""
+class _Place(NamedTuple):
+    """Where an SAE reads."""
+
+    hook_point: str
+    told: str
+    """What file or name say, whatever was given."""
+    notes: list[str]
+
+
+def _place(draft: Draft, given: str) -> _Place:
+    """As its file says, else as given, else by its name."""
     stored = hook_point_of(draft.hook_point)
     if stored and "hook_" not in stored:  # which is how TransformerLens calls what is no block's output
-        return stored, stored, []
-    named, source = draft.named.get("hook_point", ("", ""))
+        return _Place(stored, stored, [])
+    name, source = draft.named.get("hook_point", ("", ""))
+    named = hook_point_of(name)
     if given or not named:
-        return hook_point_of(given) or stored, stored or named, []
-    return named, named, [f"its hook point, {named}, is taken from the name {source!r}; --hook-point says otherwise"]
+        return _Place(hook_point_of(given) or stored, stored or named, [])
+    note = f"its hook point, {named}, is taken from the name {source!r}; --hook-point says otherwise"
+    return _Place(named, named, [note])

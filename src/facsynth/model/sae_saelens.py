@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from facsynth.errors import ModelError
-from facsynth.model.input_norm import INPUT_NORMS
+from facsynth.model.input_norm import CENTRED, INPUT_NORMS
 from facsynth.model.sae import Sae
 from facsynth.model.sae_draft import Draft, Parts
 from facsynth.store import write_atomic, write_json
@@ -59,11 +59,18 @@ def read_saelens(parts: Parts) -> Draft:
     found.l0, fvu = parts.figure("l0"), parts.figure("fvu")
     found.explained_variance = None if fvu is None else 1 - fvu
     if parts.config.get("centred_stream"):
-        found.notes.append(
-            "it was trained on TransformerLens' centred stream (center_writing_weights): each activation minus its own "
-            "mean, which the model here does not subtract"
-        )
+        _centre(found)
     return found
+
+
+def _centre(found: Draft) -> None:
+    """Of a SAE that saw each activation minus its own mean; `layer_norm` does the same by itself."""
+    told = "it was trained on TransformerLens' centred stream (center_writing_weights): each activation minus its mean"
+    if found.input_norm == "none":
+        found.input_norm = CENTRED
+        found.notes.append(f"{told}, which is subtracted here too, but for a model with RMSNorm, which is not centred")
+    elif found.input_norm != "layer_norm":
+        found.notes.append(f"{told}, which is not subtracted here")
 
 
 def _architecture(parts: Parts) -> str:
@@ -107,7 +114,7 @@ def _keep_norm(parts: Parts, found: Draft) -> None:
     """Fold the norm where a constant does it, keep it where it depends on the token."""
     norm = parts.word("input_norm", "none")
     norm = {"True": "expected_average_only_in", "False": "none"}.get(norm, norm)  # as the oldest configs say it
-    if norm in INPUT_NORMS:
+    if norm in INPUT_NORMS and norm != CENTRED:
         found.input_norm = norm
         if norm != "none":
             found.used["input_norm"] = norm

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from facsynth.model.nonlinearity import Firing
-
+Firing = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""(token [nnz], feature [nnz], act [nnz] > 0), sorted by token, then feature."""
 FEATURE_BLOCK = 8192
 """[1024, 8192] in float32 is 34 MB, what the caches of a CPU hold; larger blocks gain nothing on a GPU."""
 N_GROUPS = 256
@@ -42,11 +42,11 @@ class Products(NamedTuple):
         norm = float(torch.linalg.vector_norm(W, dim=0).max())
         return Products(W.bfloat16(), bias.bfloat16(), ROUNDING * norm, ROUNDING * float(bias.abs().max()))
 
-    def blocks(self, x: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-        """(first feature, [n, up to FEATURE_BLOCK]), block by block."""
-        x = x.to(self.W.dtype)
-        for first in range(0, self.W.shape[1], FEATURE_BLOCK):
-            part = slice(first, first + FEATURE_BLOCK)
+    def blocks(self, x: torch.Tensor, size: int = 0) -> Iterator[tuple[int, torch.Tensor]]:
+        """(first feature, [n, up to `size`, else FEATURE_BLOCK]), block by block."""
+        x, size = x.to(self.W.dtype), size or FEATURE_BLOCK
+        for first in range(0, self.W.shape[1], size):
+            part = slice(first, first + size)
             yield first, torch.addmm(self.bias[part], x, self.W[:, part])
 
     def slack(self, x: torch.Tensor) -> torch.Tensor:
@@ -75,7 +75,7 @@ def k_largest(exact: Products, rough: Products, x: torch.Tensor, k: int) -> Firi
 def above_limits(exact: Products, rough: Products, x: torch.Tensor, limits: torch.Tensor) -> Firing:
     """Every latent above its limit [d_sae], at least 0, strictly.
 
-    Source: JumpReLU, arXiv 2407.14435.
+    Source: JumpReLU, arXiv 2407.14435; with 0 it is ReLU.
     """
     slack = rough.slack(x)
     found = []
@@ -87,6 +87,20 @@ def above_limits(exact: Products, rough: Products, x: torch.Tensor, limits: torc
     token, feature, act = _exact(exact, rough, x, found)
     fires = act > limits[feature]
     return token[fires], feature[fires], act[fires]
+
+
+def group_maxima(exact: Products, x: torch.Tensor, k: int) -> Firing:
+    """The largest of each of k groups of neighbouring latents, those above 0 of them.
+
+    Source: `groupmax` of EleutherAI/sparsify, fused_encoder.py.
+    """
+    width = exact.W.shape[1] // k
+    found = []
+    for first, pre in exact.blocks(x, max(1, FEATURE_BLOCK // width) * width):
+        act, within = pre.unflatten(1, (-1, width)).max(dim=2)
+        token, group = _where(act > 0)
+        found.append((token, first + group * width + within[token, group], act[token, group]))
+    return _exact(exact, exact, x, found)
 
 
 def at_most_kth(pre: torch.Tensor, k: int) -> torch.Tensor:

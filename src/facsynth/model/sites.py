@@ -15,7 +15,8 @@ import numpy.typing as npt
 import torch
 
 from facsynth.errors import SettingsError
-from facsynth.model.backbone import Backbone, hooked_module, padded_and_kept
+from facsynth.model.backbone import Backbone, hooked_module
+from facsynth.model.batching import padded_and_kept
 
 NUMBERED = re.compile(r"(.*?)(\d+)((?:\.[A-Za-z_]\w*)*)")
 """A module of a block: what stands before the block's number, the number, and the way inside the block."""
