@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from facsynth.model import screen
 from facsynth.model.sae import Codes, Sae
@@ -23,9 +26,13 @@ def sae_of(d_in: int, d_sae: int, architecture: str = "topk", *, k: int = 5, rng
     return Sae(
         W_enc, torch.randn(d_sae, generator=rng), W_enc.T.contiguous(), 3 * torch.randn(d_in, generator=rng),
         architecture=architecture, hook_point="layers.1", model_name="",
-        k={"topk": k, "groupmax": d_sae // 32}.get(architecture, 0),
+        k={"topk": k, "groupmax": n_groups(d_sae)}.get(architecture, 0),
         threshold=1 + torch.rand(d_sae, generator=rng) if architecture == "jumprelu" else None,
     )  # fmt: skip
+
+
+def n_groups(d_sae: int) -> int:
+    return max(k for k in range(1, 33) if d_sae % k == 0)
 
 
 def tokens(n: int, d_in: int, rng_seed: int = 1) -> torch.Tensor:
@@ -37,12 +44,19 @@ def tokens(n: int, d_in: int, rng_seed: int = 1) -> torch.Tensor:
     return x.bfloat16()
 
 
-def by_numpy(sae: Sae, x: torch.Tensor) -> list[dict[int, float]]:
+def by_numpy(sae: Sae, x: torch.Tensor, codes: str = "native") -> list[dict[int, float]]:
     """Each token's codes, from one product in float64 and a full sort."""
     W, b, b_dec = (t.double().numpy() for t in (sae.W_enc, sae.b_enc, sae.b_dec))
     found = []
     for row in (x.double().numpy() - b_dec) @ W + b:
-        kept = np.argsort(-row)[: sae.k] if sae.threshold is None else np.flatnonzero(row > sae.threshold.numpy())
+        kept = np.arange(len(row))
+        if codes == "native" and sae.architecture == "topk":
+            kept = np.argsort(-row)[: sae.k]
+        elif codes == "native" and sae.threshold is not None:
+            kept = np.flatnonzero(row > sae.threshold.numpy())
+        elif codes == "native" and sae.architecture == "groupmax":
+            width = sae.d_sae // sae.k
+            kept = row.reshape(sae.k, width).argmax(1) + width * np.arange(sae.k)
         found.append({int(i): float(row[i]) for i in kept if row[i] > 0})
     return found
 
@@ -55,19 +69,27 @@ def by_token(codes: Codes) -> list[dict[int, float]]:
     return found
 
 
+KINDS = [("topk", "native"), ("jumprelu", "native"), ("standard", "native"), ("groupmax", "native"), ("topk", "relu")]
+
+
+def check(codes: Codes, expected: list[dict[int, float]]) -> None:
+    """The same latents, but for what rounding decides, in order, with the same values."""
+    ordered = (codes.token.diff() > 0) | ((codes.token.diff() == 0) & (codes.feature.diff() > 0))
+    assert bool(ordered.all())
+    for ours, theirs in zip(by_token(codes), expected, strict=True):
+        assert all(max(ours.get(i, 0), theirs.get(i, 0)) < 1e-3 for i in ours.keys() ^ theirs.keys())
+        assert all(ours[i] == pytest.approx(theirs[i], rel=1e-3, abs=1e-3) for i in ours.keys() & theirs.keys())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("architecture", ["topk", "jumprelu"])
+@pytest.mark.parametrize(("architecture", "codes"), KINDS)
 @pytest.mark.parametrize(("d_sae", "block"), [(1000, 8192), (1024, 256), (777, 100), (512, 512)])
 def test_codes_are_those_of_a_sort_whatever_the_blocks(
-    dtype: torch.dtype, architecture: str, d_sae: int, block: int, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, architecture: str, codes: str, d_sae: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(screen, "FEATURE_BLOCK", block)
     sae, x = sae_of(24, d_sae, architecture), tokens(60, 24)
-    found = sae.encode(x.to(dtype))
-    assert bool(((found.token.diff() > 0) | ((found.token.diff() == 0) & (found.feature.diff() > 0))).all())
-    for ours, expected in zip(by_token(found), by_numpy(sae, x), strict=True):
-        assert ours.keys() == expected.keys()
-        assert all(ours[feature] == pytest.approx(expected[feature], rel=1e-3, abs=1e-3) for feature in ours)
+    check(sae.encode(x.to(dtype), codes), by_numpy(sae, x, codes))
 
 
 @settings(max_examples=30, deadline=None)
@@ -130,3 +152,48 @@ def test_no_block_of_products_outlives_its_turn(monkeypatch: pytest.MonkeyPatch)
     for architecture in ("topk", "jumprelu", "standard", "groupmax"):
         sae_of(16, 2048, architecture).encode(tokens(20, 16))
         assert most <= 2
+
+
+class Widest(TorchDispatchMode):
+    """The most numbers that any matrix of a dtype which torch made holds."""
+
+    def __init__(self, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.dtype, self.n = dtype, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and tensor.dim() > 1:
+                self.n = max(self.n, tensor.numel() if self.dtype in (None, tensor.dtype) else 0)
+        return made
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("architecture", "codes"), KINDS)
+def test_no_array_of_all_tokens_and_features_is_made(
+    architecture: str, codes: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screen, "FEATURE_BLOCK", 128)
+    n, d_in, d_sae = 256, 8, 2048
+    sae, x = sae_of(d_in, d_sae, architecture), tokens(n, d_in).to(dtype)
+    sae.encode(x[:1])  # the weights in both precisions are [d_in, d_sae], and made once
+    with Widest() as made:
+        sae.encode(x, codes)
+    assert made.n < n * d_sae / 4
+
+
+@pytest.mark.parametrize(("bias", "often"), [(-100.0, False), (-40.0, False), (-10.0, True), (0.0, True), (50.0, True)])
+def test_relu_codes_are_those_of_numpy_however_many_fire(
+    bias: float, often: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where few do, products are bfloat16 at first; where many do, float32 but for the tokens that tell."""
+    monkeypatch.setattr(screen, "FEATURE_BLOCK", 256)
+    sae, x = sae_of(24, 1024, "standard"), tokens(100, 24).clamp(-20, 20)
+    sae = replace(sae, b_enc=sae.b_enc + bias)
+    sae.encode(x[:1])
+    with Widest(torch.bfloat16) as made:
+        found = sae.encode(x)
+    check(found, by_numpy(sae, x))
+    assert (len(found.act) / (100 * 1024) > screen.OFTEN) == often
+    assert (made.n < 100 * 256) == often

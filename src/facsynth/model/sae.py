@@ -21,7 +21,7 @@ from facsynth.model.screen import Firing, Products, above_limits, can_screen, gr
 ARCHITECTURES = ("topk", "jumprelu", "standard", "groupmax")
 CODES = ("native", "relu")
 BLOCK_TOKENS = 1024
-"""Tokens encoded at once: [1024, 65536] in float32 is 268 MB, the largest buffer there is."""
+"""Tokens encoded at once; of products, as many of them by 8,192 features are there."""
 
 
 @dataclass(frozen=True)
@@ -189,8 +189,7 @@ class Sae:
             return above_limits(exact, rough, x, self.threshold.clamp(min=0))
         if codes == "native" and self.architecture == "groupmax":
             return group_maxima(exact, x, self.k)
-        screened = rough if codes == "native" else exact  # of relu codes half fire: they would be computed twice
-        return above_limits(exact, screened, x, torch.zeros_like(self.b_enc))
+        return above_limits(exact, rough, x, torch.zeros_like(self.b_enc))
 
     @torch.inference_mode()
     def decode(self, codes: Codes) -> torch.Tensor:

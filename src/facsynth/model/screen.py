@@ -2,8 +2,8 @@
 
 Before: `model.sae` hands in a block of tokens. Features are gone through block by block; of each, what may fire is
 kept, and at the end what does. For bfloat16 activations the products are bfloat16, with a bound of what rounding can
-do: what lies within it of the limit is computed again in float32. So codes are those of float32 products, at two to
-three times the speed where bfloat16 is fast (docs/LOG.md).
+do: what lies within it of the limit is computed again in float32. So codes are those of float32 products, at up to
+three times the speed where bfloat16 is fast and few latents fire (docs/LOG.md); where many do, float32 comes first.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ FEATURE_BLOCK = 8192
 N_GROUPS = 256
 ROUNDING = 1.05 * 2.0**-9
 """Of bfloat16, relative, with room for the float32 sums."""
+OFTEN = 1 / 64
+"""Where a larger share of latents may fire, to compute those again takes longer than a float32 product of all."""
+N_PROBED = 32
+"""Tokens that tell this share, in the first block of features: a hundredth of the time."""
 
 
 class Products(NamedTuple):
@@ -77,16 +81,29 @@ def above_limits(exact: Products, rough: Products, x: torch.Tensor, limits: torc
 
     Source: JumpReLU, arXiv 2407.14435; with 0 it is ReLU.
     """
+    if rough is not exact and _fire_often(rough, x, limits):
+        rough = exact
     slack = rough.slack(x)
     found = []
     for first, pre in rough.blocks(x):
-        limit = limits[first : first + FEATURE_BLOCK]
-        lowest = limit if rough is exact else limit * (1 - ROUNDING) - slack[:, None]
-        token, feature = _where(pre > lowest)
+        token, feature = _where(_reaching(pre, limits[first : first + FEATURE_BLOCK], slack))
         found.append((token, feature + first, pre[token, feature]))
     token, feature, act = _exact(exact, rough, x, found)
+    if rough is exact:
+        return token, feature, act
     fires = act > limits[feature]
     return token[fires], feature[fires], act[fires]
+
+
+def _fire_often(rough: Products, x: torch.Tensor, limits: torch.Tensor) -> bool:
+    few = x[:: max(1, len(x) // N_PROBED)]
+    _, pre = next(rough.blocks(few))
+    return float(_reaching(pre, limits[:FEATURE_BLOCK], rough.slack(few)).float().mean()) > OFTEN
+
+
+def _reaching(pre: torch.Tensor, limit: torch.Tensor, slack: torch.Tensor) -> torch.Tensor:
+    """[n, block]: which products may be above their limit [block] in float32; of float32 ones, which are."""
+    return pre > (limit if pre.dtype == torch.float32 else limit * (1 - ROUNDING) - slack[:, None])
 
 
 def group_maxima(exact: Products, x: torch.Tensor, k: int) -> Firing:
@@ -117,15 +134,26 @@ def at_most_kth(pre: torch.Tensor, k: int) -> torch.Tensor:
     return pre.topk(k, dim=1, sorted=False).values.amin(1)
 
 
-def _exact(
-    exact: Products, rough: Products, x: torch.Tensor, found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
-) -> Firing:
+def _exact(exact: Products, rough: Products, x: torch.Tensor, found: list[Firing]) -> Firing:
     """(token, feature, float32 pre-activation) of what was found, sorted by token, then feature."""
-    token, feature, act = (torch.cat([part[i] for part in found]) for i in range(3))
-    if len(found) > 1:
-        order = (token * exact.W.shape[1] + feature).argsort()
-        token, feature, act = token[order], feature[order], act[order]
+    token, feature, act = _in_order(found, len(x))
     return token, feature, act if rough is exact else _sampled(exact, x, token, feature)
+
+
+def _in_order(found: list[Firing], n_tokens: int) -> Firing:
+    """What each block of features gave, sorted by token, as one, sorted by token, then feature: counted, not sorted."""
+    if len(found) == 1:
+        return found[0]
+    counts = torch.stack([torch.bincount(token, minlength=n_tokens) for token, _, _ in found])
+    total = counts.sum(0)
+    starts = total.cumsum(0) - total + counts.cumsum(0) - counts  # [block, token]: where its first one goes
+    shifts = starts - (counts.cumsum(1) - counts)
+    token = torch.repeat_interleave(torch.arange(n_tokens, device=total.device), total)
+    feature, act = torch.empty_like(token), found[0][2].new_empty(len(token))
+    for shift, (rows, columns, values) in zip(shifts, found, strict=True):
+        places = torch.arange(len(rows), device=rows.device) + shift[rows]
+        feature[places], act[places] = columns, values
+    return token, feature, act
 
 
 def _sampled(exact: Products, x: torch.Tensor, token: torch.Tensor, feature: torch.Tensor) -> torch.Tensor:
