@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 import foreign
 from facsynth.errors import ModelError
+from facsynth.model.input_norm import CENTRED, normed
 from facsynth.model.sae_formats import open_local
 from facsynth.model.sae_hub import of_saelens, open_release
 from foreign import D_IN, D_SAE, W, X, dense, linear
@@ -232,6 +234,34 @@ def test_a_release_that_saelens_cannot_get_is_a_message(lens: Any) -> None:
         open_release("saelens:no-such-release:x")
     with pytest.raises(ModelError, match="SAELens cannot open gpt2-small-res-jb"):
         open_release("saelens:gpt2-small-res-jb:blocks.3.hook_resid_pre")
+
+
+@pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("norm", ["LN", "RMS"])
+def test_what_transformer_lens_centres_is_the_stream_of_a_model_with_layer_norm(norm: str, lens: Any) -> None:
+    transformer_lens = pytest.importorskip("transformer_lens")
+    config = transformer_lens.HookedTransformerConfig(
+        n_layers=2, d_model=16, n_ctx=12, d_head=8, n_heads=2, d_mlp=16, d_vocab=30, act_fn="gelu",
+        normalization_type=norm, device="cpu",
+    )  # fmt: skip
+    plain, centred = (transformer_lens.HookedTransformer(config) for _ in range(2))
+    with torch.no_grad():
+        for index, (name, parameter) in enumerate(plain.named_parameters()):
+            rng = torch.Generator().manual_seed(index)
+            parameter.copy_(torch.randn(parameter.shape, generator=rng) / 4 + name.endswith(".w") + 0.2)
+    state = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
+    centred.load_and_process_state_dict(
+        state, fold_ln=False, center_writing_weights=True, center_unembed=False, fold_value_biases=False
+    )
+    ids = torch.arange(12)[None]
+    before, after = (model.run_with_cache(ids)[1] for model in (plain, centred))
+    for name in before:
+        ours, theirs = before[name].detach(), after[name].detach()
+        is_written = re.fullmatch(r"hook_(pos_)?embed|blocks\.\d\.hook_(resid_(pre|mid|post)|attn_out|mlp_out)", name)
+        if norm == "LN" and is_written:
+            ours = normed(ours[0], CENTRED).x[None]
+            assert float((before[name] - after[name]).abs().max()) > 0.1
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("activation", ["topk", "groupmax"])

@@ -167,7 +167,18 @@ def test_a_model_with_rms_norm_is_never_centred(family: str, norm: str, tmp_path
     assert join_space(backbone, sae, settings).sae.input_norm == norm
 
 
-@pytest.mark.parametrize("norm", ["layer_norm", "constant_norm_rescale"])
+@pytest.mark.parametrize(
+    ("hook_name", "norm"),
+    [("blocks.3.hook_resid_pre", "centred"), ("blocks.3.hook_mlp_out", "centred"), ("hook_embed", "centred"),
+     ("blocks.3.ln1.hook_normalized", "none"), ("blocks.3.mlp.hook_post", "none")],
+)  # fmt: skip
+def test_only_the_stream_and_what_is_written_to_it_is_centred(hook_name: str, norm: str, tmp_path: Path) -> None:
+    metadata = {"model_from_pretrained_kwargs": {"center_writing_weights": True}, "hook_name": hook_name}
+    sae = open_local(folder_of(tmp_path, "standard", metadata=metadata)).sae
+    assert (sae.input_norm, len(sae.notes)) == (norm, norm == "centred")
+
+
+@pytest.mark.parametrize("norm", ["layer_norm", "constant_norm_rescale", "centred"])
 def test_an_input_norm_is_saved_and_read_back(norm: str, tmp_path: Path) -> None:
     sae = replace(tiny.random_sae(), input_norm=norm)
     save_sae(sae, tmp_path, metadata={})

@@ -87,7 +87,7 @@ class Backbone:
     @property
     def has_rms_norm(self) -> bool:
         """Whether the mean of an activation matters to the model, as it does not where LayerNorm takes it away."""
-        return any("RMSNorm" in type(module).__name__ for module in self.model.modules())
+        return any("RMSNorm" in type(module).__name__ for module in self._decoder.modules())
 
     @property
     def token_budget(self) -> int:

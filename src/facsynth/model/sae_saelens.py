@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ BY_ARCHITECTURE: Mapping[str, tuple[set[str], ...]] = {
 }
 """What each architecture has beside the four tensors of all. The last two are checkpoints from the middle of training:
 a finished one is saved as jumprelu."""
+WITHIN_A_BLOCK = re.compile(r"blocks\.\d+\.\w+\.hook_\w+")
+"""TransformerLens' `blocks.3.ln1.hook_normalized`, but not its `blocks.3.hook_resid_post`."""
 
 
 def read_saelens(parts: Parts) -> Draft:
@@ -64,7 +67,12 @@ def read_saelens(parts: Parts) -> Draft:
 
 
 def _centre(found: Draft) -> None:
-    """Of a SAE that saw each activation minus its own mean; `layer_norm` does the same by itself."""
+    """Of a SAE that saw each activation minus its own mean; `layer_norm` does the same by itself.
+
+    Centred is the stream, and all that is written to it: not what a norm gives, nor what lies within MLP or attention.
+    """
+    if WITHIN_A_BLOCK.fullmatch(found.hook_point):
+        return
     told = "it was trained on TransformerLens' centred stream (center_writing_weights): each activation minus its mean"
     if found.input_norm == "none":
         found.input_norm = CENTRED
@@ -151,6 +159,9 @@ def save_sae(sae: Sae, folder: Path, *, metadata: Mapping[str, Any], dtype: torc
         tensors["threshold"] = sae.threshold
     stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
     write_atomic(folder / "sae_weights.safetensors", lambda path: save_file(stored, path))
+    stream: dict[str, Any] = {}
+    if sae.input_norm == CENTRED:
+        stream = {"model_from_pretrained_kwargs": {"center_writing_weights": True}}
     config: dict[str, Any] = {
         "architecture": sae.architecture,
         "d_in": sae.d_in,
@@ -158,13 +169,14 @@ def save_sae(sae: Sae, folder: Path, *, metadata: Mapping[str, Any], dtype: torc
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": sae.centred,
-        "normalize_activations": sae.input_norm,
+        "normalize_activations": "none" if stream else sae.input_norm,
         "reshape_activations": "none",
         "metadata": {
             "model_name": sae.model_name,
             "hook_name": sae.hook_point,
             "hf_hook_name": f"model.{sae.hook_point}",
         }
+        | stream
         | dict(metadata),
     }
     if sae.architecture == "topk":
