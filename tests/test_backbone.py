@@ -16,7 +16,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
 
 import tiny
 from facsynth.errors import ModelError, SettingsError
@@ -314,30 +313,15 @@ def test_padding_keeps_tokens_and_counts_positions_from_the_first(lengths: list[
         assert real[0 if side == "right" else -1]
 
 
-def seeing_model(folder: Path) -> Path:
-    """A Gemma 3 that sees pictures: its blocks lie in a language model beside a vision tower."""
-    tokens = tiny.tokenizer()
-    text = {
-        "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
-        "intermediate_size": 64, "vocab_size": len(tokens), "sliding_window": 8,
-    }  # fmt: skip
-    vision = {
-        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28,
-        "patch_size": 14,
-    }  # fmt: skip
-    config = AutoConfig.for_model("gemma3", text_config=text, vision_config=vision)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    tokens.save_pretrained(folder)
-    return folder
-
-
-def test_a_model_that_sees_pictures_is_hooked_in_its_language_model(tmp_path: Path) -> None:
-    backbone, ids = tiny.backbone(seeing_model(tmp_path / "model"), "layers.1"), sequences()
+@pytest.mark.parametrize("family", tiny.SEEING)
+def test_a_model_that_sees_pictures_is_hooked_in_its_language_model(family: str, tmp_path: Path) -> None:
+    backbone, ids = tiny.backbone(tiny.save_seeing_model(tmp_path / "model", family), "layers.1"), sequences()
     with torch.no_grad():
         whole = backbone.model(input_ids=torch.tensor(ids[-1])[None].long(), output_hidden_states=True)
     found = backbone.activations(ids[-1:], everything(ids[-1:]))
     torch.testing.assert_close(found, whole.hidden_states[2][0], rtol=1e-4, atol=1e-4)
-    for name in ("layers.1", "language_model.layers.1", "model.language_model.layers.1"):
+    nested = tiny.SEEING[family]
+    for name in ("layers.1", f"{nested}.layers.1", f"model.{nested}.layers.1"):
         assert backbone.is_hooked_at(name)
         sae = replace(tiny.random_sae(), hook_point=hook_point_of(name))
         assert sae.hook_point == "layers.1"
@@ -345,6 +329,25 @@ def test_a_model_that_sees_pictures_is_hooked_in_its_language_model(tmp_path: Pa
     assert not backbone.is_hooked_at("layers.2") and not backbone.is_hooked_at("vision_tower.encoder.layers.1")
     with pytest.raises(SettingsError, match=r"has no module 'layers.9'; its blocks are layers.0 to layers.2$"):
         backbone.hooked_at("layers.9")
+
+
+@pytest.mark.parametrize("family", tiny.SEEING)
+def test_what_sees_pictures_is_never_run(family: str, tmp_path: Path) -> None:
+    backbone = tiny.backbone(tiny.save_seeing_model(tmp_path / "model", family), "layers.1")
+    ran: list[str] = []
+    for name, module in backbone.model.named_modules():
+        module.register_forward_pre_hook(lambda module, inputs, name=name: ran.append(name))
+    backbone.activations(sequences(), everything(sequences()))
+    nested = f"model.{tiny.SEEING[family]}"
+    assert f"{nested}.layers.1" in ran
+    assert all(name.startswith(nested) for name in ran)
+    assert not {f"{nested}.layers.2", f"{nested}.norm"} & set(ran)
+
+
+def test_a_model_whose_head_is_called_its_decoder_is_hooked_in_its_body(tmp_path: Path) -> None:
+    ends = {"pad_token_id": 3, "eos_token_id": 1, "bos_token_id": 0, "cls_token_id": 0, "sep_token_id": 1}
+    backbone = tiny.backbone(tiny.save_model(tmp_path / "model", "modernbert-decoder", **ends))
+    assert len(backbone.activations(sequences(), everything(sequences()))) == sum(LENGTHS)
 
 
 def grown(folder: Path, n_words: int) -> Path:

@@ -15,6 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     PreTrainedTokenizerFast,
 )
 
@@ -138,6 +139,32 @@ def save_model(
             if weight.dim() > 1 and "lm_head" not in name:
                 weight.mul_(8)  # the initial 0.02 leaves every block close to the identity
     model.save_pretrained(folder)
+    tokens.save_pretrained(folder)
+    return folder
+
+
+SEEING = {"gemma3": "language_model", "mistral3": "language_model", "idefics3": "text_model"}
+"""Families that see pictures, and what their language model is called. The first is a causal LM to transformers."""
+
+
+def save_seeing_model(folder: Path, family: str, rng_seed: int = 0) -> Path:
+    """As `save_model`, of three blocks of width 32 beside what sees pictures."""
+    tokens = tokenizer()
+    torch.manual_seed(rng_seed)
+    text = {
+        "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
+        "intermediate_size": 64, "vocab_size": len(tokens), "pad_token_id": tokens.pad_token_id,
+    }  # fmt: skip
+    if family != "idefics3":
+        text["sliding_window"] = 8
+    vision = {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28,
+        "patch_size": 14,
+    }  # fmt: skip
+    config = AutoConfig.for_model(family, text_config=text, vision_config=vision)
+    (AutoModelForCausalLM if family == "gemma3" else AutoModelForImageTextToText).from_config(config).save_pretrained(
+        folder
+    )
     tokens.save_pretrained(folder)
     return folder
 

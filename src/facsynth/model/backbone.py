@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from facsynth.errors import ModelError, SettingsError
 from facsynth.model.batching import padded_and_kept
@@ -32,7 +40,7 @@ class Backbone:
     """A model with its tokenizer, hooked at one module."""
 
     def __init__(self, model: Any, tokenizer: Any, *, hook_point: str, name: str, fingerprint: str) -> None:
-        """Wrap a loaded `AutoModelForCausalLM`.
+        """Wrap a loaded `AutoModelForCausalLM`, or one for pictures and text.
 
         Args:
             model: any causal LM; its decoder is run, its head and what sees pictures are not.
@@ -45,7 +53,7 @@ class Backbone:
             SettingsError: no module of that name.
         """
         self.model = model.eval()
-        self._decoder = model.get_decoder()
+        self._decoder = _decoder(model)
         self.tokenizer = tokenizer
         self.hook_point = hook_point
         self.name = name
@@ -181,7 +189,7 @@ def load_backbone(folder: Path, *, hook_point: str, dtype: str = "auto", device:
     chosen = fast_dtype(device) if dtype == "auto" else _dtype(dtype)
     tokenizer = load_tokenizer(folder)
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, found = _auto_class(folder).from_pretrained(
             folder, dtype=chosen, trust_remote_code=False, output_loading_info=True
         )
     except Exception as err:  # transformers raises many kinds, AssertionError and RuntimeError among them
@@ -202,6 +210,13 @@ def load_backbone(folder: Path, *, hook_point: str, dtype: str = "auto", device:
             )
     model.requires_grad_(False)
     return Backbone(model, tokenizer, hook_point=hook_point, name=folder.name, fingerprint=model_hash(folder, cache))
+
+
+def _auto_class(folder: Path) -> Any:
+    """What reads the folder: some models that see pictures are no causal LMs to transformers, though they hold one."""
+    config = type(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+    sees = config in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and config not in MODEL_FOR_CAUSAL_LM_MAPPING
+    return AutoModelForImageTextToText if sees else AutoModelForCausalLM
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -247,7 +262,7 @@ def fast_dtype(device: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> torch.dtyp
 
 def hooked_module(model: Any, hook_point: str) -> Any:
     """The module that `hook_point` names, from the decoder or from the top; GPT-2's `h.N` answers to `layers.N` too."""
-    inside = dict(model.get_decoder().named_modules())
+    inside = dict(_decoder(model).named_modules())
     names = dict(model.named_modules()) | dict(model.base_model.named_modules()) | inside
     for name in (hook_point, hook_point.replace("layers.", "h."), hook_point.replace("layers.", "model.layers.")):
         if name and name in names:
@@ -256,6 +271,12 @@ def hooked_module(model: Any, hook_point: str) -> Any:
     blocks = [name for name in numbered if name.count(".") == numbered[0].count(".")]
     listed = f"{blocks[0]} to {blocks[-1]}" if blocks else ", ".join(list(names)[1:6])
     raise SettingsError(f"{model.config.model_type} has no module {hook_point!r}; its blocks are {listed}")
+
+
+def _decoder(model: Any) -> Any:
+    """What gives the residual stream: the body, or its language model beside what sees pictures."""
+    found = model.get_decoder()
+    return found if isinstance(found, PreTrainedModel) else model.base_model  # ModernBERT's is its head
 
 
 def is_out_of_memory(err: BaseException) -> bool:

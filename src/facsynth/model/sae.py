@@ -253,7 +253,7 @@ def reconstruction(sae: Sae, blocks: Iterator[torch.Tensor]) -> Reconstruction:
 
 def hook_point_of(name: str) -> str:
     """A module path from 0, as in `layers.14`, whatever names it: a module of the whole model, or TransformerLens."""
-    name = re.sub(r"^(model\.|language_model\.)+", "", name)
+    name = re.sub(r"^(model\.|language_model\.|text_model\.)+", "", name)
     if found := re.fullmatch(r"blocks\.(\d+)\.hook_resid_(post|pre)", name):
         block = int(found[1]) - (found[2] == "pre")  # before a block is after the one before it
         return f"layers.{block}" if block >= 0 else name
