@@ -92,7 +92,7 @@ def runs(pid: int) -> bool:
     return False
 
 
-def until(holds: Callable[[], object], within_s: float = 60) -> None:
+def until(holds: Callable[[], object], within_s: float = 240) -> None:
     """Wait for it."""
     end = time.monotonic() + within_s
     while not holds():
