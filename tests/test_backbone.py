@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
-import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -348,28 +345,3 @@ def test_a_model_whose_head_is_called_its_decoder_is_hooked_in_its_body(tmp_path
     ends = {"pad_token_id": 3, "eos_token_id": 1, "bos_token_id": 0, "cls_token_id": 0, "sep_token_id": 1}
     backbone = tiny.backbone(tiny.save_model(tmp_path / "model", "modernbert-decoder", **ends))
     assert len(backbone.activations(sequences(), everything(sequences()))) == sum(LENGTHS)
-
-
-def grown(folder: Path, n_words: int) -> Path:
-    """The model with an embedding of so many rows: a file with a hole, which takes no room."""
-    stored, config = folder / "model.safetensors", json.loads((folder / "config.json").read_text("utf-8"))
-    header, end = {}, 0
-    for name, weight in load_file(stored).items():
-        shape = [n_words if size == config["vocab_size"] else size for size in weight.shape]
-        start, end = end, end + 2 * math.prod(shape)
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
-    head = json.dumps(header).encode()
-    with stored.open("wb") as file:
-        file.write(struct.pack("<Q", len(head)) + head)
-        file.truncate(8 + len(head) + end)
-    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": n_words}), "utf-8")
-    return folder
-
-
-@pytest.mark.skipif(
-    Path("/proc/sys/vm/overcommit_memory").read_text("utf-8").strip() == "1", reason="memory is promised without limit"
-)
-def test_a_model_that_the_memory_does_not_hold_is_said_to_be_too_large(tmp_path: Path) -> None:
-    folder = grown(tiny.save_model(tmp_path / "model"), 10**10)
-    with pytest.raises(ModelError, match=r"out of memory: the weights in .* take 1280.0 GB as they are stored\nTake"):
-        load_backbone(folder, hook_point="layers.1", dtype="float32", cache=tmp_path / "cache")

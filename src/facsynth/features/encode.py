@@ -17,8 +17,9 @@ import torch
 
 from facsynth.errors import InputError, SettingsError
 from facsynth.features.pool import Entries, pool_codes, pool_dense, sort_entries
-from facsynth.model.backbone import Backbone, is_out_of_memory
+from facsynth.model.backbone import Backbone
 from facsynth.model.batching import batches
+from facsynth.model.memory import is_out_of_memory
 from facsynth.model.prefix import shared_prefix
 from facsynth.model.sae import CODES, Sae
 from facsynth.records import Failure, Progress, Sample, no_progress

@@ -33,7 +33,7 @@ from facsynth.features.ray_cluster import Need, connected, import_ray, number_of
 from facsynth.features.ray_feed import Feed
 from facsynth.features.ray_messages import Result, SpaceFacts, packed, unpacked
 from facsynth.features.shards import table_of
-from facsynth.model.backbone import is_out_of_memory
+from facsynth.model.memory import is_out_of_memory
 from facsynth.records import Failure
 
 WINDOW = 4

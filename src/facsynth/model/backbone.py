@@ -27,6 +27,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from facsynth.errors import ModelError, SettingsError
 from facsynth.model.batching import padded_and_kept
 from facsynth.model.hashes import model_hash
+from facsynth.model.memory import enough_memory, is_out_of_memory
 from facsynth.model.prefix import PrefixCache
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -183,16 +184,27 @@ def load_backbone(folder: Path, *, hook_point: str, dtype: str = "auto", device:
         cache: where file hashes are remembered.
 
     Raises:
-        ModelError: the folder cannot be loaded, or its weights are not finite or not all there.
+        ModelError: the folder cannot be loaded, its weights are not finite or not all there, or memory is too small.
         SettingsError: no such dtype, device or hook point.
     """
     chosen = fast_dtype(device) if dtype == "auto" else _dtype(dtype)
     tokenizer = load_tokenizer(folder)
+    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
+    way_out = "--dtype bfloat16, a smaller model" if chosen == torch.float32 else "a smaller model"
+    with enough_memory(f"the model in {folder}", files, dtype=chosen, way_out=way_out):
+        model = _model(folder, chosen, device)
+    return Backbone(model, tokenizer, hook_point=hook_point, name=folder.name, fingerprint=model_hash(folder, cache))
+
+
+def _model(folder: Path, dtype: torch.dtype, device: str) -> Any:
+    """The model on its device, every weight of it there and finite."""
     try:
         model, found = _auto_class(folder).from_pretrained(
-            folder, dtype=chosen, trust_remote_code=False, output_loading_info=True
+            folder, dtype=dtype, trust_remote_code=False, output_loading_info=True
         )
     except Exception as err:  # transformers raises many kinds, AssertionError and RuntimeError among them
+        if is_out_of_memory(err):
+            raise
         raise _unloadable(folder, err) from err
     missing = sorted(set(found["missing_keys"]) & dict(model.named_parameters()).keys())
     if missing:  # transformers would go on with random numbers
@@ -201,7 +213,7 @@ def load_backbone(folder: Path, *, hook_point: str, dtype: str = "auto", device:
         model.to(device)
     except (RuntimeError, AssertionError) as err:  # AssertionError: a torch without CUDA
         if is_out_of_memory(err):
-            raise _too_large(folder) from err
+            raise
         raise SettingsError(f"the device {device!r} cannot be used: {err}") from err
     for name, weight in model.named_parameters():
         if not bool(torch.isfinite(torch.stack(weight.aminmax())).all()):
@@ -209,7 +221,7 @@ def load_backbone(folder: Path, *, hook_point: str, dtype: str = "auto", device:
                 f"the weights of {folder} are not finite: {name} holds NaN or infinity\nGet the file again."
             )
     model.requires_grad_(False)
-    return Backbone(model, tokenizer, hook_point=hook_point, name=folder.name, fingerprint=model_hash(folder, cache))
+    return model
 
 
 def _auto_class(folder: Path) -> Any:
@@ -231,18 +243,8 @@ def load_tokenizer(folder: Path) -> Any:
         raise _unloadable(folder, err) from err
 
 
-def _too_large(folder: Path) -> ModelError:
-    n_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    return ModelError(
-        f"out of memory: the weights in {folder} take {n_bytes / 1e9:.1f} GB as they are stored\n"
-        "Take a narrower --dtype (bfloat16), another --device, or a smaller model."
-    )
-
-
 def _unloadable(folder: Path, err: Exception) -> ModelError:
     """What transformers says, but for its advice to run code that lies beside the weights."""
-    if is_out_of_memory(err):
-        return _too_large(folder)
     if "trust_remote_code" in str(err):
         return ModelError(
             f"the model in {folder} needs code of its own (auto_map in its config), which is never run\n"
@@ -277,14 +279,6 @@ def _decoder(model: Any) -> Any:
     """What gives the residual stream: the body, or its language model beside what sees pictures."""
     found = model.get_decoder()
     return found if isinstance(found, PreTrainedModel) else model.base_model  # ModernBERT's is its head
-
-
-def is_out_of_memory(err: BaseException) -> bool:
-    """Whether `err` says that memory did not suffice: Python's, CUDA's, that of torch on a CPU, or of a mapped file."""
-    if isinstance(err, MemoryError | torch.OutOfMemoryError):
-        return True
-    words = str(err).lower()
-    return any(text in words for text in ("can't allocate memory", "cannot allocate memory"))
 
 
 def _dtype(name: str) -> torch.dtype:

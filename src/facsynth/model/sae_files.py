@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from facsynth.errors import ModelError
+from facsynth.model.memory import is_out_of_memory
 
 CONTAINERS = {".safetensors": "safetensors", ".npz": "npz", ".pt": "pt", ".pth": "pt"}
 AGAIN = "It is cut off or something else; get it again."
@@ -47,6 +48,7 @@ def read_weights(path: Path) -> Held:
 
     Raises:
         ModelError: not there, not whole, of another kind, or a pickle that would run code.
+        MemoryError, OSError, RuntimeError: memory does not suffice, as `model.memory` tells.
     """
     container = CONTAINERS.get(path.suffix)
     if container is None:
@@ -56,6 +58,8 @@ def read_weights(path: Path) -> Held:
     try:
         tensors = load_file(path) if container == "safetensors" else _read_npz(path)
     except (*DAMAGED, TypeError) as err:
+        if is_out_of_memory(err):
+            raise
         raise ModelError(f"{path} cannot be read as {container}: {_first_line(err)}\n{AGAIN}") from err
     return Held(path, container, tensors, {})
 
@@ -90,6 +94,8 @@ def _read_pickle(path: Path) -> Any:
     except pickle.UnpicklingError as err:
         raise ModelError(_refusal(path, str(err))) from err
     except (*DAMAGED, TypeError) as err:
+        if is_out_of_memory(err):
+            raise
         raise ModelError(f"{path} cannot be read as a torch file: {_first_line(err)}\n{AGAIN}") from err
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from facsynth.errors import ModelError, SettingsError
+from facsynth.model.memory import enough_memory
 from facsynth.model.sae import Declared, Sae, hook_point_of
 from facsynth.model.sae_draft import Draft, Parts
 from facsynth.model.sae_files import CONTAINERS, Held, read_config, read_weights
@@ -44,16 +45,19 @@ def open_local(path: Path, *, k: int | None = None, hook_point: str = "", device
         device: where its tensors go.
 
     Raises:
-        ModelError: not there, damaged, of no known format, or one that cannot be kept exactly; with what was found.
+        ModelError: not there, damaged, of no known format, or one that cannot be kept exactly; with what was found. Or
+            memory does not suffice.
         SettingsError: `k` contradicts the file.
     """
-    held = read_weights(find_weights(path))
-    row = detect(held)
-    config, configured = _settings(held, row)
-    tensors, scalars = _under_our_names(held, row)
-    parts = Parts(str(held.path), str(held.path.absolute()), tensors, config | scalars, configured, k)
-    sae, used = finish(row, parts, hook_point=hook_point, device=device)
-    return OpenedSae(sae, row.name, used, held.path)
+    file = find_weights(path)
+    with enough_memory(f"the SAE in {file}", [file], dtype=torch.float32, way_out="an SAE of fewer features"):
+        held = read_weights(file)
+        row = detect(held)
+        config, configured = _settings(held, row)
+        tensors, scalars = _under_our_names(held, row)
+        parts = Parts(str(file), str(file.absolute()), tensors, config | scalars, configured, k)
+        sae, used = finish(row, parts, hook_point=hook_point, device=device)
+    return OpenedSae(sae, row.name, used, file)
 
 
 def load_sae(path: Path, *, device: str = "cpu", fingerprint: str = "") -> Sae:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from facsynth.errors import ModelError, SettingsError, missing_extra
+from facsynth.model.memory import is_out_of_memory
 from facsynth.model.sae_draft import Parts
 from facsynth.model.sae_files import CONTAINERS
 from facsynth.model.sae_formats import OpenedSae, finish, settings_of
@@ -95,9 +96,11 @@ def open_release(name: str, *, k: int | None = None, hook_point: str = "", devic
         theirs = sae_lens.SAE.from_pretrained(release, sae_id, device="cpu")
     except Exception as err:  # its registry, its converters and the hub client each raise their own
         reason = str(err).strip().splitlines()
+        way_out = "Its table of releases: https://decoderesearch.github.io/SAELens/latest/pretrained_saes/"
+        if is_out_of_memory(err):
+            way_out = "Take an SAE of fewer features, or a machine with more memory."
         raise ModelError(
-            f"SAELens cannot open {release} {sae_id}\n{reason[0] if reason else type(err).__name__}\n"
-            "Its table of releases: https://decoderesearch.github.io/SAELens/latest/pretrained_saes/"
+            f"SAELens cannot open {release} {sae_id}\n{reason[0] if reason else type(err).__name__}\n{way_out}"
         ) from err
     opened = of_saelens(theirs, name, k=k, hook_point=hook_point, device=device)
     if release in (listed := get_pretrained_saes_directory()):
