@@ -1,6 +1,6 @@
 """What `make bench` runs: speed and memory, side by side with other ways, as one Markdown table and as JSON.
 
-    python benchmarks/run.py [--quick] [--only encode|disk|memory|profiles|startup|demo|writing] [--out bench.json]
+    python benchmarks/run.py [--quick] [--only SECTION] [--out bench.json]
 
 Ways that are compared are first checked to give the same, then timed in turn. It measures and does not judge: exit 0
 even where a goal is missed, 1 where a check fails. Ten minutes on two cores that have nothing else to do.
@@ -29,6 +29,7 @@ SECTIONS = {
     "startup": "startup",
     "demo": "demo",
     "writing": "writing",
+    "endpoint": "endpoint",
 }
 """Name to file."""
 BUSY = 1.25

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -10,13 +11,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 import tiny_run
 from facsynth.lock import locked
+from fault_server import EVERY_FAULT, MODEL, Act, FaultServer, seeded
 
+N_SLOTS = 8
+N_OUT = N_SLOTS + N_SLOTS // 4 + 1
+"""Requests that may be out, or answered and not yet written down."""
 COMMAND = [sys.executable, "-m", "facsynth", "run"]
 
 
@@ -39,8 +45,9 @@ def kept(out: Path) -> dict[str, bytes]:
     return {name: (out / name).read_bytes() for name in names}
 
 
-def kill_often(folder: Path, n_kills: int, rng_seed: int) -> None:
-    (folder / "run.yaml").write_text(yaml.safe_dump(tiny_run.parts(folder)), encoding="utf-8")
+def kill_often(folder: Path, n_kills: int, rng_seed: int, settings: dict[str, Any] | None = None) -> None:
+    """Kill a run again and again, and compare what it ends in with an unbroken one."""
+    (folder / "run.yaml").write_text(yaml.safe_dump(settings or tiny_run.parts(folder)), encoding="utf-8")
     whole = folder / "whole"
     began = time.monotonic()
     finish(folder, whole, folder / "cache-whole")
@@ -66,14 +73,73 @@ def kill_often(folder: Path, n_kills: int, rng_seed: int) -> None:
         number += 1
 
 
+def at_endpoint(folder: Path, server: FaultServer, **budget: Any) -> dict[str, Any]:
+    """A run whose writer is at an endpoint that often fails."""
+    quick = {name: act for name, act in EVERY_FAULT.items() if act.what not in {"hang", "drip"} and "429 " not in name}
+    server.script, server.latency_s = seeded(0.2, 1, quick), 0.05
+    parts = tiny_run.parts(folder)
+    parts["writer"] = {"endpoint": {"url": server.url, "model": MODEL, "concurrency": N_SLOTS}}
+    parts["budget"] |= {"max_candidates": 12, "control": 0.3, **budget}
+    return parts
+
+
+def kill_at_endpoint(folder: Path, n_kills: int, rng_seed: int) -> None:
+    with FaultServer() as server:
+        kill_often(folder, n_kills, rng_seed, at_endpoint(folder, server))
+        n_runs = 1 + len(list(folder.glob("cache-*"))) - 1  # the unbroken one, and each that was killed and went on
+        n_twice = sum(n - n_runs for n in server.answered.values() if n > n_runs)
+        assert len(server.answered) > 20
+        assert n_twice <= (n_kills + 1) * N_OUT, "answered again: no more than was out at the kills"
+
+
 @pytest.mark.kill
-def test_ten_kills_change_nothing(tmp_path: Path) -> None:
-    kill_often(tmp_path, 10, rng_seed=1)
+def test_kills_change_nothing(tmp_path: Path) -> None:
+    kill_often(tmp_path, 4, rng_seed=1)
+
+
+@pytest.mark.kill
+def test_ten_kills_change_nothing_and_nothing_is_paid_twice_at_an_endpoint(tmp_path: Path) -> None:
+    kill_at_endpoint(tmp_path, 10, rng_seed=1)
 
 
 @pytest.mark.slow
-def test_fifty_kills_change_nothing(tmp_path: Path) -> None:
-    kill_often(tmp_path, 50, rng_seed=2)
+def test_many_kills_change_nothing(tmp_path: Path) -> None:
+    kill_often(tmp_path, 25, rng_seed=2)
+
+
+@pytest.mark.slow
+def test_fifty_kills_change_nothing_and_nothing_is_paid_twice_at_an_endpoint(tmp_path: Path) -> None:
+    kill_at_endpoint(tmp_path, 50, rng_seed=2)
+
+
+@pytest.mark.kill
+def test_a_cap_holds_across_kills_and_faults(tmp_path: Path) -> None:
+    cap, rng = 20_000, random.Random(3)
+    with FaultServer() as server:
+        settings = at_endpoint(tmp_path, server, max_tokens=cap)
+        faults = server.script
+
+        def script(body: dict[str, Any], seen: int) -> Act:
+            act = faults(body, seen)
+            return Act(usage={"prompt_tokens": 600}) if act == Act() else act
+
+        server.script = script
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+        out, cache = tmp_path / "out", tmp_path / "cache"
+        killed = 0
+        while killed < 3 and not (out / "manifest.json").exists():
+            process, before = start(tmp_path, out, cache), sum(server.seen.values())
+            deadline = time.monotonic() + 60
+            while sum(server.seen.values()) < before + rng.randint(4, 9) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            process.kill()
+            process.communicate(timeout=60)
+            killed += 1
+        finish(tmp_path, out, cache)
+        assert killed >= 2
+        assert cap / 4 < server.tokens <= cap
+    summary = json.loads((out / "summary.json").read_text("utf-8"))
+    assert summary["stop_reason"] == f"the cap on tokens ({cap:,}) is reached"
 
 
 @pytest.mark.kill

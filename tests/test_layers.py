@@ -16,11 +16,12 @@ BANDS = (
     {"text", "model", "llm"},
     {"features", "meaning", "coverage", "synthesis", "diversity"},
     {"tasks", "baselines", "report"},
+    {"blocks"},
     {"settings"},
     {"assemble", "measure", "recipe"},
-    {"outcome", "proof", "selfcheck"},
+    {"outcome", "proof", "run_folder", "selfcheck", "writers"},
     {"pipeline"},
-    {"demo"},
+    {"demo", "forecast"},
     {"cli"},
 )
 """From the ground up. Those of the surface, from settings on, build on each other in this order."""

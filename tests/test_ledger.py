@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facsynth.errors import InputError, MismatchError, StorageError
-from facsynth.llm.ledger import LEDGER_SCHEMA, Ledger, Totals, key_of
+from facsynth.llm.budget import Amount
+from facsynth.llm.ledger import LEDGER_SCHEMA, Intent, Ledger, Settled, Totals, key_of
 from facsynth.records import Message, Reply, Request
 
 
@@ -26,8 +27,8 @@ def reply(text: str = "hello", **other) -> Reply:
 
 
 def store(ledger: Ledger, *pairs: tuple[Request, Reply], writer: str = "w", label: str = "") -> None:
-    ledger.intend(writer, {key_of(writer, asked): asked for asked, _ in pairs}, label=label)
-    ledger.settle({key_of(writer, asked): answer for asked, answer in pairs})
+    ledger.record([Intent(key_of(writer, asked), writer, asked, label) for asked, _ in pairs])
+    ledger.record(settled=[Settled(key_of(writer, asked), answer) for asked, answer in pairs])
 
 
 texts = st.text(alphabet=st.characters(exclude_categories=()))  # lone surrogates and NUL among them
@@ -74,10 +75,10 @@ def test_a_key_depends_on_everything_the_reply_depends_on():
 def test_an_intent_is_no_answer_and_is_counted_as_unsettled(tmp_path):
     with Ledger.open(tmp_path / "ledger.sqlite") as ledger:
         key = key_of("w", request())
-        ledger.intend("w", {key: request()})
+        ledger.record([Intent(key, "w", request())])
         assert ledger.lookup([key]) == {}
         assert list(ledger.recorded()) == []
-        assert ledger.totals() == Totals(1, 0, 0, 1, 0, 0, 0.0)
+        assert ledger.totals() == Totals(1, 0, 0, 1, 0, 0, 0, 0.0, 0.0, 0.0)
 
 
 def test_the_first_settled_reply_is_final_a_failed_one_too(tmp_path):
@@ -89,12 +90,34 @@ def test_the_first_settled_reply_is_final_a_failed_one_too(tmp_path):
         assert list(ledger.lookup(keys).values()) == [reply("first"), failed]
 
 
+def test_what_was_reserved_is_spent_until_it_is_settled_or_spared(tmp_path):
+    path, ask = tmp_path / "ledger.sqlite", [request(index=n) for n in range(4)]
+    keys = [key_of("w", one) for one in ask]
+    intents = [Intent(key, "w", one, reserved=Amount(1, 100, 0.5)) for key, one in zip(keys, ask, strict=True)]
+    with Ledger.open(path) as ledger:
+        ledger.record(intents)
+        assert ledger.spent() == Amount(4, 400, 2.0)
+        ledger.record(settled=[Settled(keys[0], reply(), 0.1)], spared=[keys[1]])
+        assert ledger.spent() == Amount(3, 7 + 200, 1.1)
+        ledger.record(
+            settled=[Settled(keys[2], reply(error="timeout: no", prompt_tokens=0, written_tokens=0), is_lost=True)]
+        )
+        assert ledger.spent() == Amount(3, 7 + 200, 1.1)
+    with Ledger.open(path) as ledger:  # keys[3] was cut off by a kill, keys[1] is asked again
+        ledger.record([intents[3], intents[1]])
+        assert ledger.spent() == Amount(5, 7 + 400, 2.1)
+        ledger.record(settled=[Settled(keys[3], reply(), 0.1), Settled(keys[1], reply(), 0.1)])
+        assert ledger.spent() == Amount(5, 3 * 7 + 200, pytest.approx(1.3))
+        assert ledger.totals() == Totals(4, 3, 1, 0, 15, 6, 200, pytest.approx(0.3), 1.0, pytest.approx(0.4))
+        assert ledger.errors() == {"timeout": 1}
+
+
 def test_totals_add_up(tmp_path):
     with Ledger.open(tmp_path / "ledger.sqlite") as ledger:
-        assert ledger.totals() == Totals(0, 0, 0, 0, 0, 0, 0.0)
+        assert ledger.totals() == Totals(0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0)
         store(ledger, (request(), reply(latency_s=0.5)), (request(index=1), reply(error="refused", latency_s=0.25)))
-        ledger.intend("w", {key_of("w", request(index=2)): request(index=2)})
-        assert ledger.totals() == Totals(3, 1, 1, 1, 10, 4, 0.75)
+        ledger.record([Intent(key_of("w", request(index=2)), "w", request(index=2))])
+        assert ledger.totals() == Totals(3, 1, 1, 1, 10, 4, 0, 0.0, 0.0, 0.75)
         assert ledger.writers() == ["w"]
 
 
@@ -123,8 +146,8 @@ def test_recorded_calls_come_in_an_order_that_arrival_does_not_change(tmp_path):
 def test_a_closed_ledger_leaves_one_file_and_waits_for_the_disk(tmp_path):
     with Ledger.open(tmp_path / "run" / "ledger.sqlite") as ledger:
         store(ledger, (request(), reply()))
-        assert ledger._database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        assert ledger._database.execute("PRAGMA synchronous").fetchone() == (2,)
+        assert ledger._database._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert ledger._database._connection.execute("PRAGMA synchronous").fetchone() == (2,)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["ledger.sqlite"]
 
 
@@ -181,13 +204,13 @@ def test_a_full_disk_is_said_and_what_was_stored_stays(tmp_path):
     big = request(index=1)
     with Ledger.open(path) as ledger:
         store(ledger, (request(), reply()))
-        ledger._database.execute("PRAGMA max_page_count = 8")  # SQLite's own way to run out of room
-        ledger.intend("w", {key_of("w", big): big})
+        ledger._database._connection.execute("PRAGMA max_page_count = 8")  # SQLite's own way to run out of room
+        ledger.record([Intent(key_of("w", big), "w", big)])
         with pytest.raises(StorageError, match=f"the disk is full: {path} could not be written"):
-            ledger.settle({key_of("w", big): reply("x" * 100_000)})
-        assert ledger.totals() == Totals(2, 1, 0, 1, 5, 2, 0.1)
+            ledger.record(settled=[Settled(key_of("w", big), reply("x" * 100_000))])
+        assert ledger.totals() == Totals(2, 1, 0, 1, 5, 2, 0, 0.0, 0.0, 0.1)
     with Ledger.open(path) as ledger:
-        ledger.settle({key_of("w", big): reply("x" * 100_000)})
+        ledger.record(settled=[Settled(key_of("w", big), reply("x" * 100_000))])
         assert ledger.totals().answered == 2
 
 
@@ -234,18 +257,18 @@ def test_many_processes_may_begin_the_same_ledger_at_once(tmp_path):
     code = """
 import sys
 from pathlib import Path
-from facsynth.llm.ledger import Ledger, key_of
+from facsynth.llm.ledger import Ledger, key_of, Intent, Settled
 from facsynth.records import Message, Reply, Request
 asked = [Request((Message("user", "a"),), 8, 1.0, 1.0, 0, index) for index in range(5)]
 keys = {key_of("w", one): one for one in asked}
 with Ledger.open(Path(sys.argv[1])) as ledger:
     for key in keys:
-        ledger.intend("w", {key: keys[key]})
-        ledger.settle({key: Reply("b", "stop", 1, 1, 0.0)})
+        ledger.record([Intent(key, "w", keys[key])])
+        ledger.record(settled=[Settled(key, Reply("b", "stop", 1, 1, 0.0))])
 """
     processes = [subprocess.Popen([sys.executable, "-c", code, path], stderr=subprocess.PIPE) for _ in range(3)]
     for process in processes:
         _, stderr = process.communicate()
         assert process.returncode == 0, stderr
     with Ledger.open(path) as ledger:
-        assert ledger.totals() == Totals(5, 5, 0, 0, 5, 5, 0.0)
+        assert ledger.totals() == Totals(5, 5, 0, 0, 5, 5, 0, 0.0, 0.0, 0.0)

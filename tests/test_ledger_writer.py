@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -72,19 +71,6 @@ def test_any_interruptions_end_in_the_replies_of_an_unbroken_run(tmp_path_factor
     with Ledger.open(folder / "unbroken.sqlite") as one, Ledger.open(folder / "broken.sqlite") as two:
         assert list(one.recorded()) == list(two.recorded())
         assert one.totals() == two.totals()
-
-
-@settings(max_examples=10, deadline=None)
-@given(calls=st.lists(names, min_size=1, max_size=3), sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4))
-def test_an_endpoint_is_asked_for_each_request_once_whatever_the_batch_size(tmp_path_factory, calls, sizes):
-    path = tmp_path_factory.mktemp("l") / "ledger.sqlite"
-    asked: Counter[str] = Counter()
-    for number, size in enumerate(sizes):
-        writer = ScriptedWriter(lambda one: name_of(one).upper(), batch_size=size)
-        found = write_all(path, writer, calls[: number + 1], whole_batches=False)
-        assert found == [[name.upper() for name in call] for call in calls[: number + 1]]
-        asked.update(map(name_of, writer.history))
-    assert asked == Counter(set("".join(calls[: len(sizes)])))
 
 
 def test_batches_are_cut_in_the_given_order(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import pytest
 
 from facsynth.errors import ModelError, SettingsError
 from facsynth.llm import Ledger, LedgerWriter, ScriptedWriter
+from facsynth.llm.budget import NO_CAPS, NOT_SENT, Amount, Caps
 from facsynth.records import Measurement, Reply, Request, Sample, Span
 from facsynth.store import Artifact
-from facsynth.synthesis.loop import Synthesis, synthesize
-from facsynth.synthesis.requests import FeatureTask, SynthesisSettings, feature_request, firing_words
+from facsynth.synthesis.candidates import Synthesis
+from facsynth.synthesis.loop import synthesize
+from facsynth.synthesis.requests import FeatureTask, SynthesisSettings, feature_request, firing_words, worst_amount
 
 SPANS = tuple(Span(0, f"piece {n}", str(n), 9.0, "0" * 16, 3, f"piece {n} goes on") for n in range(6))
 
@@ -39,12 +42,12 @@ def run(
     known_ids: Sequence[str] = (),
     per_wave: int = 2,
     max_candidates: int = 6,
-    max_written_tokens: int | None = None,
+    caps: Caps = NO_CAPS,
+    lag: int = 0,
     control: float = 0.0,
 ) -> tuple[Synthesis, ScriptedWriter]:
     settings = SynthesisSettings(
-        per_wave=per_wave, max_candidates=max_candidates, max_tokens=20, control=control,
-        max_written_tokens=max_written_tokens,
+        per_wave=per_wave, max_candidates=max_candidates, max_tokens=20, control=control, caps=caps, lag=lag,
     )  # fmt: skip
     writer = ScriptedWriter(answer)
     artifact = Artifact(folder, "synthesize", {}, {})
@@ -107,16 +110,79 @@ def test_what_cannot_be_encoded_is_a_row_with_its_reason(tmp_path: Path) -> None
     assert [c.reason for c in found.rejected] == ["cannot be encoded"] * 2
 
 
-def test_the_cap_on_tokens_is_never_exceeded(tmp_path: Path) -> None:
-    found, _ = run(
+def amount_of(found: Synthesis) -> Amount:
+    rows = [*found.accepted, *found.rejected, *found.control]
+    return Amount(sum(c.n_calls for c in rows), sum(c.prompt_tokens + c.written_tokens for c in rows))
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+@pytest.mark.parametrize(
+    ("caps", "reason"),
+    [
+        (Caps(tokens=2000), "the cap on tokens (2,000) is reached"),
+        (Caps(calls=13), "the cap on calls (13) is reached"),
+    ],
+)
+def test_a_cap_is_never_exceeded_and_the_share_of_the_control_is_kept(
+    caps: Caps, reason: str, lag: int, tmp_path: Path
+) -> None:
+    found, writer = run(
         tmp_path, lambda r: "nothing of use " * 3 + str(r.sample_index), [task(n) for n in range(5)],
-        max_written_tokens=105, control=0.5,
+        caps=caps, control=0.5, lag=lag,
     )  # fmt: skip
-    assert len(found.rejected) == 4
-    assert len(found.control) == 2, "their share of the cap was kept for them: a fifth candidate would need a third"
-    assert found.candidate_tokens + found.control_tokens <= 105
-    assert found.stop_reason == "the cap on written tokens is reached"
+    spent = amount_of(found)
+    assert not caps.exceeded(spent)
+    assert spent.calls == len(writer.history) > 4
+    worst = worst_amount(writer.history[0], SynthesisSettings(max_tokens=20))
+    assert caps.exceeded(spent.plus(Amount(3, 3 * worst.tokens))), "it is used up but for what a few may cost"
+    assert len(found.control) == -(-len(found.rejected) // 2)
+    assert found.stop_reason == reason
     assert found.gave_up.keys() == {0, 1, 2, 3, 4}
+
+
+def test_a_wave_that_no_cap_has_room_for_ends_it_with_what_was_answered(tmp_path: Path) -> None:
+    def answer(request: Request) -> str | Reply:
+        unsent = Reply("", "error", 0, 0, 0.0, error=f"{NOT_SENT}: the cap on money (2)")
+        return "of no use to anybody" if request.sample_index < 3 else unsent
+
+    found, _ = run(tmp_path, answer, [task(1), task(2)])
+    assert found.stop_reason == "the cap on money (2) is reached"
+    assert len(found.rejected) == 8
+    assert found.gave_up == {1: 4, 2: 4}
+
+
+def test_with_a_lag_a_wave_is_asked_for_before_the_one_before_it_is_decided(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    def answer(request: Request) -> str:
+        order.append(f"asked {request.sample_index}")
+        return f"nothing of use {request.sample_index}"
+
+    def slow_measure(samples: Sequence[Sample]) -> list[Measurement | None]:
+        time.sleep(0.2)
+        order.append("decided")
+        return measure(samples)
+
+    settings = SynthesisSettings(per_wave=1, max_candidates=4, max_tokens=20, control=0, lag=1)
+    artifact = Artifact(tmp_path, "synthesize", {}, {})
+    synthesize([task(1)], ScriptedWriter(answer), slow_measure, artifact, settings)
+    assert sorted(order[:2]) == ["asked 0", "asked 1"] and order[2] == "decided"
+    assert order.count("decided") == 4 and [line for line in order if "asked" in line] == [
+        f"asked {n}" for n in range(4)
+    ]
+
+
+def test_a_reply_that_did_not_end_is_asked_for_once_more_and_both_are_counted(tmp_path: Path) -> None:
+    def answer(request: Request) -> Reply:
+        if request.max_tokens == 20:
+            return Reply("a text that is", "length", 10, 20, 0.1)
+        return Reply(f"a text that fires {feature_of(request)}=3.0", "stop", 10, 25, 0.1)
+
+    settings = SynthesisSettings(per_wave=1, max_tokens=20, control=0, n_tries=2)
+    artifact = Artifact(tmp_path, "synthesize", {}, {})
+    found = synthesize([task(1)], ScriptedWriter(answer), measure, artifact, settings)
+    (candidate,) = found.accepted
+    assert (candidate.n_calls, candidate.prompt_tokens, candidate.written_tokens) == (2, 20, 45)
 
 
 def test_the_control_is_plain_and_kept_apart(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from facsynth.records import Span
 from facsynth.settings import RunSettings, parse_settings
 from facsynth.store import read_json, read_jsonl
 from facsynth.synthesis.accept import NOTHING_FIRES, text_sha256
-from facsynth.synthesis.loop import Candidate, Synthesis
+from facsynth.synthesis.candidates import Candidate, Synthesis
 from facsynth.synthesis.requests import FeatureTask
 
 D_SAE = 10

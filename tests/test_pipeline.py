@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import tiny_run
-from facsynth import pipeline
+from facsynth import pipeline, run_folder
 from facsynth.errors import InputError, MismatchError, ModelError
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded
@@ -22,7 +22,7 @@ Finished = tuple[RunSettings, Path, Path]
 
 
 def measured(settings: RunSettings, out: Path, cache: Path) -> tuple[Measured, FeatureSpace, Encoded, Encoded]:
-    return pipeline.measure_run(settings, out, cache, pipeline.read_unless_known(settings, out))
+    return pipeline.measure_run(settings, out, cache, run_folder.read_unless_known(settings, out))
 
 
 @pytest.fixture(scope="module")
@@ -178,13 +178,13 @@ def test_data_that_changed_is_refused_by_a_finished_run_and_other_names_for_it_a
 def test_device_and_batch_size_may_change_on_the_way(finished: Finished, tmp_path: Path) -> None:
     settings, _, _ = finished
     out = tmp_path
-    pipeline.open_run(settings, out, pipeline.read_unless_known(settings, out))
+    run_folder.open_run(settings, out, run_folder.read_unless_known(settings, out))
     (out / "features").mkdir()
     smaller = settings.model_copy(update={"writer": settings.writer.model_copy(update={"batch_size": 2})})
-    pipeline.open_run(smaller, out, pipeline.read_unless_known(settings, out))
+    run_folder.open_run(smaller, out, run_folder.read_unless_known(settings, out))
     hotter = settings.model_copy(update={"writer": settings.writer.model_copy(update={"temperature": 2.0})})
     with pytest.raises(MismatchError, match=r"writer\.temperature"):
-        pipeline.open_run(hotter, out, pipeline.read_unless_known(settings, out))
+        run_folder.open_run(hotter, out, run_folder.read_unless_known(settings, out))
 
 
 def test_a_settings_file_that_a_person_wrote_is_never_lost(finished: Finished, tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_settings_file_that_a_person_wrote_is_never_lost(finished: Finished, t
         assert mine.read_bytes() == before
         for _ in range(2):  # the second call finds a folder that was begun, and of which nothing came
             if asked is settings:
-                pipeline.open_run(asked, tmp_path, pipeline.read_unless_known(asked, tmp_path))
+                run_folder.open_run(asked, tmp_path, run_folder.read_unless_known(asked, tmp_path))
             else:
                 with pytest.raises(ModelError, match="no SAE"):
                     pipeline.run(asked, tmp_path, cache)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import foreign
-from facsynth.assemble import embedded_sae_folder, open_sae, open_space, open_writer
+from facsynth.assemble import embedded_sae_folder, open_local_writer, open_sae, open_space
 from facsynth.errors import SettingsError
 from facsynth.model.hashes import remembered_hash
 from facsynth.profile import ProfileBuilder
@@ -73,10 +73,10 @@ def test_an_sae_with_an_input_norm_writes_without_steering(tiny: Parts) -> None:
     space = open_space(settings, tiny.folder / "cache")
     anchor = ProfileBuilder(space.identity, 128).build()
     with pytest.raises(SettingsError, match=r"\(layer_norm\).*\nSet writer.strength to 0"):
-        open_writer(space, anchor, [3], settings)
+        open_local_writer(space, anchor, [3], settings)
     plain = settings.model_copy(update={"writer": settings.writer.model_copy(update={"strength": 0.0})})
     request = Request((Message("user", "hello"),), max_tokens=4, temperature=0.8, top_p=0.95, rng_seed=0)
-    assert open_writer(space, anchor, [3], plain).write([request])
+    assert open_local_writer(space, anchor, [3], plain).write([request])
 
 
 def tiny_saelens(folder: Path, **config: Any) -> Path:

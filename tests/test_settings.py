@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import tiny_run
+from facsynth.blocks import parse_part, read_yaml
 from facsynth.errors import SettingsError
 from facsynth.features.harvest import HarvestSettings
 from facsynth.model.trainer import TrainSettings
@@ -22,9 +23,7 @@ from facsynth.settings import (
     WriterBlock,
     dump_settings,
     load_settings,
-    parse_part,
     parse_settings,
-    read_yaml,
 )
 from facsynth.synthesis.requests import SynthesisSettings
 

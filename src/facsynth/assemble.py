@@ -212,8 +212,10 @@ def check_form(settings: RunSettings) -> None:
         )
 
 
-def open_writer(space: FeatureSpace, anchor: Profile, feature_ids: list[int], settings: RunSettings) -> LocalWriter:
-    """The local writer, steered by the attempted features; strength 1 is the mean of their three highest samples.
+def open_local_writer(
+    space: FeatureSpace, anchor: Profile, feature_ids: list[int], settings: RunSettings
+) -> LocalWriter:
+    """The writer in this process, steered by the attempted features; 1 is the mean of their three highest samples.
 
     Raises:
         SettingsError: steering is asked for, and the SAE has an input norm.
@@ -222,7 +224,7 @@ def open_writer(space: FeatureSpace, anchor: Profile, feature_ids: list[int], se
     if space.sae.input_norm in {"none", CENTRED}:
         top = anchor.top_mean(3)
         vectors = steering_vectors(space.sae, {feature: float(top[feature]) for feature in feature_ids})
-    elif settings.writer.strength:
+    elif settings.synthesis.strength:
         raise SettingsError(
             f"the SAE brings each token to a norm of its own ({space.sae.input_norm}), so what a feature writes has no "
             "fixed length to steer with\nSet writer.strength to 0; spans alone then ask for a feature."

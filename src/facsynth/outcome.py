@@ -19,7 +19,7 @@ from facsynth.records import Message, Sample, Span
 from facsynth.settings import RunSettings
 from facsynth.store import write_json, write_jsonl
 from facsynth.synthesis.accept import NOTHING_FIRES, text_sha256
-from facsynth.synthesis.loop import Candidate, Synthesis
+from facsynth.synthesis.candidates import Candidate, Synthesis
 from facsynth.synthesis.requests import FeatureTask
 from facsynth.text.forms import to_row
 

@@ -6,11 +6,9 @@ the same folder goes on where it stopped.
 
 from __future__ import annotations
 
-import shlex
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,14 +16,21 @@ from typing import Any
 import numpy as np
 
 from facsynth import outcome
-from facsynth.assemble import background_path, check_form, open_background, open_sae, open_space, open_writer, read_data
-from facsynth.coverage.plan import attempted, make_plan, read_plan, write_plan
+from facsynth.assemble import (
+    background_path,
+    check_form,
+    open_background,
+    open_local_writer,
+    open_sae,
+    open_space,
+)
+from facsynth.coverage.plan import PlanRow, attempted, make_plan, read_plan, write_plan
 from facsynth.errors import MismatchError
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded, encode, settings_of
 from facsynth.features.reuse import Known, known_folders, remember
 from facsynth.features.spans import best_spans
-from facsynth.llm import Ledger, LedgerWriter
+from facsynth.llm import Ledger
 from facsynth.lock import locked
 from facsynth.measure import Measured, check_background, measure
 from facsynth.profile import merge
@@ -34,21 +39,19 @@ from facsynth.protocols import Writer
 from facsynth.records import Progress, Span, no_progress
 from facsynth.report.build import build_report
 from facsynth.report.shapes import SUMMARY, read_object
+from facsynth.run_folder import Corpora, check_plan_file, open_run, read_unless_known, timed
 from facsynth.selfcheck import check_before_measuring
-from facsynth.settings import RunSettings, dump_settings, load_settings
-from facsynth.store import Artifact, file_sha256, fingerprint, read_json, write_json, write_text
-from facsynth.synthesis.loop import Synthesis, synthesize
+from facsynth.settings import RunSettings
+from facsynth.store import Artifact, file_sha256, fingerprint, read_json, write_json
+from facsynth.synthesis.candidates import Synthesis
+from facsynth.synthesis.loop import synthesize
 from facsynth.synthesis.requests import FeatureTask
 from facsynth.text.corpus import Corpus
+from facsynth.writers import opened_writer
 
-RESOLVED = "# The settings of this run, all of them; written by facsynth.\n"
-"""First line of a run's facsynth.yaml: tells it from one that a person wrote."""
-WITHOUT_EFFECT = {"data": {"seed", "anchor"}, "model": {"device"}, "sae": {"check"}, "writer": {"batch_size"}}
-"""What a run may be gone on with in another way: data sets count by their content, not by their place."""
-MAY_HOLD = {"facsynth.yaml", "seconds.json", "plan.csv"}
-"""What may lie in a folder before a run begins in it: a plan is followed, once it was checked."""
-Corpora = tuple[Corpus, Corpus]
-"""Anchor and seed set."""
+
+def tell_nobody(out: Path) -> None:
+    """What is told of a measurement where nobody listens."""
 
 
 def run(
@@ -57,7 +60,8 @@ def run(
     cache: Path,
     progress: Progress = no_progress,
     *,
-    measured: Callable[[Path], None] = lambda out: None,
+    measured: Callable[[Path], None] = tell_nobody,
+    replay: Path | None = None,
 ) -> dict[str, Any]:
     """Do the whole job, or what is left of it, and give back `summary.json`.
 
@@ -67,6 +71,7 @@ def run(
         cache: for converted models and hashes.
         progress: told of every stage.
         measured: called with `out` once coverage and plan are there, before anything is written.
+        replay: the ledger of another run, which answers in the writer's place.
     """
     check_form(settings)
     with locked(out):
@@ -78,62 +83,19 @@ def run(
                 measured(out)
                 tasks = fix_targets(before, settings, out, anchor, space)
                 exact = open_space(settings, cache, dtype="float32")
-                writer = open_writer(space, anchor.profile, [task.feature_id for task in tasks], settings)
-                written = write_samples(tasks, settings, out, writer=writer, exact=exact, progress=progress)
+                local = partial(open_local_writer, space, anchor.profile, [t.feature_id for t in tasks], settings)
+                written = write_samples(
+                    tasks, settings, out, local=local, exact=exact, replay=replay, progress=progress
+                )
                 accepted = encode_accepted(written, exact, out, progress)
                 filled = merge([seed_set.profile, *([accepted.profile] if accepted else [])])
                 outcome.write_outcome(
                     out, before=before, anchor=anchor.profile, filled=filled, written=written, tasks=tasks,
-                    space=exact, writer=writer.identity, settings=settings, seconds=seconds(),
+                    space=exact, writer=writer_of(out), settings=settings, seconds=seconds(),
                 )  # fmt: skip
             folder.finish(n_accepted=len(written.accepted))
         build_report(out)
         return read_object(out / "summary.json", SUMMARY)
-
-
-def open_run(settings: RunSettings, out: Path, corpora: Corpora | None) -> Artifact:
-    """Begin or reopen the run folder; other settings or data are refused once anything was encoded.
-
-    Args:
-        settings: of the run.
-        out: the run folder.
-        corpora: anchor and seed set; None where they came from stdin and are encoded.
-
-    Raises:
-        InputError: it is not empty, and what is in it is no run.
-        MismatchError: it was begun with other settings or data, or its plan.csv was edited after the run.
-    """
-    plan, resolved = out / "plan.json", out / "facsynth.yaml"
-    there = {path.name for path in out.iterdir() if not path.name.startswith(".")}
-    if there - MAY_HOLD == {"plan.json"} and read_json(plan, "stage")["stage"] == "run":
-        plan.unlink()  # nothing came of it: begin anew
-        if resolved.exists() and resolved.read_bytes().startswith(RESOLVED.encode()):
-            resolved.unlink()
-    if not plan.exists():
-        _check_resolved(resolved, settings)
-    parents = read_json(plan, "parents")["parents"] if corpora is None else {
-        which: corpus.fingerprint for which, corpus in zip(("anchor", "seed"), corpora, strict=True)
-    }  # fmt: skip
-    folder = Artifact(out, "run", effective(settings), parents, may_hold=MAY_HOLD)
-    _check_resolved(resolved, settings)
-    if not resolved.exists():
-        write_text(resolved, RESOLVED + dump_settings(settings))
-    if folder.manifest is not None:
-        _check_plan_file(out)
-    return folder
-
-
-def effective(settings: RunSettings) -> dict[str, Any]:
-    """The settings that a run's results depend on."""
-    return settings.model_dump(mode="json", exclude=WITHOUT_EFFECT)
-
-
-def read_unless_known(settings: RunSettings, out: Path, progress: Progress = no_progress) -> Corpora | None:
-    """Anchor and seed set, before anything is loaded; None where one was stdin and both are encoded: it is gone."""
-    encoded = all((out / "features" / which / "manifest.json").exists() for which in ("anchor", "seed"))
-    if encoded and "-" in (*settings.data.anchor, *settings.data.seed):
-        return None
-    return read_data(settings.data, "anchor", progress), read_data(settings.data, "seed", progress)
 
 
 def measure_run(
@@ -182,17 +144,14 @@ def fix_targets(
     ids = before.targets.feature_ids
     measured = fingerprint([ids.tolist(), before.thresholds[ids].tolist()])
     if not path.exists():
-        known = [*before.coverage.missing.tolist(), *before.under.feature_ids.tolist()]
-        rows = read_plan(out / "plan.csv", known)
-        chosen = attempted(rows, settings.budget.features, np.random.default_rng(settings.rng_seed))
-        spans = best_spans(anchor, space.backbone.tokenizer, [row.feature_id for row in chosen], n_spans=8)
+        chosen, spans, n_planned = planned(before, settings, out, anchor, space)
         record = {
-            "rng_seed": settings.rng_seed, "n_planned": len(rows),
+            "rng_seed": settings.rng_seed, "n_planned": n_planned,
             "plan_sha256": file_sha256(out / "plan.csv"), "targets_sha256": measured,
         }  # fmt: skip
         attempts = [outcome.target_record(row, before.thresholds, spans[row.feature_id]) for row in chosen]
         write_json(path, {**record, "attempted": attempts})
-    _check_plan_file(out)
+    check_plan_file(out)
     fixed = read_json(path, "targets_sha256", "attempted")
     if fixed["targets_sha256"] != measured:
         raise MismatchError(
@@ -205,24 +164,43 @@ def fix_targets(
     ]
 
 
+def planned(
+    before: Measured, settings: RunSettings, out: Path, anchor: Encoded, space: FeatureSpace
+) -> tuple[list[PlanRow], dict[int, list[Span]], int]:
+    """The rows of plan.csv that are attempted, the spans of their features, and how many rows there are."""
+    known = [*before.coverage.missing.tolist(), *before.under.feature_ids.tolist()]
+    rows = read_plan(out / "plan.csv", known)
+    chosen = attempted(rows, settings.budget.features, np.random.default_rng(settings.rng_seed))
+    spans = best_spans(anchor, space.backbone.tokenizer, [row.feature_id for row in chosen], n_spans=8)
+    return chosen, spans, len(rows)
+
+
 def write_samples(
     tasks: Sequence[FeatureTask],
     settings: RunSettings,
     out: Path,
     *,
-    writer: Writer,
+    local: Callable[[], Writer],
     exact: FeatureSpace,
+    replay: Path | None = None,
     progress: Progress = no_progress,
 ) -> Synthesis:
     """Write until every attempted feature has its samples or is given up; calls in `ledger.sqlite`."""
-    parents = {"targets": file_sha256(out / "targets.json"), "writer": writer.identity}
-    artifact = Artifact(out / "synthesis", "synthesize", asdict(settings.synthesis), parents)
     known = {sample_id for part in ("anchor", "seed") for sample_id in Encoded.open(out / "features" / part).ids()}
-    with Ledger.open(out / "ledger.sqlite") as ledger:
-        asked = LedgerWriter(writer, ledger, progress=progress)
+    with (
+        Ledger.open(out / "ledger.sqlite") as ledger,
+        opened_writer(settings, ledger, local, replay=replay, progress=progress) as writer,
+    ):
+        parents = {"targets": file_sha256(out / "targets.json"), "writer": writer.identity}
+        artifact = Artifact(out / "synthesis", "synthesize", asdict(settings.synthesis), parents)
         return synthesize(
-            tasks, asked, measurer(exact), artifact, settings.synthesis, known_ids=known, progress=progress
+            tasks, writer, measurer(exact), artifact, settings.synthesis, known_ids=known, progress=progress
         )
+
+
+def writer_of(out: Path) -> str:
+    """The identity of the writer that a run was begun with."""
+    return Artifact.reopen(out / "synthesis", "synthesize").parents["writer"]
 
 
 def encode_accepted(written: Synthesis, exact: FeatureSpace, out: Path, progress: Progress) -> Encoded | None:
@@ -231,26 +209,6 @@ def encode_accepted(written: Synthesis, exact: FeatureSpace, out: Path, progress
         return None
     corpus = Corpus.of([outcome.sample_of(c) for c in written.accepted], name="accepted", form=exact.settings.form)
     return encode(corpus, exact, out / "features" / "accepted", progress=progress)
-
-
-def _check_plan_file(out: Path) -> None:
-    """Refuse a plan.csv that is not the one that targets.json was made from."""
-    targets, plan = out / "targets.json", out / "plan.csv"
-    if targets.exists() and plan.exists() and read_json(targets, "plan_sha256")["plan_sha256"] != file_sha256(plan):
-        copied, settings = shlex.quote(str(plan)), shlex.quote(str(out / "facsynth.yaml"))
-        raise MismatchError(
-            f"{plan} was changed after samples were begun\nRestore it, or follow it in a folder of its own:\n"
-            f"  mkdir NEW && cp {copied} NEW && facsynth run {settings} -o NEW"
-        )
-
-
-def _check_resolved(resolved: Path, settings: RunSettings) -> None:
-    """Refuse a facsynth.yaml in the run folder that means another run."""
-    if resolved.exists() and effective(load_settings(resolved)) != effective(settings):
-        raise MismatchError(
-            f"{resolved} says something else than what was asked for\n"
-            "Choose another folder with -o, or ask for what it says. Nothing was changed."
-        )
 
 
 def _check_background(settings: RunSettings, cache: Path) -> None:
@@ -279,18 +237,3 @@ def _encode_part(corpus: Corpus | None, space: FeatureSpace, out: Path, cache: P
     encoded = encode(corpus, space, out, known=known, progress=named)
     remember(cache, space.fingerprint, out)
     return encoded
-
-
-@contextmanager
-def timed(out: Path) -> Iterator[Callable[[], float]]:
-    """Gives the seconds worked on a run so far; kept from call to call, but for calls that were killed."""
-    path, started = out / "seconds.json", time.monotonic()
-    before = float(read_json(path, "seconds")["seconds"]) if path.exists() else 0.0
-
-    def seconds() -> float:
-        return before + time.monotonic() - started
-
-    try:
-        yield seconds
-    finally:
-        write_json(path, {"seconds": round(seconds(), 1)})

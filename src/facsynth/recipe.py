@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from facsynth.settings import EMBEDDED, Block, RowFields, not_empty, parse_block
+from facsynth.blocks import Block, parse_block
+from facsynth.settings import EMBEDDED, RowFields, not_empty
 
 
 class CorpusBlock(Block):

@@ -104,10 +104,12 @@ class Request:
     """Text the reply starts with; part of the returned text."""
     one_line: bool = False
     """The reply ends with its first line break."""
+    json_schema: str = ""
+    """JSON Schema that the reply is to follow, as JSON; for endpoints that can hold to one."""
 
     def as_json(self) -> dict[str, Any]:
         """What the reply depends on, the writer's identity excepted; key order fixed by canonical JSON."""
-        return {
+        found = {
             "messages": [[m.role, m.content] for m in self.messages],
             "max_tokens": self.max_tokens,
             "temperature": self.temperature,
@@ -117,6 +119,7 @@ class Request:
             "prefix": self.prefix,
             "one_line": self.one_line,
         }
+        return found | ({"json_schema": self.json_schema} if self.json_schema else {})
 
 
 @dataclass(frozen=True)
@@ -132,3 +135,5 @@ class Reply:
     error: str = ""
     raw: dict[str, Any] = field(default_factory=dict)
     """The reply as the writer gave it, where there is more than text."""
+    n_calls: int = 1
+    """That were needed; the counts are of all of them."""

@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
-import shlex
-from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from facsynth.blocks import Block, parse_block, read_yaml, unknown_key
 from facsynth.coverage.threshold import Threshold
 from facsynth.errors import SettingsError
+from facsynth.llm.budget import Caps, Price
 from facsynth.synthesis.requests import SynthesisSettings
 from facsynth.text.forms import check_compat, form_roles
-from facsynth.text.layouts import Fields, kind_of
+from facsynth.text.layouts import Fields
 
 EMBEDDED = "embedded"
+ENDPOINT_TOKENS = 256
+"""Of a message, where a model of some size writes."""
 _T = TypeVar("_T")
 
 
@@ -58,7 +49,7 @@ def _check_fields(value: dict[str, str]) -> dict[str, str]:
     known = [field.name for field in dataclasses.fields(Fields)]
     for name in value:
         if name not in known:
-            raise ValueError(_unknown(name, known))
+            raise ValueError(unknown_key(name, known))
     Fields(**value)
     return value
 
@@ -66,12 +57,6 @@ def _check_fields(value: dict[str, str]) -> dict[str, str]:
 Place = Annotated[str, BeforeValidator(_whole_path)]
 Files = Annotated[tuple[Place, ...], BeforeValidator(_one_file), AfterValidator(not_empty)]
 RowFields = Annotated[dict[str, str], AfterValidator(_check_fields)]
-
-
-class Block(BaseModel):
-    """A part of a settings file: frozen, and no key that is not known."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelBlock(Block):
@@ -114,7 +99,7 @@ class DataBlock(Block):
     seed: Files
     anchor: Files
     form: str = "message"
-    fields: RowFields = {}
+    fields: RowFields = Field(default={})
     """Where the parts of a row are, for layouts that are not recognised: text, messages, prompt …"""
     limit: int | None = Field(default=None, ge=1)
     """Samples read of each file at most."""
@@ -144,15 +129,62 @@ class CoverageBlock(Block):
         return str(Threshold.parse(str(value))) if isinstance(value, str | int | float) else value
 
 
-class WriterBlock(Block):
-    """The local writer: the model above, steered."""
+class PriceBlock(Block):
+    """What a million tokens cost, in whatever currency `budget.max_money` is."""
 
+    prompt: float = Field(ge=0)
+    written: float = Field(ge=0)
+
+
+class EndpointBlock(Block):
+    """A model at an OpenAI-compatible endpoint. Keys come from the environment alone."""
+
+    url: str
+    """As http://localhost:8000/v1."""
+    model: str
+    api: Literal["chat", "completions"] = "chat"
+    key_env: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key."""
+    concurrency: int = Field(default=64, ge=1, le=4096)
+    """Never more requests at once; how many there are is found out."""
+    timeout_s: float = Field(default=300.0, gt=0)
+    """For a whole response."""
+    max_attempts: int = Field(default=5, ge=1)
+    """Of one request, where the endpoint fails."""
+    max_wait_s: float = Field(default=3600.0, ge=0)
+    """For a first reply after the endpoint began to limit, or went away."""
+    extra: dict[str, Any] = Field(default={})
+    """Further fields of the body of a request."""
+    price: PriceBlock | None = None
+    allow_spans_to_endpoint: bool = False
+    """Pieces of the anchor go into prompts; an address that is not private has to be allowed to see them."""
+
+
+class WriterBlock(Block):
+    """Who writes: the model above, steered, or a model at an endpoint."""
+
+    endpoint: EndpointBlock | None = None
     batch_size: int = Field(default=64, ge=1)
-    strength: float = Field(default=SynthesisSettings.strength, ge=0)
+    """Of the local writer."""
+    strength: float | None = Field(default=None, ge=0)
+    """Of steering, 0.4 where nothing is said; an endpoint cannot be steered."""
     temperature: float = Field(default=SynthesisSettings.temperature, ge=0)
     top_p: float = Field(default=SynthesisSettings.top_p, gt=0, le=1)
-    max_tokens: int = Field(default=SynthesisSettings.max_tokens, ge=4)
+    max_tokens: int | None = Field(default=None, ge=4)
+    """Of a message: 64 where nothing is said, 256 at an endpoint."""
     n_spans: int = Field(default=SynthesisSettings.n_spans, ge=1)
+
+    @model_validator(mode="after")
+    def _endpoint_cannot_steer(self) -> Self:
+        if self.endpoint and self.strength:
+            raise ValueError("an endpoint cannot be steered; leave out writer.strength, or give 0")
+        return self
+
+
+class JudgeBlock(Block):
+    """Who answers questions about texts; `facsynth check` tries it."""
+
+    endpoint: EndpointBlock
 
 
 class BudgetBlock(Block):
@@ -163,7 +195,10 @@ class BudgetBlock(Block):
     per_wave: int = Field(default=SynthesisSettings.per_wave, ge=1)
     max_candidates: int = Field(default=SynthesisSettings.max_candidates, ge=1)
     """A feature without one that is accepted, then it is given up."""
-    max_written_tokens: int | None = Field(default=SynthesisSettings.max_written_tokens, ge=1)
+    max_calls: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Prompt and written ones, of all calls."""
+    max_money: float | None = Field(default=None, gt=0)
     control: float = Field(default=SynthesisSettings.control, ge=0, le=1)
     """Plain-prompt samples for the chance level, as a share of the candidates."""
 
@@ -176,15 +211,49 @@ class RunSettings(Block):
     sae: SaeBlock = SaeBlock()
     coverage: CoverageBlock = CoverageBlock()
     writer: WriterBlock = WriterBlock()
+    judge: JudgeBlock | None = None
     budget: BudgetBlock = BudgetBlock()
     rng_seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _price_is_known(self) -> Self:
+        if self.budget.max_money is not None and self.writer.endpoint and not self.writer.endpoint.price:
+            raise SettingsError(
+                "budget.max_money is a cap, and what the writer's tokens cost is not known\n"
+                "Give it, of a million: writer.endpoint.price: {prompt: 0.15, written: 0.60}."
+            )
+        return self
+
+    @property
+    def caps(self) -> Caps:
+        """Of all calls."""
+        return Caps(self.budget.max_calls, self.budget.max_tokens, self.budget.max_money)
+
+    @property
+    def price(self) -> Price:
+        """Of the writer's tokens; one in this process costs none."""
+        asked = self.writer.endpoint.price if self.writer.endpoint else None
+        return Price(asked.prompt, asked.written) if asked else Price()
 
     @property
     def synthesis(self) -> SynthesisSettings:
         """What the writing loop takes."""
+        writer, budget, endpoint = self.writer, self.budget, self.writer.endpoint
+        usual = SynthesisSettings.strength if endpoint is None else 0.0
         return SynthesisSettings(
-            **self.writer.model_dump(exclude={"batch_size"}),
-            **self.budget.model_dump(exclude={"features"}),
+            per_wave=budget.per_wave,
+            max_candidates=budget.max_candidates,
+            max_tokens=writer.max_tokens or (SynthesisSettings.max_tokens if endpoint is None else ENDPOINT_TOKENS),
+            temperature=writer.temperature,
+            top_p=writer.top_p,
+            strength=usual if writer.strength is None else writer.strength,
+            n_spans=writer.n_spans,
+            caps=self.caps,
+            price=self.price,
+            control=budget.control,
+            asks="message" if endpoint and endpoint.api == "chat" else "continue",
+            lag=0 if endpoint is None else 1,
+            n_tries=1 if endpoint is None else 2,
             rng_seed=self.rng_seed,
         )
 
@@ -192,25 +261,6 @@ class RunSettings(Block):
 def load_settings(path: Path) -> RunSettings:
     """Read and check a run's YAML."""
     return parse_settings(read_yaml(path), str(path))
-
-
-def read_yaml(path: Path) -> Any:
-    """What a settings file says.
-
-    Raises:
-        SettingsError: not there, not to be read, or not YAML.
-    """
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as err:
-        init = f"facsynth init {shlex.quote(str(path))}"
-        raise SettingsError(f"there is no settings file {path}\nWrite one with: {init}") from err
-    except OSError as err:
-        raise SettingsError(f"the settings file {path} cannot be read: {err.strerror}\nGive a file of yours.") from err
-    except (yaml.YAMLError, ValueError, RecursionError) as err:  # ValueError: not UTF-8, or no date or number at all
-        reason = "it is nested too deeply" if isinstance(err, RecursionError) else err
-        fresh = "Compare it with a fresh one: facsynth init fresh.yaml"
-        raise SettingsError(f"{path} is not YAML: {reason}\n{fresh}") from err
 
 
 def parse_settings(raw: Any, name: str) -> RunSettings:
@@ -222,63 +272,6 @@ def parse_settings(raw: Any, name: str) -> RunSettings:
     return parse_block(RunSettings, raw, name)
 
 
-def parse_part(kind: type[_T], raw: dict[str, Any], name: str) -> _T:
-    """The settings of a stage, a dataclass, from a part of a file; as `parse_settings`."""
-    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]  # a dataclass
-    for key in raw.keys() - set(known):
-        raise SettingsError(f"{name}: {_unknown(str(key), known)}")
-    try:
-        return TypeAdapter(kind).validate_python(raw)
-    except ValidationError as err:
-        raise SettingsError(f"{name}: " + "\n".join(_explain(dict(e), known) for e in err.errors())) from err
-
-
 def dump_settings(settings: RunSettings) -> str:
     """The resolved YAML of a run."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-_B = TypeVar("_B", bound=Block)
-
-
-def parse_block(kind: type[_B], raw: Any, name: str) -> _B:
-    """`parse_settings` for any kind of file that is made of blocks."""
-    if not isinstance(raw, dict):
-        found = "is empty" if raw is None else f"holds {kind_of(raw)}"
-        raise SettingsError(f"{name} {found}; it needs blocks: {', '.join(kind.model_fields)}")
-    try:
-        # A block whose lines are all commented out is null.
-        return kind.model_validate({key: value for key, value in raw.items() if value is not None})
-    except SettingsError as err:
-        raise SettingsError(f"{name}: {err}") from err
-    except ValidationError as err:
-        found = "\n".join(_explain(dict(e), _known_at(kind, e)) for e in err.errors())
-        raise SettingsError(f"{name}: {found}") from err
-
-
-def _known_at(kind: Any, error: Mapping[str, Any]) -> Collection[str]:
-    """The keys of the block that an error is about, or lies in."""
-    inside = error["loc"] if error["type"] == "model_type" else error["loc"][:-1]
-    for part in inside:
-        if part in getattr(kind, "model_fields", {}):
-            kind = kind.model_fields[part].annotation
-            kind = get_args(kind)[0] if get_args(kind) else kind  # of a list of blocks: what one of them has
-    return list(getattr(kind, "model_fields", {}))
-
-
-def _explain(error: dict[str, Any], known: Collection[str]) -> str:
-    where, found = ".".join(str(part) for part in error["loc"]), error["input"]
-    if error["type"] == "extra_forbidden":
-        return _unknown(where, known)
-    if error["type"] == "missing":
-        return f"`{where}` is missing"
-    if error["type"] == "model_type":
-        return f"`{where}` is {kind_of(found)}; it has keys of its own: {', '.join(known)}"
-    reason = error["msg"].removeprefix("Value error, ").replace("tuple", "list")
-    return f"`{where}` is {found!r}: {reason}"
-
-
-def _unknown(where: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(where.rpartition(".")[2], known, n=1, cutoff=0.4)
-    hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(known)}"
-    return f"unknown key `{where}`; {hint}"

@@ -152,8 +152,8 @@ def train_sae(
 
     Example:  facsynth train-sae recipe.yaml --data corpora -o runs/sae
     """
+    from facsynth.blocks import read_yaml
     from facsynth.recipe import parse_recipe
-    from facsynth.settings import read_yaml
 
     asked = parse_recipe(read_yaml(recipe), str(recipe))
     with shown_progress() as progress:
@@ -169,6 +169,7 @@ def _train(asked: RecipeFile, name: str, out: Path, data: Path, keep_gb: float, 
     import numpy as np
 
     from facsynth.assemble import model_folder, open_sae
+    from facsynth.blocks import parse_part
     from facsynth.features.background import background_pieces
     from facsynth.features.encode import EncodeSettings, FeatureSpace
     from facsynth.features.encoded import encode
@@ -177,7 +178,6 @@ def _train(asked: RecipeFile, name: str, out: Path, data: Path, keep_gb: float, 
     from facsynth.lock import locked
     from facsynth.model.backbone import load_backbone
     from facsynth.model.trainer import TrainSettings
-    from facsynth.settings import parse_part
     from facsynth.store import read_json
     from facsynth.text.corpus import Corpus, read_corpus
     from facsynth.text.layouts import Fields

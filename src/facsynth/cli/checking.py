@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from facsynth.cli import options as o
 from facsynth.cli.console import Panel, cache_folder, note, percent, print_json, print_table, shown_progress
 from facsynth.errors import LimitError, SettingsError
+
+if TYPE_CHECKING:
+    from facsynth.settings import RunSettings
 
 N_SAMPLES = 1024
 """Read at most: 512 content tokens are enough."""
@@ -34,7 +37,8 @@ def check(
 
     Example:  facsynth check my.jsonl --sae runs/sae-a --sae runs/sae-b
 
-    Exits with 3 where one does not fit or cannot be opened.
+    With a settings file the endpoints of writer and judge are tried too. Exits with 3 where one does not fit, cannot
+    be opened, or does not answer.
     """
     config, data = _told_apart(files or [])
     paths: list[str | None] = [*sae] if sae else [None]
@@ -57,9 +61,34 @@ def check(
     for row in rows:
         for text in (*row["reasons"], *row["notes"]):
             note(f"{row['sae']}: {text}")
+    endpoints = [] if config is None else _probe_endpoints(asked[0])
     bad = [row["sae"] for row in rows if row["verdict"] in {"does not fit", UNOPENED}]
     if bad:
         raise LimitError(f"{len(bad)} of {len(rows)} SAEs cannot be used here: {', '.join(bad)}")
+    if endpoints:
+        raise LimitError(f"the endpoint cannot be used: {', '.join(endpoints)}")
+
+
+def _probe_endpoints(settings: RunSettings) -> list[str]:
+    """Try the endpoints of writer and judge, each with a request for each thing; which of them fail.
+
+    No text of the data is sent. Tables go to stderr, so that stdout stays that of the SAEs.
+    """
+    from facsynth.llm.probe import probe
+    from facsynth.writers import endpoint_settings
+
+    blocks = {"writer": settings.writer.endpoint, "judge": settings.judge.endpoint if settings.judge else None}
+    failed = []
+    for name, block in blocks.items():
+        if block is None:
+            continue
+        for row in probe(endpoint_settings(block)):
+            note(f"{name}, {row.what}: {'works' if row.works else 'does not work'}, {row.found}")
+            failed += [] if row.works else [f"{name}, {row.what}"]
+        price = block.price
+        known = f"{price.prompt:g} and {price.written:g} a million tokens" if price else "not known (endpoint.price)"
+        note(f"{name}, price: {known}")
+    return failed
 
 
 def _told_apart(files: list[str]) -> tuple[Path | None, list[str] | None]:

@@ -17,6 +17,14 @@ from facsynth.errors import InputError
 if TYPE_CHECKING:
     from facsynth.settings import RunSettings
 
+MaxWait = Annotated[
+    float | None,
+    typer.Option("--max-wait", min=0, help="Seconds to wait for an endpoint that limits or went away. [3600]"),
+]
+Replay = Annotated[
+    Path | None, typer.Option("--replay", help="The ledger.sqlite of another run, instead of its writer.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Measure, and say what writing would take; write nothing.")]
 N_SHOWN = 10
 """Features of the plan that are printed before anything is written for them."""
 TEMPLATE = """\
@@ -31,11 +39,13 @@ sae: {{path: embedded}}       # or a file or folder, hf:owner/name:path, saelens
 coverage:
   threshold: {threshold}           # of each feature's robust maximum; or 0.0, or q90
   relevance: contrast       # against the background; or all
-writer: {{strength: {strength}}}      # of steering; 0 leaves the prompt alone
+writer:                     # the model above, steered; or a model at an OpenAI-compatible endpoint
+  # strength: {strength}           # of steering; 0 leaves the prompt alone
+  # endpoint: {{url: http://localhost:8000/v1, model: NAME, price: {{prompt: 0, written: 0}}}}
 budget:
   features: null            # attempt so many, drawn at random; null: all that are missing
   max_candidates: {max_candidates}        # a feature, then it is given up
-  max_written_tokens: null  # a hard cap
+  max_tokens: null          # a hard cap, of prompt and written tokens; max_calls and max_money are others
   control: {control}              # plain samples beside, for the chance level
 rng_seed: 0
 """
@@ -49,8 +59,9 @@ def init(
 
     Example:  facsynth init facsynth.yaml --for llama-3.1-8b
     """
-    from facsynth.settings import BudgetBlock, CoverageBlock, WriterBlock
+    from facsynth.settings import BudgetBlock, CoverageBlock
     from facsynth.store import write_text
+    from facsynth.synthesis.requests import SynthesisSettings
 
     if path.exists():
         raise InputError(f"{path} is there already\nChoose another name.")
@@ -58,7 +69,7 @@ def init(
         raise InputError(f"there is no folder {path.parent}\nMake it, or choose another name.")
     budget = BudgetBlock()
     text = TEMPLATE.format(
-        path=shlex.quote(str(path)), threshold=CoverageBlock().threshold, strength=WriterBlock().strength,
+        path=shlex.quote(str(path)), threshold=CoverageBlock().threshold, strength=SynthesisSettings.strength,
         max_candidates=budget.max_candidates, control=budget.control,
     )  # fmt: skip
     write_text(path, ready_text(ready) if ready else text)
@@ -75,14 +86,20 @@ def run(
         int | None, typer.Option("--rng-seed", min=0, help="Of all that is drawn. [the file's]")
     ] = None,
     device: o.Device = None,
+    max_wait: MaxWait = None,
+    replay: Replay = None,
+    dry_run: DryRun = False,
     json: o.Json = False,
 ) -> None:
     """The whole job: measure, write, keep what fires, measure again.
 
     Example:  facsynth run facsynth.yaml -o runs/mine
     """
-    settings = o.resolve(config, features=features, rng_seed=rng_seed, device=device)
-    _run(settings, out, json)
+    settings = o.resolve(config, features=features, rng_seed=rng_seed, device=device, max_wait=max_wait)
+    if dry_run:
+        _dry_run(settings, out, json)
+        return
+    _run(settings, out, json, replay)
     if o.uses_example_anchor(settings):
         note("note: the anchor is the example that ships: everyday messages")
 
@@ -90,6 +107,9 @@ def run(
 def synthesize(
     folder: Annotated[Path, typer.Argument(help="Run folder that `missing` or `run` made.")],
     device: o.Device = None,
+    max_wait: MaxWait = None,
+    replay: Replay = None,
+    dry_run: DryRun = False,
     json: o.Json = False,
 ) -> None:
     """Write samples for the plan in a run folder, but for rows with keep = no.
@@ -97,7 +117,11 @@ def synthesize(
     Example:  facsynth synthesize runs/mine
     """
     o.check_run_folder(folder)
-    _run(o.resolve(folder / "facsynth.yaml", device=device), folder, json)
+    settings = o.resolve(folder / "facsynth.yaml", device=device, max_wait=max_wait)
+    if dry_run:
+        _dry_run(settings, folder, json)
+        return
+    _run(settings, folder, json, replay)
 
 
 def demo(
@@ -114,7 +138,30 @@ def demo(
     _run(demo_settings(rng_seed), out, json)
 
 
-def _run(settings: RunSettings, out: Path, json: bool) -> None:
+def _dry_run(settings: RunSettings, out: Path, json: bool) -> None:
+    """Measure, and say what writing would take; nothing is written."""
+    with shown_progress() as progress:
+        from facsynth.forecast import forecast
+
+        found = forecast(settings, out, cache_folder(), progress)
+    if json:
+        print_json(found)
+        return
+    money = "not known: writer.endpoint.price" if found["most"]["money"] is None else f"{found['most']['money']:.2f}"
+    minutes = "not known before the first call" if found["minutes"] is None else f"at most {found['minutes']:.1f}"
+    rows = [
+        ("features to write for", f"{found['n_features']}, {found['n_wanted']} samples in all"),
+        ("calls", f"{found['least']['calls']:,} if every candidate is kept, at most {found['most']['calls']:,}"),
+        ("tokens", f"{found['least']['tokens']:,} to {found['most']['tokens']:,}, prompts counted by their bytes"),
+        ("money", f"at most {money}"),
+        ("minutes", minutes),
+        ("from the ledger", f"{found['n_known']} calls are answered already"),
+        ("caps", found["caps"] or "none"),
+    ]
+    print_table("what writing would take; nothing was written", ("", ""), rows)
+
+
+def _run(settings: RunSettings, out: Path, json: bool, replay: Path | None = None) -> None:
     def tell(folder: Path) -> None:
         with progress.aside():
             print_coverage(record_of(folder), settings)
@@ -123,8 +170,8 @@ def _run(settings: RunSettings, out: Path, json: bool) -> None:
     with shown_progress() as progress:
         from facsynth import pipeline
 
-        measured = {} if json else {"measured": tell}
-        summary = pipeline.run(settings, out, cache_folder(), progress, **measured)
+        measured = pipeline.tell_nobody if json else tell
+        summary = pipeline.run(settings, out, cache_folder(), progress, measured=measured, replay=replay)
     record = record_of(out)
     if json:
         print_json(summary)

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from facsynth import __version__
-from facsynth.cli import advanced, checking, fill, measuring, proving
+from facsynth.cli import advanced, calls, checking, fill, measuring, proving
 from facsynth.cli.console import Panel, note
 from facsynth.errors import FacsynthError
 
@@ -23,7 +23,7 @@ PANELS: dict[str, Panel] = {
     "Measure": {**checking.COMMANDS, **measuring.COMMANDS},
     "Fill": fill.COMMANDS,
     "Prove": proving.COMMANDS,
-    "Advanced": advanced.COMMANDS,
+    "Advanced": {**advanced.COMMANDS, **calls.COMMANDS},
 }
 MACHINE = {
     errno.ENOSPC: "the disk is full",

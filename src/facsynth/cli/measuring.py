@@ -105,7 +105,8 @@ def _measure(settings: RunSettings, out: Path | None) -> Path:
     with shown_progress() as progress:
         from facsynth.assemble import read_data
         from facsynth.lock import locked
-        from facsynth.pipeline import effective, measure_run, open_run
+        from facsynth.pipeline import measure_run
+        from facsynth.run_folder import effective, open_run
         from facsynth.store import fingerprint
 
         corpora = read_data(settings.data, "anchor", progress), read_data(settings.data, "seed", progress)

@@ -123,6 +123,7 @@ KEYS = {
     "relevance": "coverage.relevance",
     "background": "coverage.background",
     "features": "budget.features",
+    "max_wait": "writer.endpoint.max_wait_s",
     "rng_seed": "rng_seed",
     **{f"{part}_field": f"data.fields.{part}" for part in
        ("text", "prompt", "completion", "messages", "chosen", "rejected")},
@@ -138,8 +139,9 @@ def resolve(config: Path | None, seed: list[str] | None = None, **options: Any) 
         seed: the seed set's files.
         options: by the names of `KEYS`; None is not said.
     """
+    from facsynth.blocks import read_yaml
     from facsynth.demo import example_file
-    from facsynth.settings import parse_settings, read_yaml
+    from facsynth.settings import parse_settings
 
     raw = read_yaml(config) if config else {}
     options = {KEYS[name]: value for name, value in options.items() if value is not None}

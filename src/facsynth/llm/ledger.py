@@ -1,36 +1,31 @@
 """Every call of every writer, in one SQLite table: the only mechanism by which writing resumes.
 
-An intent is committed before a call and its reply after it, so a kill loses the batch in flight and nothing else.
-`synchronous=FULL` waits for the disk twice a batch (about 10 ms), and in turn survives a power cut as well.
+An intent is committed before a call and its reply after it, so a kill loses what is in flight and nothing else.
+`synchronous=FULL` waits for the disk at every commit (about 10 ms), and in turn survives a power cut as well.
 
-The first settled reply of a call is final, also a failed one: everything decided from it can be decided again.
+The first settled reply of a call is final, also a failed one: everything decided from it can be decided again. What a
+call may cost is reserved with its intent and counts as spent until it is settled.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from facsynth.errors import FacsynthError, InputError, MismatchError, StorageError
+from facsynth.errors import InputError
+from facsynth.llm.budget import NOTHING, Amount
+from facsynth.llm.database import Database
 from facsynth.records import Reply, Request
-from facsynth.store import disk_full, fingerprint
+from facsynth.store import fingerprint
 
-LEDGER_SCHEMA = 1
-"""Kept in the file (`user_version`); another number is refused, not guessed at."""
-_APPLICATION_ID = 0x46414353
-"""ASCII "FACS" in the file's header: tells a ledger from any other SQLite file."""
-_TINY_DISK = 1 << 20
-"""With less room than this, in bytes, SQLite's unspecific "disk I/O error" is a full disk."""
+LEDGER_SCHEMA = 2
 
-# reserved_tokens, reserved_price and price belong to money caps: what a call may cost, and what it did cost.
-# `attempts` counts intents: more than one means that calls were sent whose replies were lost.
+# `attempts` counts intents: more than one means that calls were sent whose replies were lost, and lost_tokens and
+# lost_price hold what was reserved for those.
 _TABLE = """
 CREATE TABLE calls (
     request_hash TEXT NOT NULL,
@@ -42,8 +37,10 @@ CREATE TABLE calls (
     state TEXT NOT NULL CHECK (state IN ('intent', 'done', 'failed')),
     attempts INTEGER NOT NULL,
     intent_time REAL NOT NULL,
-    reserved_tokens INTEGER,
-    reserved_price REAL,
+    reserved_tokens INTEGER NOT NULL,
+    reserved_price REAL NOT NULL,
+    lost_tokens INTEGER NOT NULL DEFAULT 0,
+    lost_price REAL NOT NULL DEFAULT 0,
     settled_time REAL,
     reply TEXT,
     finish_reason TEXT,
@@ -55,20 +52,33 @@ CREATE TABLE calls (
     PRIMARY KEY (request_hash, sample_index)
 )"""
 _INTEND = """
-INSERT INTO calls (request_hash, sample_index, writer, request, label, batch, state, attempts, intent_time)
-VALUES (?, ?, ?, ?, ?, ?, 'intent', 1, ?)
+INSERT INTO calls (request_hash, sample_index, writer, request, label, batch, reserved_tokens, reserved_price,
+    state, attempts, intent_time)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'intent', 1, ?)
 ON CONFLICT (request_hash, sample_index) DO UPDATE SET
-    attempts = attempts + 1, label = excluded.label, batch = excluded.batch, intent_time = excluded.intent_time
+    attempts = attempts + 1, label = excluded.label, batch = excluded.batch, intent_time = excluded.intent_time,
+    lost_tokens = lost_tokens + reserved_tokens, lost_price = lost_price + reserved_price,
+    reserved_tokens = excluded.reserved_tokens, reserved_price = excluded.reserved_price
 WHERE state = 'intent'"""
+_SPARE = """
+UPDATE calls SET attempts = attempts - 1, reserved_tokens = 0, reserved_price = 0
+WHERE request_hash = ? AND sample_index = ? AND state = 'intent'"""
 _SETTLE = """
 UPDATE calls SET state = ?, settled_time = ?, reply = ?, finish_reason = ?, prompt_tokens = ?, written_tokens = ?,
-    latency_s = ?, error_kind = ?
+    latency_s = ?, error_kind = ?, price = ?,
+    lost_tokens = lost_tokens + ? * reserved_tokens, lost_price = lost_price + ? * reserved_price,
+    reserved_tokens = 0, reserved_price = 0
 WHERE request_hash = ? AND sample_index = ? AND state = 'intent'"""
 _REPLY = "reply, finish_reason, prompt_tokens, written_tokens, latency_s"
 _TOTALS = """
 SELECT count(*), count(*) FILTER (WHERE state = 'done'), count(*) FILTER (WHERE state = 'failed'),
     count(*) FILTER (WHERE state = 'intent'), coalesce(sum(prompt_tokens), 0), coalesce(sum(written_tokens), 0),
-    total(latency_s)
+    coalesce(sum(lost_tokens + reserved_tokens), 0), total(price), total(lost_price + reserved_price), total(latency_s)
+FROM calls"""
+_SPENT = """
+SELECT coalesce(sum(attempts), 0),
+    coalesce(sum(coalesce(prompt_tokens, 0) + coalesce(written_tokens, 0) + lost_tokens + reserved_tokens), 0),
+    total(coalesce(price, 0) + lost_price + reserved_price)
 FROM calls"""
 
 Key = tuple[str, int]
@@ -80,9 +90,53 @@ def key_of(identity: str, request: Request) -> Key:
     return fingerprint({"writer": identity, "request": request.as_json()}), request.sample_index
 
 
+def keyed(identity: str, requests: Sequence[Request]) -> dict[Key, Request]:
+    """Requests by their keys, in their order.
+
+    Raises:
+        InputError: two are the same call.
+    """
+    asked: dict[Key, Request] = {}
+    for request in requests:
+        key = key_of(identity, request)
+        if key in asked:
+            raise InputError(
+                f"a request came twice in one call: sample_index {request.sample_index}, {request.messages}\n"
+                "Give equal requests different values of sample_index."
+            )
+        asked[key] = request
+    return asked
+
+
+@dataclass(frozen=True)
+class Intent:
+    """A call that is about to be sent."""
+
+    key: Key
+    writer: str
+    """Its identity."""
+    request: Request
+    label: str = ""
+    """What the call is for, for instance the wave."""
+    batch: int = 0
+    """Counts within it."""
+    reserved: Amount = NOTHING
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A call with its reply."""
+
+    key: Key
+    reply: Reply
+    price: float = 0.0
+    is_lost: bool = False
+    """It failed, and may have been paid for all the same: what was reserved stays spent."""
+
+
 @dataclass(frozen=True)
 class Totals:
-    """Sums over a ledger. Tokens and seconds are those of settled calls."""
+    """Sums over a ledger. Tokens, price and seconds are those of settled calls."""
 
     calls: int
     answered: int
@@ -91,6 +145,10 @@ class Totals:
     """Sent, or about to be, when the process ended."""
     prompt_tokens: int
     written_tokens: int
+    lost_tokens: int
+    """Reserved for calls that were sent and never answered; they may have been spent."""
+    price: float
+    lost_price: float
     seconds: float
 
 
@@ -103,45 +161,31 @@ class Call:
     request: dict[str, Any]
     label: str
     reply: Reply
+    price: float
 
 
 class Ledger:
     """An open ledger file. Several processes may read it; a second one that writes waits its turn."""
 
-    def __init__(self, path: Path, database: sqlite3.Connection, wait_s: float) -> None:
+    def __init__(self, database: Database) -> None:
         """Use `Ledger.open`."""
-        self.path = path
         self._database = database
-        self._wait_s = wait_s
 
     @classmethod
     def open(cls, path: Path, *, wait_s: float = 30.0) -> Self:
-        """Open the file, or begin it where there is none.
-
-        Args:
-            path: its folder is made where it is missing.
-            wait_s: how long to wait for another process that is in the middle of a transaction.
-
-        Raises:
-            InputError: the file is damaged or not a ledger; it is left as it is.
-            MismatchError: a ledger of another schema; it is left as it is.
-            StorageError: the disk is full, or another process does not let go.
-        """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _explained(path, wait_s):
-            ledger = cls(path, sqlite3.connect(path, timeout=wait_s, isolation_level=None), wait_s)
-        try:
-            ledger._begin()
-        except BaseException:
-            ledger.close()
-            raise
-        return ledger
+        """Open the file, or begin it where there is none; raises as `Database.open`."""
+        return cls(Database.open(path, _TABLE, LEDGER_SCHEMA, wait_s=wait_s))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._database.path
 
     def close(self) -> None:
         """Let go of the file; the write-ahead log beside it is folded in."""
@@ -150,90 +194,64 @@ class Ledger:
     def lookup(self, keys: Iterable[Key]) -> dict[Key, Reply]:
         """The settled replies among `keys`."""
         query = f"SELECT {_REPLY} FROM calls WHERE request_hash = ? AND sample_index = ? AND state != 'intent'"
-        with _explained(self.path, self._wait_s):
-            rows = ((key, self._database.execute(query, key).fetchone()) for key in keys)
+        with self._database.reading() as connection:
+            rows = ((key, connection.execute(query, key).fetchone()) for key in keys)
             return {key: _reply(row) for key, row in rows if row}
 
-    def intend(self, writer: str, asked: Mapping[Key, Request], *, label: str = "", batch: int = 0) -> None:
-        """Say what will be asked of which writer identity, in one transaction; calls that are settled stay so.
+    def record(
+        self, intents: Iterable[Intent] = (), settled: Iterable[Settled] = (), spared: Iterable[Key] = ()
+    ) -> None:
+        """Write down, in one transaction and in this order, what is spared, settled and about to be sent.
 
-        `label` says what the calls are for, for instance the wave; `batch` counts within it.
+        Args:
+            intents: calls that are settled stay so; one that was intended before, and not spared, was lost.
+            settled: of intended calls; the first reply of a call is final.
+            spared: intended calls that cost nothing and were not answered, as when the endpoint limits.
         """
         now = time.time()
-        rows = [(*key, writer, _json(request.as_json()), label, batch, now) for key, request in asked.items()]
-        with self._transaction():
-            self._database.executemany(_INTEND, rows)
-
-    def settle(self, replies: Mapping[Key, Reply]) -> None:
-        """Store the replies of intended calls, all in one transaction; the first reply of a call is final."""
-        now = time.time()
-        with self._transaction():
-            self._database.executemany(_SETTLE, [(*_columns(reply, now), *key) for key, reply in replies.items()])
+        with self._database.transaction() as connection:
+            connection.executemany(_SPARE, spared)
+            connection.executemany(_SETTLE, [(*_columns(s, now), *s.key) for s in settled])
+            connection.executemany(_INTEND, [
+                (*i.key, i.writer, _json(i.request.as_json()), i.label, i.batch, *i.reserved[1:], now) for i in intents
+            ])  # fmt: skip
 
     def totals(self) -> Totals:
         """What was asked, answered and spent so far."""
-        with _explained(self.path, self._wait_s):
-            row = self._database.execute(_TOTALS).fetchone()
-        return Totals(*row)
+        with self._database.reading() as connection:
+            return Totals(*connection.execute(_TOTALS).fetchone())
+
+    def spent(self) -> Amount:
+        """What counts against caps: with all that may have been spent."""
+        with self._database.reading() as connection:
+            return Amount(*connection.execute(_SPENT).fetchone())
+
+    def errors(self) -> dict[str, int]:
+        """How many calls failed, by kind."""
+        query = "SELECT error_kind, count(*) FROM calls WHERE state = 'failed' GROUP BY error_kind ORDER BY 2 DESC, 1"
+        with self._database.reading() as connection:
+            return dict(connection.execute(query))
+
+    def latencies(self) -> list[float]:
+        """Seconds of each answered call, sorted."""
+        query = "SELECT latency_s FROM calls WHERE state = 'done' ORDER BY latency_s"
+        with self._database.reading() as connection:
+            return [row[0] for row in connection.execute(query)]
 
     def writers(self) -> list[str]:
         """The identities of the writers that were asked, sorted."""
-        with _explained(self.path, self._wait_s):
-            return [row[0] for row in self._database.execute("SELECT DISTINCT writer FROM calls ORDER BY writer")]
+        with self._database.reading() as connection:
+            return [row[0] for row in connection.execute("SELECT DISTINCT writer FROM calls ORDER BY writer")]
 
     def recorded(self) -> Iterator[Call]:
         """Settled calls, by request hash and sample index: an order that no arrival time enters."""
         query = (
-            f"SELECT request_hash, sample_index, writer, request, label, {_REPLY} FROM calls "
+            f"SELECT request_hash, sample_index, writer, request, label, coalesce(price, 0), {_REPLY} FROM calls "
             "WHERE state != 'intent' ORDER BY request_hash, sample_index"
         )
-        with _explained(self.path, self._wait_s):
-            for request_hash, sample_index, writer, request, label, *reply in self._database.execute(query):
-                yield Call((request_hash, sample_index), writer, json.loads(request), label, _reply(reply))
-
-    def _begin(self) -> None:
-        """Check what the file is before anything in it is changed; set it up where it is empty."""
-        with self._transaction():
-            if self._is_empty():
-                self._database.execute(_TABLE)
-                self._database.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-                self._database.execute(f"PRAGMA user_version = {LEDGER_SCHEMA}")
-        with _explained(self.path, self._wait_s):
-            self._database.execute("PRAGMA synchronous = FULL")
-            self._use_wal(time.monotonic() + self._wait_s)
-
-    def _use_wal(self, deadline: float) -> None:
-        # Two processes that switch a new file at once are refused without SQLite's own waiting. A file system
-        # without shared memory keeps its rollback journal: slower, and just as safe.
-        while True:
-            try:
-                self._database.execute("PRAGMA journal_mode = WAL")
-                return
-            except sqlite3.OperationalError as err:
-                if err.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                    raise
-            time.sleep(0.01)
-
-    def _is_empty(self) -> bool:
-        application = self._database.execute("PRAGMA application_id").fetchone()[0]
-        schema = self._database.execute("PRAGMA user_version").fetchone()[0]
-        if (application, schema) == (0, 0) and not self._database.execute("SELECT 1 FROM sqlite_master").fetchone():
-            return True
-        if application != _APPLICATION_ID:
-            raise InputError(f"{self.path} is an SQLite file, but not a ledger of facsynth\nGive another path.")
-        if schema != LEDGER_SCHEMA:
-            raise MismatchError(
-                f"{self.path} is a ledger of schema {schema}; this version of facsynth reads schema {LEDGER_SCHEMA}\n"
-                "Go on with the version that began it, or start in another folder. Nothing was changed."
-            )
-        return False
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        # The connection as a context commits, or rolls back whatever ended the block.
-        with _explained(self.path, self._wait_s), self._database:
-            self._database.execute("BEGIN IMMEDIATE")
-            yield
+        with self._database.reading() as connection:
+            for request_hash, index, writer, request, label, price, *reply in connection.execute(query):
+                yield Call((request_hash, index), writer, json.loads(request), label, _reply(reply), price)
 
 
 def _json(value: Any) -> str:
@@ -241,12 +259,14 @@ def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _columns(reply: Reply, now: float) -> tuple[Any, ...]:
+def _columns(settled: Settled, now: float) -> tuple[Any, ...]:
     """In the order of `_SETTLE`. The kind of an error is what stands before its first colon."""
+    reply, is_lost = settled.reply, int(settled.is_lost)
     body = _json({"text": reply.text, "error": reply.error, "raw": reply.raw})
     state, kind = ("failed", reply.error.split(":")[0]) if reply.error else ("done", None)
+    kind = kind and kind.encode("utf-8", "replace").decode()  # a lone surrogate cannot be stored as it is
     counts = (reply.prompt_tokens, reply.written_tokens, reply.latency_s)
-    return state, now, body, reply.finish_reason, *counts, kind
+    return state, now, body, reply.finish_reason, *counts, kind, settled.price, is_lost, is_lost
 
 
 def _reply(row: Sequence[Any]) -> Reply:
@@ -259,40 +279,3 @@ def _reply(row: Sequence[Any]) -> Reply:
         latency_s=latency_s,
         **json.loads(body),
     )
-
-
-@contextmanager
-def _explained(path: Path, wait_s: float) -> Iterator[None]:
-    """Turn what SQLite says about the file or the disk into errors a user can act on."""
-    try:
-        yield
-    except sqlite3.Error as err:
-        explained = _explain(path, err, wait_s)
-        if explained is None:  # a bug of ours
-            raise
-        raise explained from err
-
-
-def _explain(path: Path, err: sqlite3.Error, wait_s: float) -> FacsynthError | None:
-    code = getattr(err, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-        return InputError(
-            f"{path} is damaged or not a ledger: {err}\n"
-            "Restore it from a copy, save what is left of it with `sqlite3 FILE .recover`, or move it away: "
-            "then the same command writes again what it held."
-        )
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL):
-        return StorageError(
-            f"{path} is in use by another process (waited up to {wait_s:g} s): {err}\n"
-            "Wait for it to end, or choose another folder."
-        )
-    if code == sqlite3.SQLITE_IOERR and shutil.disk_usage(path.parent).free < _TINY_DISK:
-        code = sqlite3.SQLITE_FULL
-    if code == sqlite3.SQLITE_FULL:
-        return disk_full(path)
-    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
-        return StorageError(
-            f"{path} cannot be read and written: {err}\n"
-            "See whether it is a file, whether it and its folder are yours to write, and whether the disk is sound."
-        )
-    return None

@@ -1,11 +1,14 @@
-"""The way from a stage to a writer: through the ledger, batch by batch, so that nothing is asked twice."""
+"""The way from a stage to a writer in this process: through the ledger, batch by batch, so that nothing is asked twice.
+
+A reply may depend on its batch: one with anything unanswered is written whole.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from facsynth.errors import InputError, ModelError
-from facsynth.llm.ledger import Key, Ledger, key_of
+from facsynth.errors import ModelError
+from facsynth.llm.ledger import Intent, Key, Ledger, Settled, keyed
 from facsynth.protocols import Writer
 from facsynth.records import Progress, Reply, Request, no_progress
 
@@ -18,7 +21,6 @@ class LedgerWriter:
         writer: Writer,
         ledger: Ledger,
         *,
-        whole_batches: bool = True,
         label: str = "",
         progress: Progress = no_progress,
     ) -> None:
@@ -27,15 +29,11 @@ class LedgerWriter:
         Args:
             writer: who is asked.
             ledger: where everything is kept.
-            whole_batches: True where a reply may depend on its batch (local writing): a batch with anything
-                unanswered is written whole. False where requests are independent (an endpoint): only the
-                unanswered ones are sent.
             label: what the calls are for, for instance the wave; kept with each.
             progress: called before the first batch and after each, with the requests done.
         """
         self._writer = writer
         self._ledger = ledger
-        self._whole_batches = whole_batches
         self._label = label
         self._progress = progress
 
@@ -56,15 +54,7 @@ class LedgerWriter:
             InputError: two requests are the same call.
             ModelError: the wrapped writer gave more or fewer replies than it was asked for.
         """
-        asked: dict[Key, Request] = {}
-        for request in requests:
-            key = key_of(self.identity, request)
-            if key in asked:
-                raise InputError(
-                    f"a request came twice in one call: sample_index {request.sample_index}, {request.messages}\n"
-                    "Give equal requests different values of sample_index."
-                )
-            asked[key] = request
+        asked = keyed(self.identity, requests)
         keys, size, replies = list(asked), self.batch_size, []
         self._progress("writing", 0, len(keys))
         for number, start in enumerate(range(0, len(keys), size)):
@@ -77,14 +67,13 @@ class LedgerWriter:
         answered = self._ledger.lookup(batch)
         open_calls = {key: request for key, request in batch.items() if key not in answered}
         if open_calls:
-            self._ledger.intend(self.identity, open_calls, label=self._label, batch=number)
-            sent = batch if self._whole_batches else open_calls
-            replies = self._writer.write(list(sent.values()))
-            if len(replies) != len(sent):
+            self._ledger.record([Intent(k, self.identity, r, self._label, number) for k, r in open_calls.items()])
+            replies = self._writer.write(list(batch.values()))
+            if len(replies) != len(batch):
                 raise ModelError(
-                    f"the writer {self.identity} was asked for {len(sent)} replies and gave {len(replies)}\n"
+                    f"the writer {self.identity} was asked for {len(batch)} replies and gave {len(replies)}\n"
                     "A writer answers every request in order, a failed one with a Reply whose `error` says why."
                 )
-            self._ledger.settle(dict(zip(sent, replies, strict=True)))
+            self._ledger.record(settled=map(Settled, batch, replies))
             answered = self._ledger.lookup(batch)
         return [answered[key] for key in batch]

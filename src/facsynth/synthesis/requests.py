@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from facsynth import prompts
 from facsynth.errors import SettingsError
+from facsynth.llm.budget import FREE, NO_CAPS, Amount, Caps, Price, total, worst_tokens
+from facsynth.llm.longer import LONGER
 from facsynth.records import Message, Request, Span
 
 FEATURE_STRIDE = 1 << 20
@@ -37,10 +40,18 @@ class SynthesisSettings:
     """Of steering in the third wave: 1 adds what the SAE writes for the feature at its anchor maximum. 0: none."""
     n_spans: int = 4
     """Anchor spans shown in a prompt."""
-    max_written_tokens: int | None = None
-    """Cap over all that is written, plain samples included; never exceeded."""
+    caps: Caps = NO_CAPS
+    """Over all calls, plain samples included; never exceeded."""
+    price: Price = FREE
+    """Of the writer's tokens."""
     control: float = 0.1
     """Plain-prompt samples beside, as a share of the candidates, for the chance level."""
+    asks: Literal["continue", "message"] = "continue"
+    """continue: a list that goes on, for a model in this process; message: in words, for a chat endpoint."""
+    lag: int = 0
+    """Waves that are asked for while one is decided: 0 where the same machine writes and decides, 1 at an endpoint."""
+    n_tries: int = 1
+    """How often a reply that does not end is asked for, each time with twice the `max_tokens`."""
     rng_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -68,19 +79,41 @@ def feature_request(task: FeatureTask, index: int, settings: SynthesisSettings) 
     strength = settings.strength * (FIRST_STRENGTH + STRENGTH_STEP * wave)
     chosen = [task.spans[(index + i) % n] for i in range(min(settings.n_spans, n))]
     listed = "\n".join(f"{number}. {' '.join(span.context.split())}" for number, span in enumerate(chosen, start=1))
+    values = {"spans": listed, "words": ", ".join(firing_words(task.spans))}
+    goes_on = settings.asks == "continue"
+    request = _request(prompts.fill("write_message" if goes_on else "write_one", **values), index, settings)
+    return replace(
+        request,
+        prefix=f"{len(chosen) + 1}." if goes_on else "",
+        rng_seed=settings.rng_seed * FEATURE_STRIDE + task.feature_id + 1,
+        steering=((task.feature_id, strength),) if strength else (),
+    )
+
+
+def plain_request(index: int, settings: SynthesisSettings) -> Request:
+    """Ask for a message and nothing more: the control."""
+    goes_on = settings.asks == "continue"
+    request = _request(prompts.fill("write_plain" if goes_on else "write_plain_one"), index, settings)
+    return replace(request, prefix="1." if goes_on else "")
+
+
+def _request(prompt: str, index: int, settings: SynthesisSettings) -> Request:
     return Request(
-        messages=(
-            Message("user", prompts.fill("write_message", spans=listed, words=", ".join(firing_words(task.spans)))),
-        ),
-        prefix=f"{len(chosen) + 1}.",
-        one_line=True,
+        messages=(Message("user", prompt),),
+        one_line=settings.asks == "continue",
         max_tokens=settings.max_tokens,
         temperature=settings.temperature,
         top_p=settings.top_p,
-        rng_seed=settings.rng_seed * FEATURE_STRIDE + task.feature_id + 1,
+        rng_seed=settings.rng_seed * FEATURE_STRIDE,
         sample_index=index,
-        steering=((task.feature_id, strength),) if strength else (),
     )
+
+
+def worst_amount(request: Request, settings: SynthesisSettings) -> Amount:
+    """The most that a request can cost, asked as often as it may be."""
+    tries = [replace(request, max_tokens=request.max_tokens * LONGER**n) for n in range(settings.n_tries)]
+    tokens = [worst_tokens(asked) for asked in tries]
+    return total(Amount(1, prompt + written, settings.price.of(prompt, written)) for prompt, written in tokens)
 
 
 def firing_words(spans: Sequence[Span], n_words: int = 3) -> list[str]:
@@ -91,17 +124,3 @@ def firing_words(spans: Sequence[Span], n_words: int = 3) -> list[str]:
         word = (span.text.split() or [""])[-1] + (rest.group() if rest else "")
         words.setdefault(word.lower(), f'"{word}"')
     return list(words.values())[:n_words]
-
-
-def plain_request(index: int, settings: SynthesisSettings) -> Request:
-    """Ask for a message and nothing more: the control."""
-    return Request(
-        messages=(Message("user", prompts.fill("write_plain")),),
-        prefix="1.",
-        one_line=True,
-        max_tokens=settings.max_tokens,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        rng_seed=settings.rng_seed * FEATURE_STRIDE,
-        sample_index=index,
-    )

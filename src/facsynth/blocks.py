@@ -1,0 +1,101 @@
+"""Files made of blocks of settings: read from YAML, checked, and every mistake said with what would be right."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import shlex
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from facsynth.errors import SettingsError
+from facsynth.text.layouts import kind_of
+
+_T = TypeVar("_T")
+
+
+class Block(BaseModel):
+    """A part of a settings file: frozen, and no key that is not known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+_B = TypeVar("_B", bound=Block)
+
+
+def read_yaml(path: Path) -> Any:
+    """What a settings file says.
+
+    Raises:
+        SettingsError: not there, not to be read, or not YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as err:
+        init = f"facsynth init {shlex.quote(str(path))}"
+        raise SettingsError(f"there is no settings file {path}\nWrite one with: {init}") from err
+    except OSError as err:
+        raise SettingsError(f"the settings file {path} cannot be read: {err.strerror}\nGive a file of yours.") from err
+    except (yaml.YAMLError, ValueError, RecursionError) as err:  # ValueError: not UTF-8, or no date or number at all
+        reason = "it is nested too deeply" if isinstance(err, RecursionError) else err
+        fresh = "Compare it with a fresh one: facsynth init fresh.yaml"
+        raise SettingsError(f"{path} is not YAML: {reason}\n{fresh}") from err
+
+
+def parse_block(kind: type[_B], raw: Any, name: str) -> _B:
+    """`parse_settings` for any kind of file that is made of blocks."""
+    if not isinstance(raw, dict):
+        found = "is empty" if raw is None else f"holds {kind_of(raw)}"
+        raise SettingsError(f"{name} {found}; it needs blocks: {', '.join(kind.model_fields)}")
+    try:
+        # A block whose lines are all commented out is null.
+        return kind.model_validate({key: value for key, value in raw.items() if value is not None})
+    except SettingsError as err:
+        raise SettingsError(f"{name}: {err}") from err
+    except ValidationError as err:
+        found = "\n".join(_explain(dict(e), _known_at(kind, e)) for e in err.errors())
+        raise SettingsError(f"{name}: {found}") from err
+
+
+def _known_at(kind: Any, error: Mapping[str, Any]) -> Collection[str]:
+    """The keys of the block that an error is about, or lies in."""
+    inside = error["loc"] if error["type"] == "model_type" else error["loc"][:-1]
+    for part in inside:
+        if part in getattr(kind, "model_fields", {}):
+            kind = kind.model_fields[part].annotation
+            kind = get_args(kind)[0] if get_args(kind) else kind  # of a list of blocks: what one of them has
+    return list(getattr(kind, "model_fields", {}))
+
+
+def _explain(error: dict[str, Any], known: Collection[str]) -> str:
+    where, found = ".".join(str(part) for part in error["loc"]), error["input"]
+    if error["type"] == "extra_forbidden":
+        return unknown_key(where, known)
+    if error["type"] == "missing":
+        return f"`{where}` is missing"
+    if error["type"] == "model_type":
+        return f"`{where}` is {kind_of(found)}; it has keys of its own: {', '.join(known)}"
+    reason = error["msg"].removeprefix("Value error, ").replace("tuple", "list")
+    return f"`{where}` is {found!r}: {reason}"
+
+
+def unknown_key(where: str, known: Collection[str]) -> str:
+    """What is wrong with a key, and the nearest one that is known."""
+    near = difflib.get_close_matches(where.rpartition(".")[2], known, n=1, cutoff=0.4)
+    hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(known)}"
+    return f"unknown key `{where}`; {hint}"
+
+
+def parse_part(kind: type[_T], raw: dict[str, Any], name: str) -> _T:
+    """The settings of a stage, a dataclass, from a part of a file; as `parse_settings`."""
+    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]  # a dataclass
+    for key in raw.keys() - set(known):
+        raise SettingsError(f"{name}: {unknown_key(str(key), known)}")
+    try:
+        return TypeAdapter(kind).validate_python(raw)
+    except ValidationError as err:
+        raise SettingsError(f"{name}: " + "\n".join(_explain(dict(e), known) for e in err.errors())) from err

@@ -1,0 +1,88 @@
+"""What writing would take: calls, tokens, money and time, before the first call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from facsynth.assemble import check_form
+from facsynth.llm import Ledger
+from facsynth.llm.budget import Amount, total
+from facsynth.llm.endpoint import Endpoint
+from facsynth.llm.endpoint_writer import identity_of
+from facsynth.llm.ledger import keyed
+from facsynth.lock import locked
+from facsynth.pipeline import measure_run, planned
+from facsynth.records import Progress, Request, no_progress
+from facsynth.run_folder import open_run, read_unless_known
+from facsynth.settings import RunSettings
+from facsynth.synthesis.requests import FeatureTask, feature_request, plain_request, worst_amount
+from facsynth.synthesis.waves import n_control
+from facsynth.writers import endpoint_settings
+
+
+def forecast(settings: RunSettings, out: Path, cache: Path, progress: Progress = no_progress) -> dict[str, Any]:
+    """Measure into a run folder, and add up what its plan would take; nothing is written or fixed.
+
+    Returns:
+        `n_features`, `n_wanted`; `least` and `most` with `calls`, `tokens` (as many as can be) and `money` (None where
+        no price is known); `minutes` at most (None where no call was made yet); `n_known` of the calls are answered
+        already; `caps` in words.
+    """
+    check_form(settings)
+    with locked(out):
+        corpora = read_unless_known(settings, out, progress)
+        open_run(settings, out, corpora)
+        before, space, anchor, _ = measure_run(settings, out, cache, corpora, progress)
+        chosen, spans, _ = planned(before, settings, out, anchor, space)
+    tasks = [
+        FeatureTask(r.feature_id, float(before.thresholds[r.feature_id]), r.n_wanted, tuple(spans[r.feature_id]))
+        for r in chosen
+    ]
+    s = settings.synthesis
+    least = [request for task in tasks for request in _requests(task, range(task.n_wanted), settings)]
+    worst = [range(task.n_wanted * s.max_candidates + s.lag * s.per_wave) for task in tasks]
+    most = [request for task, n in zip(tasks, worst, strict=True) for request in _requests(task, n, settings)]
+    n_known, latency = _known(most, settings, out)
+    found = {"least": _amount(least, settings, 1), "most": _amount(most, settings, s.n_tries)}
+    endpoint = settings.writer.endpoint
+    is_priced = endpoint is None or endpoint.price is not None
+    at_once = endpoint.concurrency if endpoint else settings.writer.batch_size
+    return {
+        "n_features": len(tasks), "n_wanted": sum(task.n_wanted for task in tasks),
+        **{name: {**amount._asdict(), "money": amount.money if is_priced else None} for name, amount in found.items()},
+        "minutes": None if latency is None else found["most"].calls / at_once * latency / 60,
+        "n_known": n_known,
+        "caps": ", ".join(f"{name}: {cap:,}" for name, cap in vars(settings.caps).items() if cap is not None),
+    }  # fmt: skip
+
+
+def _requests(task: FeatureTask, indices: Iterable[int], settings: RunSettings) -> list[Request]:
+    return [feature_request(task, index, settings.synthesis) for index in indices]
+
+
+def _amount(requests: Sequence[Request], settings: RunSettings, n_tries: int) -> Amount:
+    """With the plain samples that are due beside them."""
+    s = settings.synthesis
+    plain = [plain_request(index, s) for index in range(n_control(len(requests), s))]
+    amount = total(worst_amount(request, s) for request in (*requests, *plain))
+    return amount if n_tries == s.n_tries else amount._replace(calls=len(requests) + len(plain))
+
+
+def _known(requests: Sequence[Request], settings: RunSettings, out: Path) -> tuple[int, float | None]:
+    """How many of the requests the ledger answers, and the median seconds of a call in it; only an endpoint is asked
+    who it is.
+    """
+    path = out / "ledger.sqlite"
+    if not path.is_file():
+        return 0, None
+    with Ledger.open(path) as ledger:
+        seconds = ledger.latencies()
+        latency = seconds[len(seconds) // 2] if seconds else None
+        if settings.writer.endpoint is None:
+            identities = ledger.writers()
+        else:
+            with Endpoint(endpoint_settings(settings.writer.endpoint)) as endpoint:
+                identities = [identity_of(endpoint.settings, endpoint.described())]
+        return sum(len(ledger.lookup(keyed(identity, requests))) for identity in identities), latency

@@ -1,0 +1,77 @@
+"""Which model at which address, what goes into every request's headers, and what is said where it does not work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from facsynth import __version__
+from facsynth.errors import FacsynthError, IncompleteError, ModelError, SettingsError
+from facsynth.llm.wire import Fault, Kind
+
+
+@dataclass(frozen=True)
+class EndpointSettings:
+    """A model at an endpoint, and how hard it is asked."""
+
+    url: str
+    """As `https://api.example.org/v1`: what the OpenAI client calls base_url."""
+    model: str
+    api: Literal["chat", "completions"] = "chat"
+    key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key; without it none is sent."""
+    concurrency: int = 64
+    """Never more requests at once."""
+    timeout_s: float = 300.0
+    """For a whole response."""
+    max_attempts: int = 5
+    """Of one request, where the endpoint fails."""
+    max_wait_s: float = 3600.0
+    """For a first reply after the endpoint began to limit, or went away."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of a request's body; null leaves one out."""
+
+
+def path_of(settings: EndpointSettings) -> str:
+    """The route that requests go to, behind the address."""
+    return "chat/completions" if settings.api == "chat" else "completions"
+
+
+def headers_of(settings: EndpointSettings) -> dict[str, str]:
+    """Of every request, the key among them where the environment holds one.
+
+    Raises:
+        SettingsError: the address is none, or holds a key; the key is none.
+    """
+    parts = urlsplit(settings.url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise SettingsError(f"{settings.url!r} is no address of an endpoint\nGive one as http://localhost:8000/v1.")
+    if parts.username or parts.password or parts.query:
+        raise SettingsError(
+            "the address of the endpoint holds more than an address\n"
+            f"Keys come from the environment alone: set {settings.key_env}, and give http://host/v1."
+        )
+    headers = {"content-type": "application/json", "user-agent": f"facsynth/{__version__}"}
+    key = os.environ.get(settings.key_env, "").strip()
+    if not key.isascii() or not key.isprintable():
+        raise SettingsError(f"the key in ${settings.key_env} holds characters that no key has\nSet it again.")
+    return headers | ({"authorization": f"Bearer {key}"} if key else {})
+
+
+def not_working(settings: EndpointSettings, found: Fault) -> FacsynthError:
+    """A fault that stops everything, with the way out."""
+    is_set = bool(os.environ.get(settings.key_env, "").strip())
+    key = f"the key in ${settings.key_env}" if is_set else f"a key: ${settings.key_env} is not set"
+    ways = {
+        Kind.KEY: f"See {key}.",
+        Kind.MODEL: f"Give a model that it has (asked for {settings.model!r}).",
+        Kind.QUOTA: "See the account. What was answered is kept; the same command goes on.",
+        Kind.ADDRESS: f"Give the address that ends before /{path_of(settings)}, often in /v1.",
+        Kind.CONNECTION: "Is the server running, and is this its address?",
+        Kind.REQUEST: "Change or leave out fields of the request (endpoint.extra).",
+    }
+    kind = IncompleteError if found.kind is Kind.QUOTA else ModelError
+    return kind(f"{settings.url} does not work: {found.message}\n{ways.get(found.kind, 'Try again.')}")

@@ -1,0 +1,108 @@
+"""How many requests are out at once: what the endpoint takes, found by asking for a little more.
+
+Starts low and grows by one with every reply until the first 429; each burst of 429s takes a quarter away, and every
+25 replies give one back. Requests wait while the endpoint says so (Retry-After), else 1 s, 2 s and so on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+
+from facsynth.errors import IncompleteError
+
+START = 4
+DECREASE = 0.75
+REPLIES_PER_STEP = 25
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+
+
+class Limiter:
+    """The slots of one model at one endpoint; for tasks of one event loop."""
+
+    def __init__(self, ceiling: int, max_wait_s: float, tell: Callable[[float, str], None]) -> None:
+        """Begin with few slots.
+
+        Args:
+            ceiling: never more than so many.
+            max_wait_s: for a first reply after the endpoint began to limit.
+            tell: called with seconds and reason when everything is to wait.
+        """
+        self.limit = float(min(START, ceiling))
+        """Slots now; a fraction is on its way to the next one."""
+        self.n_limited = 0
+        """Responses so far that said to wait."""
+        self._ceiling, self._max_wait_s, self._tell = ceiling, max_wait_s, tell
+        self._in_flight, self._waiting = 0, deque[asyncio.Future[None]]()
+        self._ramping, self._paused_until, self._cut_at = True, 0.0, 0.0
+        self._waits_since, self._n_pauses, self._reason = 0.0, 0, ""
+
+    async def acquire(self) -> float:
+        """Wait for a slot; when it was given, for `limited` to know which requests an earlier cut already answers.
+
+        Raises:
+            IncompleteError: the endpoint has let nothing through for `max_wait_s`.
+        """
+        while True:
+            now = time.monotonic()
+            if now < self._paused_until:
+                if self._waits_since and self._paused_until - self._waits_since > self._max_wait_s:
+                    raise self._gave_up()
+                await asyncio.sleep(self._paused_until - now)
+            elif self._in_flight < int(self.limit):
+                self._in_flight += 1
+                return now
+            else:
+                waiter = asyncio.get_running_loop().create_future()
+                self._waiting.append(waiter)
+                await waiter
+
+    def release(self) -> None:
+        """Give a slot back."""
+        self._in_flight -= 1
+        self._wake(int(self.limit) - self._in_flight)
+
+    def wake_all(self) -> None:
+        """Let every task look again whether it is still to wait."""
+        self._wake(len(self._waiting))
+
+    def _wake(self, n: int) -> None:
+        while n > 0 and self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():  # a task that was cancelled
+                waiter.set_result(None)
+                n -= 1
+
+    def succeeded(self) -> None:
+        """A reply came."""
+        self._waits_since, self._n_pauses = 0.0, 0
+        step = 1.0 if self._ramping else 1 / REPLIES_PER_STEP
+        self.limit = min(float(self._ceiling), self.limit + step)
+
+    def limited(self, sent_at: float, retry_after_s: float | None, reason: str, *, cut: bool = True) -> None:
+        """The endpoint said to wait, to a request that got its slot at `sent_at`; `cut`: because of too many."""
+        now = time.monotonic()
+        self.n_limited += 1
+        self._waits_since = self._waits_since or now
+        self._reason = reason
+        if sent_at < self._cut_at:  # of the burst that was answered already
+            return
+        self._cut_at, self._ramping = now, self._ramping and not cut
+        if cut:
+            self.limit = max(1.0, self.limit * DECREASE)
+        pause = retry_after_s
+        if pause is None:
+            pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**self._n_pauses) * random.uniform(0.75, 1.25)
+        self._n_pauses += 1
+        self._paused_until = max(self._paused_until, now + pause)
+        self._tell(self._paused_until - now, reason)
+
+    def _gave_up(self) -> IncompleteError:
+        return IncompleteError(
+            f"the endpoint lets nothing through: {self._reason}\n"
+            f"It would be waited for longer than {self._max_wait_s:g} s (--max-wait). What was answered is kept; the "
+            "same command goes on."
+        )

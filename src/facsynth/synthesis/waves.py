@@ -1,0 +1,143 @@
+"""What is asked next, and why nothing more is: a function of the waves that were decided and those that are out.
+
+Before: `coverage.plan` says what is attempted. After: `synthesis.loop` sends a wave, and hands back what became of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from facsynth.llm.budget import NOT_SENT, Amount, total
+from facsynth.records import Request
+from facsynth.synthesis.accept import WRITER_ERROR
+from facsynth.synthesis.candidates import CONTROL, Candidate, Synthesis
+from facsynth.synthesis.requests import FeatureTask, SynthesisSettings, feature_request, plain_request, worst_amount
+
+Wave = list[tuple[int, Request]]
+"""Requests with the features they are for."""
+
+
+class Waves:
+    """The state between waves. A wave that is out counts as in vain until it is taken."""
+
+    def __init__(self, tasks: Sequence[FeatureTask], settings: SynthesisSettings) -> None:
+        """Begin with nothing asked."""
+        self.tasks, self.settings = tasks, settings
+        self.candidates: list[Candidate] = []
+        self.n_asked: Counter[int] = Counter()
+        self.n_fired: Counter[int] = Counter()
+        self._n_in_vain: Counter[int] = Counter()
+        """Candidates written for a feature since the last accepted sample that fires it."""
+        self._n_out: Counter[int] = Counter()
+        self._spent, self._out = Amount(), Amount()
+        self._cap = ""
+        """The one that was reached."""
+
+    def lacks(self, task: FeatureTask) -> int:
+        """Accepted samples still wanted; any accepted sample counts for every attempted feature it fires."""
+        return task.n_wanted - self.n_fired[task.feature_id]
+
+    @property
+    def n_done(self) -> int:
+        """Features that have what they want."""
+        return sum(self.lacks(task) <= 0 for task in self.tasks)
+
+    def next(self) -> Wave:
+        """The next requests, now out; none where all is done, given up, capped, or waits for what is out."""
+        wave: Wave = []
+        for task in self.tasks:
+            feature = task.feature_id
+            if self.lacks(task) > 0 and not self._cap:
+                n = min(self.settings.per_wave, self._left(feature))
+                indices = range(self.n_asked[feature], self.n_asked[feature] + n)
+                wave += [(feature, feature_request(task, index, self.settings)) for index in indices]
+        wave = self._within_caps(wave)
+        for feature, request in wave:
+            self.n_asked[feature] += 1
+            self._n_out[feature] += 1
+            self._out = self._out.plus(worst_amount(request, self.settings))
+        return wave
+
+    def take(self, wave: Wave, candidates: Sequence[Candidate]) -> None:
+        """Add what became of a wave."""
+        for (feature, request), candidate in zip(wave, candidates, strict=True):
+            self.candidates.append(candidate)
+            self._n_out[feature] -= 1
+            self._n_in_vain[feature] += 1
+            self._out = self._out.minus(worst_amount(request, self.settings))
+            self._spent = self._spent.plus(self._amount(candidate))
+            if candidate.reason.startswith(f"{WRITER_ERROR}: {NOT_SENT}: "):
+                self._cap = candidate.reason.removeprefix(f"{WRITER_ERROR}: {NOT_SENT}: ")
+        for candidate in candidates:
+            if not candidate.reason:
+                self.n_fired.update(candidate.fires)
+                self._n_in_vain.update({feature: -self._n_in_vain[feature] for feature in candidate.fires})
+
+    def next_control(self, control: Sequence[Candidate]) -> Wave:
+        """The next plain requests that are due beside the candidates, once no wave is out; as many as fit the caps."""
+        due = range(len(control), n_control(len(self.candidates), self.settings))
+        wave = [(CONTROL, plain_request(index, self.settings)) for index in due]
+        costs = [worst_amount(request, self.settings) for _, request in wave]
+        spent = total([self._spent, *map(self._amount, control)])
+        while wave and self.settings.caps.exceeded(total([spent, *costs])):
+            wave.pop()
+            costs.pop()
+        return wave
+
+    def outcome(self, control: list[Candidate]) -> Synthesis:
+        """What was written in all, once no wave is out."""
+        return Synthesis(
+            accepted=[c for c in self.candidates if not c.reason],
+            rejected=[c for c in self.candidates if c.reason],
+            gave_up={t.feature_id: self.n_asked[t.feature_id] for t in self.tasks if self.lacks(t) > 0},
+            control=control,
+            stop_reason=self.stop_reason(),
+        )
+
+    def stop_reason(self) -> str:
+        """Why there is no further wave, once none is out."""
+        if not self.tasks:
+            return "no feature was attempted"
+        if self.n_done == len(self.tasks):
+            return "every attempted feature has its samples"
+        if self._cap:
+            return f"{self._cap} is reached"
+        return "the candidates of the remaining features are spent"
+
+    def _left(self, feature: int) -> int:
+        """Candidates that may still be written in vain."""
+        return self.settings.max_candidates - self._n_in_vain[feature] - self._n_out[feature]
+
+    def _within_caps(self, wave: Wave) -> Wave:
+        """As much of a wave as fits, whatever it may cost, beside what plain samples will cost that are then due."""
+        caps, each = self.settings.caps, self._expected()
+        costs = [worst_amount(request, self.settings) for _, request in wave]
+        n_before = len(self.candidates) + self._n_out.total()
+        while wave:
+            plain = total([each] * n_control(n_before + len(wave), self.settings))
+            cap = caps.exceeded(total([self._spent, self._out, plain, *costs]))
+            if not cap:
+                return wave
+            if len(wave) == 1 and not self._n_out.total():
+                self._cap = cap
+            wave.pop()
+            costs.pop()
+        return wave
+
+    def _expected(self) -> Amount:
+        """What a plain sample will cost: no more than candidates did, whose prompts are longer."""
+        n = len(self.candidates)
+        if not n:
+            return worst_amount(plain_request(0, self.settings), self.settings)
+        return Amount(-(-self._spent.calls // n), -(-self._spent.tokens // n), self._spent.money / n)
+
+    def _amount(self, candidate: Candidate) -> Amount:
+        prompt, written = candidate.prompt_tokens, candidate.written_tokens
+        return Amount(candidate.n_calls, prompt + written, self.settings.price.of(prompt, written))
+
+
+def n_control(n_candidates: int, settings: SynthesisSettings) -> int:
+    """How many plain samples are written beside so many candidates."""
+    return math.ceil(round(n_candidates * settings.control, 6))

@@ -1,0 +1,98 @@
+"""From settings to writers: the model above, one at an endpoint, or a recorded run.
+
+Before: `settings`, `assemble`. After: `pipeline` hands the writer to `synthesis`.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from facsynth.errors import InputError, SettingsError
+from facsynth.llm import Ledger, LedgerWriter, ScriptedWriter
+from facsynth.llm.address import EndpointSettings
+from facsynth.llm.budget import Budget
+from facsynth.llm.endpoint import Endpoint
+from facsynth.llm.endpoint_writer import EndpointWriter, identity_of
+from facsynth.protocols import Writer
+from facsynth.records import Progress, no_progress
+from facsynth.settings import EndpointBlock, RunSettings
+
+
+@contextmanager
+def opened_writer(
+    settings: RunSettings,
+    ledger: Ledger,
+    local: Callable[[], Writer],
+    *,
+    replay: Path | None = None,
+    progress: Progress = no_progress,
+) -> Iterator[Writer]:
+    """The writer of a run, through its ledger.
+
+    Args:
+        settings: of the run.
+        ledger: of the run.
+        local: opens the writer in this process.
+        replay: the ledger of another run, which answers in the writer's place.
+        progress: told of replies, and when an endpoint makes everything wait.
+
+    Raises:
+        InputError: there is no such ledger.
+        SettingsError: an endpoint that the settings do not allow to see spans.
+        ModelError: an endpoint that does not work.
+    """
+    block = settings.writer.endpoint
+    if replay is not None:
+        if not replay.is_file():
+            raise InputError(f"there is no ledger {replay}\nGive the ledger.sqlite of a run.")
+        with Ledger.open(replay) as recorded:
+            yield LedgerWriter(ScriptedWriter.replay(recorded), ledger, progress=progress)
+    elif block is None:
+        yield LedgerWriter(local(), ledger, progress=progress)
+    else:
+        check_allowed(block)
+
+        def tell(seconds: float, why: str) -> None:
+            progress(f"waiting {seconds:.0f} s, the endpoint said {why}", 0, None)
+
+        with Endpoint(endpoint_settings(block), tell) as endpoint:
+            identity = identity_of(endpoint.settings, endpoint.described())
+            budget = Budget(settings.caps, settings.price, ledger.spent())
+            yield EndpointWriter(endpoint, ledger, budget, identity=identity, progress=progress)
+
+
+def endpoint_settings(block: EndpointBlock) -> EndpointSettings:
+    """What the client takes of a block."""
+    return EndpointSettings(**block.model_dump(exclude={"price", "allow_spans_to_endpoint"}))
+
+
+def check_allowed(block: EndpointBlock) -> None:
+    """Refuse to send spans of the user's data to a public address that was not allowed to see them.
+
+    Raises:
+        SettingsError: saying how it is allowed.
+    """
+    if not block.allow_spans_to_endpoint and not is_private(block.url):
+        raise SettingsError(
+            f"{urlsplit(block.url).hostname} is a public address, and prompts hold pieces of the anchor's texts\n"
+            "Allow it: writer.endpoint.allow_spans_to_endpoint: true. Or give a private address."
+        )
+
+
+def is_private(url: str) -> bool:
+    """Whether an address is of this machine or a private network; a name that cannot be looked up is not."""
+    host = urlsplit(url).hostname or ""
+    with suppress(ValueError):
+        return ip_address(host).is_private
+    if "." not in host:  # localhost, or a name of this network
+        return True
+    try:
+        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False
+    return bool(found) and all(ip_address(str(address).partition("%")[0]).is_private for address in found)
