@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,11 +21,12 @@ from facsynth.features import encoded as module
 from facsynth.features import shards
 from facsynth.features.encode import EncodeSettings, FeatureSpace
 from facsynth.features.encoded import Encoded, encode, settings_of
+from facsynth.features.queue import MOST_SHARDS
 from facsynth.features.reuse import Known
 from facsynth.model.backbone import Backbone
 from facsynth.profile import merge
 from facsynth.records import Failure, Message, Sample
-from facsynth.text.corpus import Corpus
+from facsynth.text.corpus import Corpus, read_corpus
 from tiny import chats, maxima
 
 SHARD = 4
@@ -271,6 +273,56 @@ def test_few_new_samples_of_many_shards_are_pooled_together_and_stay_where_they_
     failed = "shards/00001.parquet.failures.jsonl"
     assert (found.folder / failed).read_bytes() == (plain.folder / failed).read_bytes()
     assert len(list((tmp_path / "new" / "shards").glob("*.failures.jsonl"))) == 1
+
+
+def test_a_known_corpus_is_written_shard_by_shard_also_where_something_new_is_last(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    space, samples, before = space_of(backbone), chats(40), []
+    encode(corpus_of(samples), space, tmp_path / "old")
+
+    def progress(what: str, done: int, total: int | None) -> None:
+        before.append(len(list((tmp_path / "new" / "shards").glob("*.parquet"))))
+
+    known = Known([tmp_path / "old"], settings_of(space))
+    changed = corpus_of([*samples, *chats(1, rng_seed=9)])
+    found = encode(changed, space, tmp_path / "new", known=known, progress=progress)
+    assert 1 in before and 5 in before and 9 in before
+    assert list(found.ids())[:40] == [sample.sample_id for sample in samples]
+
+
+def test_shards_that_wait_for_each_other_are_few(backbone: Backbone, tmp_path: Path) -> None:
+    space, samples = space_of(backbone), chats(4 * (MOST_SHARDS + 4))
+    encode(corpus_of([s for i, s in enumerate(samples) if i % 4]), space, tmp_path / "old")
+    known = Known([tmp_path / "old"], settings_of(space))
+    with counted(backbone) as passes:
+        encode(corpus_of(samples), space, tmp_path / "new", known=known)
+    assert sum(passes) == MOST_SHARDS + 4 and len(passes) >= 2
+
+
+def test_a_sample_of_a_file_that_memory_does_not_hold_is_listed(backbone: Backbone, tmp_path: Path) -> None:
+    texts = ["river " * 200 if number == 5 else f"a river {number}" for number in range(10)]
+    rows = [{"messages": [{"role": "user", "content": t}, {"role": "assistant", "content": "yes"}]} for t in texts]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    def refuse(module: Any, inputs: Any) -> None:
+        if inputs[0].shape[1] > 60:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    handle = backbone.model.base_model.layers[0].register_forward_pre_hook(refuse)
+    try:
+        found = encode(read_corpus(tmp_path / "c.jsonl", form="chat"), space_of(backbone), tmp_path / "out")
+    finally:
+        handle.remove()
+    assert found.manifest["n_samples"] == 9 and found.manifest["n_failures"] == 1
+    assert "out of memory" in (tmp_path / "out" / "failures.jsonl").read_text("utf-8")
+
+
+def test_a_folder_of_another_schema_saves_no_work_and_stops_none(backbone: Backbone, tmp_path: Path) -> None:
+    space, plan = space_of(backbone), tmp_path / "old" / "plan.json"
+    encode(corpus_of(chats(4)), space, tmp_path / "old")
+    plan.write_text(json.dumps(json.loads(plan.read_text("utf-8")) | {"schema": 0}), encoding="utf-8")
+    assert Known([tmp_path / "old"], settings_of(space)).find([s.sample_id for s in chats(4)]) is None
 
 
 def test_an_earlier_folder_of_another_space_is_not_used(backbone: Backbone, tmp_path: Path) -> None:

@@ -113,3 +113,18 @@ def test_what_is_shared_is_a_beginning_of_all_and_holds_nothing_that_is_kept(
     first_kept = min((int(mask.argmax()) for mask in keep), default=0)
     best = min(same, first_kept)
     assert n == (best if len(ids) > 1 and best >= FEWEST else 0)
+
+
+def test_a_run_of_a_beginning_that_fails_leaves_the_last_one_as_it_was(tmp_path: Path) -> None:
+    backbone, ids = tiny.backbone(tiny.save_model(tmp_path / "llama"), "layers.1"), sequences()
+    expected = backbone.activations(ids, after(ids, N_SHARED), N_SHARED)
+    others = [np.concatenate([row[:N_SHARED] + 1, row[N_SHARED:]]) for row in ids]
+
+    def fail(module: Any, inputs: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    handle = backbone.model.base_model.layers[1].register_forward_pre_hook(fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        backbone.activations(others, after(others, N_SHARED), N_SHARED)
+    handle.remove()
+    assert torch.equal(backbone.activations(ids, after(ids, N_SHARED), N_SHARED), expected)

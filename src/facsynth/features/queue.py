@@ -21,6 +21,9 @@ from facsynth.text.corpus import Corpus
 FEWEST = 64
 """New samples that are worth passes of their own: of shards whose others are known, more are pooled together."""
 
+MOST_SHARDS = 16
+"""Shards that wait for each other at most: they are held in memory, and a kill loses them."""
+
 
 class Todo(Protocol):
     """Numbered samples that are to be pooled; walked through once, and how many numbers there are is known before."""
@@ -83,9 +86,15 @@ class Queue:
         for number, samples in enumerate(_shards(self._corpus, self._shard_samples)):
             if not self._is_missing(number):
                 continue
-            carried.append(self._shard(number, samples))
             n_left -= 1
-            if n_left and carried[-1].known and sum(len(shard.new) for shard in carried) < FEWEST:
+            shard = self._shard(number, samples)
+            if n_left and not shard.new:  # nothing to wait for
+                self._in_hand[number] = [shard]
+                yield number, []
+                continue
+            carried.append(shard)
+            few = len(carried) < MOST_SHARDS and sum(len(shard.new) for shard in carried) < FEWEST
+            if n_left and shard.known and few:
                 yield number, []
             else:
                 self._in_hand[number] = carried
@@ -97,7 +106,7 @@ class Queue:
     ) -> Iterator[tuple[str, pa.Table, list[Failure]]]:
         """The whole shards that an engine's answer to `number` makes: name, rows in the corpus' order, failures."""
         for shard in self._in_hand.pop(number, []):
-            asked = {sample.where or sample.sample_id for sample in shard.new}
+            asked = {name for sample in shard.new for name in (sample.where, sample.sample_id) if name}
             rows = in_order(shard.sample_ids, [table, *shard.known])
             yield shard.name, rows, [failure for failure in failures if failure.where in asked]
 

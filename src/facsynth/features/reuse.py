@@ -86,7 +86,7 @@ class Known:
         self._paths: list[Path] = []
         ids, places = [np.zeros(0, np.uint64)], [np.zeros((0, 2), np.int32)]
         for folder in folders:
-            with suppress(InputError):
+            with suppress(InputError, MismatchError):
                 if whole(Artifact.reopen(folder, "encode").settings) == settings:
                     for path in sorted(folder.glob("shards/*.parquet")):
                         ids.append(_numbers(read_shard(path, ["sample_id"])["sample_id"].to_pylist()))

@@ -132,7 +132,7 @@ class Backbone:
                 f"Set max_tokens to at most {self.max_positions}."
             )
         past = self._prefixes.repeated(ids[0][:shared], len(ids)) if shared else None
-        shared = shared if past else 0
+        shared = 0 if past is None else shared
         padded, kept = padded_and_kept([row[shared:] for row in ids], [mask[shared:] for mask in keep])
         output = self.outputs(padded, [self._module], past)[0]
         if getattr(output, "shape", None) != (*padded.shape, self.d_model):

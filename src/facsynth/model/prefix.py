@@ -47,9 +47,9 @@ class PrefixCache:
         if not set(getattr(self._config.get_text_config(), "layer_types", None) or ()) <= ATTENTION:
             return None
         if self._key != ids.tobytes():
-            self._filled = DynamicCache(config=self._config)
-            self._run(torch.from_numpy(ids).long()[None], self._filled)
-            self._key = ids.tobytes()
+            filled = DynamicCache(config=self._config)
+            self._run(torch.from_numpy(ids).long()[None], filled)
+            self._key, self._filled = ids.tobytes(), filled  # both, or of a run that failed neither
         if self._filled.get_seq_length() != len(ids):
             return None
         found = copy.deepcopy(self._filled)
