@@ -318,6 +318,15 @@ def test_a_sample_of_a_file_that_memory_does_not_hold_is_listed(backbone: Backbo
     assert "out of memory" in (tmp_path / "out" / "failures.jsonl").read_text("utf-8")
 
 
+def test_a_damaged_shard_saves_no_work_and_those_behind_it_do(backbone: Backbone, tmp_path: Path) -> None:
+    space, samples = space_of(backbone), chats(12)
+    encode(corpus_of(samples), space, tmp_path / "old")
+    (tmp_path / "old" / "shards" / "00001.parquet").write_bytes(b"PAR1")
+    known = Known([tmp_path / "old"], settings_of(space))
+    found = encode(corpus_of(samples), space, tmp_path / "new", known=known)
+    assert (known.n_found, found.profile.n_samples) == (8, 12)
+
+
 def test_a_folder_of_another_schema_saves_no_work_and_stops_none(backbone: Backbone, tmp_path: Path) -> None:
     space, plan = space_of(backbone), tmp_path / "old" / "plan.json"
     encode(corpus_of(chats(4)), space, tmp_path / "old")

@@ -177,3 +177,11 @@ def test_a_key_is_in_no_file(server: FaultServer, tmp_path: Path, monkeypatch: p
     stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert b"sk-a-secret" not in stored and b"Bearer" not in stored
     assert json.dumps(reply.raw).count("***") == 1
+
+
+def test_a_bug_while_something_is_kept_ends_it_and_hangs_nobody(server: FaultServer, tmp_path: Path) -> None:
+    with Ledger.open(tmp_path / "l") as ledger, Endpoint(EndpointSettings(server.url, MODEL)) as endpoint:
+        writer = EndpointWriter(endpoint, ledger, Budget(NO_CAPS, FREE), identity="w")
+        ledger._database._connection.execute("DROP TABLE calls")
+        with pytest.raises(sqlite3.OperationalError, match="no such table"):
+            writer._send([(("hash", 0), requests(1)[0]), (("hash", 1), requests(1)[0])], 0, 2)

@@ -110,9 +110,31 @@ def test_a_folder_to_reuse_is_used_or_refused(tmp_path: Path) -> None:
     done = facsynth(*encoding, "-o", whole, "--reuse", half)
     n_samples = Encoded.open(half).profile.n_samples
     assert (done.code, f"{n_samples} samples were there already: {half}" in done.stderr) == (0, True), done
+    half_again = tmp_path / "half-again"
+    half.rename(half_again)
+    done = facsynth(*encoding, "-o", whole, "--reuse", half)
+    assert (done.code, "were there already" in done.stderr) == (0, False), "it is finished"
+    half_again.rename(half)
     for folder, options, reason in (
         (tmp_path / "gone", (), r"gone holds no result of `facsynth encode`"),
         (half, ("--codes", "relu"), "half cannot be reused: it was encoded with another codes\n  there  native"),
     ):
         done = facsynth(*encoding, *options, "-o", tmp_path / "new", "--reuse", folder)
         assert (done.code, reason in done.stderr) == (1, True), done
+
+
+@pytest.mark.parametrize("cut", [None, 200])
+def test_a_shard_that_is_gone_or_cut_is_never_merged_nor_taken_as_finished(
+    cut: int | None, space: FeatureSpace, tmp_path: Path
+) -> None:
+    corpus = corpus_of(chats(9))
+    one, two = (encode(corpus, space, tmp_path / f"{i}", part=Part(i, 2)).folder for i in (1, 2))
+    shard = one / "shards" / "00002.parquet"
+    shard.unlink() if cut is None else shard.write_bytes(shard.read_bytes()[:cut])
+    for again in (
+        lambda: merge_encoded([one, two], tmp_path / "out"),
+        lambda: encode(corpus, space, one, part=Part(1, 2)),
+    ):
+        with pytest.raises(InputError, match="its manifest says 5" if cut is None else r"00002.parquet is damaged"):
+            again()
+    assert not (tmp_path / "out").exists()

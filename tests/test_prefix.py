@@ -128,3 +128,14 @@ def test_a_run_of_a_beginning_that_fails_leaves_the_last_one_as_it_was(tmp_path:
         backbone.activations(others, after(others, N_SHARED), N_SHARED)
     handle.remove()
     assert torch.equal(backbone.activations(ids, after(ids, N_SHARED), N_SHARED), expected)
+
+
+def test_keys_and_values_of_a_long_beginning_are_not_repeated_for_too_many(tmp_path: Path) -> None:
+    backbone = tiny.backbone(tiny.save_model(tmp_path / "llama"), "layers.1")
+    space, system = FeatureSpace(backbone, tiny.random_sae(), EncodeSettings()), Message("system", "river oven " * 300)
+    samples = [Sample((system, Message("user", f"hi {n}"))) for n in range(40)]
+    tokens = space.read(samples).tokens
+    n_shared = shared_prefix([t.ids for t in tokens], [t.content for t in tokens])
+    budget, (_, sizes) = 1024, run_tokens(backbone, lambda: space.pool(samples, 1024))
+    assert n_shared > 500 and sizes[0] == (1, n_shared)
+    assert max(n for n, _ in sizes) * n_shared <= 8 * budget

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from facsynth.pipeline import measure_run, planned
 from facsynth.records import Progress, Request, no_progress
 from facsynth.run_folder import open_run, read_unless_known
 from facsynth.settings import RunSettings
-from facsynth.synthesis.requests import FeatureTask, feature_request, plain_request, worst_amount
+from facsynth.synthesis.requests import FeatureTask, SynthesisSettings, feature_request, plain_request, worst_amount
 from facsynth.synthesis.waves import n_control
 from facsynth.writers import endpoint_settings
 
@@ -45,7 +46,7 @@ def forecast(settings: RunSettings, out: Path, cache: Path, progress: Progress =
     worst = [range(task.n_wanted * s.max_candidates + s.lag * s.per_wave) for task in tasks]
     most = [request for task, n in zip(tasks, worst, strict=True) for request in _requests(task, n, settings)]
     n_known, latency = _known(most, settings, out)
-    found = {"least": _amount(least, settings, 1), "most": _amount(most, settings, s.n_tries)}
+    found = {"least": _amount(least, replace(s, n_tries=1)), "most": _amount(most, s)}
     endpoint = settings.writer.endpoint
     is_priced = endpoint is None or endpoint.price is not None
     at_once = endpoint.concurrency if endpoint else settings.writer.batch_size
@@ -62,12 +63,10 @@ def _requests(task: FeatureTask, indices: Iterable[int], settings: RunSettings) 
     return [feature_request(task, index, settings.synthesis) for index in indices]
 
 
-def _amount(requests: Sequence[Request], settings: RunSettings, n_tries: int) -> Amount:
+def _amount(requests: Sequence[Request], settings: SynthesisSettings) -> Amount:
     """With the plain samples that are due beside them."""
-    s = settings.synthesis
-    plain = [plain_request(index, s) for index in range(n_control(len(requests), s))]
-    amount = total(worst_amount(request, s) for request in (*requests, *plain))
-    return amount if n_tries == s.n_tries else amount._replace(calls=len(requests) + len(plain))
+    plain = [plain_request(index, settings) for index in range(n_control(len(requests), settings))]
+    return total(worst_amount(request, settings) for request in (*requests, *plain))
 
 
 def _known(requests: Sequence[Request], settings: RunSettings, out: Path) -> tuple[int, float | None]:

@@ -68,11 +68,12 @@ def encode(
                 _on_ray(data, settings, ray_address, ray_actors) if engine == "ray" else _here(data, settings, progress)
             )
             with where as (space, notes, pool):
-                check_named(reuse or (), settings_of(space))
+                is_new = not (out / "manifest.json").exists()
+                check_named(reuse or () if is_new else (), settings_of(space))
                 known = Known(reuse or (), settings_of(space))
                 encoded = encode_corpus(data, space, out, part=part, known=known, engine=pool, progress=progress)
     _print_encoded(encoded, json)
-    if reuse:
+    if reuse and is_new:
         note(f"{known.n_found} samples were there already: {', '.join(map(str, reuse))}")
     for text in (*notes, *notes_on_rows("corpus", encoded)):
         note(f"note: {text}")

@@ -38,7 +38,7 @@ def check(
     Example:  facsynth check my.jsonl --sae runs/sae-a --sae runs/sae-b
 
     With a settings file the endpoints of writer and judge are tried too. Exits with 3 where one does not fit, cannot
-    be opened, or does not answer.
+    be opened, or does not answer; as other commands do where nothing could be measured at all.
     """
     config, data = _told_apart(files or [])
     paths: list[str | None] = [*sae] if sae else [None]

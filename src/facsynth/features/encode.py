@@ -28,6 +28,9 @@ from facsynth.text.compat import fac_tokens
 from facsynth.text.forms import check_compat, form_roles
 from facsynth.text.template import Template, Tokens
 
+SHARED_WEIGHT = 8
+"""A shared token is not run with each sequence, but its keys and values lie beside each: it counts as an eighth."""
+
 
 @dataclass(frozen=True)
 class EncodeSettings:
@@ -164,7 +167,8 @@ class FeatureSpace:
         tokens, n_done = read.tokens, len(read.failures)
         parts, too_large, n = [], set[int](), len(read.tokens) + len(read.failures)
         shared = shared_prefix([t.ids for t in tokens], [t.content for t in tokens])
-        for batch in batches([len(t.ids) - shared for t in tokens], token_budget or self.backbone.token_budget):
+        lengths = [len(t.ids) - shared + shared // SHARED_WEIGHT for t in tokens]
+        for batch in batches(lengths, token_budget or self.backbone.token_budget):
             for part in self._fitting(batch, tokens, shared):
                 parts += [part] if isinstance(part, Entries) else []
                 too_large |= {part} if isinstance(part, int) else set()

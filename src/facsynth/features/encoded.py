@@ -22,7 +22,16 @@ from facsynth.errors import InputError, MismatchError
 from facsynth.features.encode import FeatureSpace, Read
 from facsynth.features.queue import Part, Queue, Todo
 from facsynth.features.reuse import Known
-from facsynth.features.shards import count, encode_anew, entries_of, over_roles, read_shard, table_of, write_shard
+from facsynth.features.shards import (
+    count,
+    encode_anew,
+    entries_of,
+    n_rows,
+    over_roles,
+    read_shard,
+    table_of,
+    write_shard,
+)
 from facsynth.profile import Profile, ProfileBuilder
 from facsynth.records import Failure, Progress, no_progress
 from facsynth.store import Artifact, read_jsonl, write_jsonl
@@ -83,6 +92,18 @@ class Encoded:
             table = read_shard(path, columns)
             n_samples += len(table)
             yield table
+        self._check_number(n_samples)
+
+    def check_shards(self) -> Encoded:
+        """Itself, where all its shards are there and whole, but for what only reading them would show.
+
+        Raises:
+            InputError: one is damaged or gone.
+        """
+        self._check_number(sum(map(n_rows, sorted(self.folder.glob("shards/*.parquet")))))
+        return self
+
+    def _check_number(self, n_samples: int) -> None:
         if n_samples != self.manifest["n_samples"]:
             found = f"{n_samples} samples, its manifest says {self.manifest['n_samples']}"
             raise InputError(f"{self.folder} holds {found}\n{encode_anew(self.folder)}")
@@ -153,7 +174,7 @@ def encode(
     settings = settings_of(space)
     artifact = Artifact(out, "encode", settings | ({"part": str(part)} if part else {}), {"corpus": corpus.fingerprint})
     if artifact.manifest is not None:
-        return Encoded.open(out)
+        return Encoded.open(out).check_shards()
     queue = Queue(corpus, artifact, part or Part(1, 1), known or Known((), settings), SHARD_SAMPLES)
     for number, table, failures in (engine or partial(_here, space, progress, len(corpus)))(queue):
         for name, rows, failed in queue.complete(number, table, failures):

@@ -32,12 +32,12 @@ def merge_encoded(folders: Sequence[Path], out: Path) -> Encoded:
         out: artifact folder; the same call goes on where it stopped.
 
     Raises:
-        InputError: a folder is not finished, comes twice, or a part of the corpus is missing.
+        InputError: a folder is not finished, damaged, comes twice, or a part of the corpus is missing.
         MismatchError: they come from different feature spaces.
     """
     if not folders:
         raise InputError("no folders to merge\nName those that `facsynth encode` left.")
-    found = [Encoded.open(folder) for folder in folders]
+    found = [Encoded.open(folder).check_shards() for folder in folders]
     plans = [read_json(folder / "plan.json", "settings", "parents") for folder in folders]
     corpora = [str(plan["parents"]["corpus"]) for plan in plans]
     parts = [plan["settings"].pop("part", None) for plan in plans]

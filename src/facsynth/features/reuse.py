@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from facsynth.bins import Ids, Ints
@@ -80,28 +81,34 @@ class Known:
     """Samples of the same space that were encoded before, by id: 24 bytes each."""
 
     def __init__(self, folders: Sequence[Path], settings: Mapping[str, Any]) -> None:
-        """Look through `folders`; those begun with other `settings`, and damaged ones, save no work and stop none."""
+        """Look through `folders` once something is asked for.
+
+        Those begun with other `settings`, and damaged shards, save no work and stop none.
+        """
         self.n_found = 0
         """Samples that `find` gave, in all."""
+        self._folders, self._settings = folders, settings
         self._paths: list[Path] = []
-        ids, places = [np.zeros(0, np.uint64)], [np.zeros((0, 2), np.int32)]
-        for folder in folders:
-            with suppress(InputError, MismatchError):
-                if whole(Artifact.reopen(folder, "encode").settings) == settings:
-                    for path in sorted(folder.glob("shards/*.parquet")):
-                        ids.append(_numbers(read_shard(path, ["sample_id"])["sample_id"].to_pylist()))
-                        rows = np.arange(len(ids[-1]), dtype=np.int32)
-                        places.append(np.stack([np.full_like(rows, len(self._paths)), rows], axis=1))
-                        self._paths.append(path)
-        self._ids, first = np.unique(np.concatenate(ids), return_index=True)
-        self._places = np.concatenate(places)[first]
         self._open = lru_cache(N_OPEN_SHARDS)(read_shard)
+
+    @cached_property
+    def _index(self) -> tuple[Ids, npt.NDArray[np.int32]]:
+        """Ids, sorted, and where each stands: [n, 2], the number of its shard and its row there."""
+        ids, places = [np.zeros(0, np.uint64)], [np.zeros((0, 2), np.int32)]
+        for path in (path for folder in self._folders for path in _shards(folder, self._settings)):
+            with suppress(InputError):
+                ids.append(_numbers(read_shard(path, ["sample_id"])["sample_id"].to_pylist()))
+                rows = np.arange(len(ids[-1]), dtype=np.int32)
+                places.append(np.stack([np.full_like(rows, len(self._paths)), rows], axis=1))
+                self._paths.append(path)
+        found, first = np.unique(np.concatenate(ids), return_index=True)
+        return found, np.concatenate(places)[first]
 
     def find(self, sample_ids: Sequence[str]) -> pa.Table | None:
         """The rows of those that are known, in any order; None where none is."""
-        asked = np.unique(_numbers(sample_ids))
-        at = np.minimum(np.searchsorted(self._ids, asked), max(len(self._ids) - 1, 0))
-        places = self._places[at[self._ids[at] == asked]] if len(self._ids) else self._places
+        asked, (ids, places) = np.unique(_numbers(sample_ids)), self._index
+        at = np.minimum(np.searchsorted(ids, asked), max(len(ids) - 1, 0))
+        places = places[at[ids[at] == asked]] if len(ids) else places
         tables = []
         for shard in np.unique(places[:, 0]):
             with suppress(InputError):  # damaged since
@@ -109,6 +116,14 @@ class Known:
                 tables.append(self._open(self._paths[shard]).take(pa.array(rows)))
         self.n_found += sum(map(len, tables))
         return pa.concat_tables(tables) if tables else None
+
+
+def _shards(folder: Path, settings: Mapping[str, Any]) -> list[Path]:
+    """Of a folder of these settings; none of another."""
+    with suppress(InputError, MismatchError):
+        if whole(Artifact.reopen(folder, "encode").settings) == settings:
+            return sorted(folder.glob("shards/*.parquet"))
+    return []
 
 
 def in_order(sample_ids: Sequence[str], tables: Sequence[pa.Table]) -> pa.Table:

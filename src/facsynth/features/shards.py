@@ -84,6 +84,18 @@ def read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         raise InputError(f"{path} is damaged: {err}\n{encode_anew(path.parent.parent)}") from err
 
 
+def n_rows(path: Path) -> int:
+    """Samples of a shard, by what stands at its end.
+
+    Raises:
+        InputError: it is damaged or gone.
+    """
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowException) as err:
+        raise InputError(f"{path} is damaged: {err}\n{encode_anew(path.parent.parent)}") from err
+
+
 def encode_anew(folder: Path) -> str:
     """The way out where an encoded corpus is damaged."""
     return f"Remove {folder} and run the same command again: it is encoded anew."

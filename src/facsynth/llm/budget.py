@@ -45,9 +45,10 @@ class Price:
     prompt: float = 0.0
     written: float = 0.0
 
-    def of(self, prompt_tokens: int, written_tokens: int) -> float:
+    def of(self, prompt_tokens: int, written_tokens: int, calls: int = 1) -> Amount:
         """What they cost."""
-        return (prompt_tokens * self.prompt + written_tokens * self.written) / 1e6
+        money = (prompt_tokens * self.prompt + written_tokens * self.written) / 1e6
+        return Amount(calls, prompt_tokens + written_tokens, money)
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,11 @@ class Budget:
 
     def worst(self, request: Request) -> Amount:
         """What one call can cost."""
-        prompt, written = worst_tokens(request)
-        return Amount(1, prompt + written, self.price.of(prompt, written))
+        return self.price.of(*worst_tokens(request))
 
     def actual(self, reply: Reply) -> Amount:
         """What a reply did cost."""
-        tokens = reply.prompt_tokens + reply.written_tokens
-        return Amount(1, tokens, self.price.of(reply.prompt_tokens, reply.written_tokens))
+        return self.price.of(reply.prompt_tokens, reply.written_tokens)
 
     def exceeded(self, further: Amount) -> str:
         """The cap that would be passed; empty where none."""

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from facsynth.errors import FacsynthError, IncompleteError
+from facsynth.errors import IncompleteError
 from facsynth.llm.budget import NOTHING, Amount, Budget, worst_tokens
 from facsynth.llm.ledger import Intent, Key, Ledger, Settled
 from facsynth.llm.wire import FREE, Answered, Fault
@@ -45,12 +45,11 @@ class LedgerDesk:
         budget: Budget,
         *,
         identity: str,
-        label: str,
         settled: Callable[[int], None],
     ) -> None:
         """Keep `calls`, by their numbers, in `ledger`; `settled` is told how many are."""
         self._calls, self._ledger, self._budget = calls, ledger, budget
-        self._identity, self._label, self._tell = identity, label, settled
+        self._identity, self._tell = identity, settled
         self._reserved: dict[int, Amount] = {}
         self._spared: list[Key] = []
         self._next: _Commit | None = None
@@ -70,7 +69,7 @@ class LedgerDesk:
         self._budget.reserve(amount)
         self._reserved[number] = amount
         commit = self._gathering()
-        commit.intents.append(Intent(key, self._identity, request, self._label, 0, amount))
+        commit.intents.append(Intent(key, self._identity, request, reserved=amount))
         commit.spared += self._spared
         self._spared.clear()
         await asyncio.shield(commit.done)
@@ -127,5 +126,5 @@ class LedgerDesk:
             try:
                 await asyncio.to_thread(self._ledger.record, commit.intents, commit.settled, commit.spared)
                 commit.done.set_result(None)
-            except FacsynthError as err:
+            except Exception as err:  # whatever it is, nobody may wait for it for ever
                 commit.done.set_exception(err)

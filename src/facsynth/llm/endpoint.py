@@ -141,7 +141,9 @@ class Endpoint:
         self._asking.update(workers)
         try:
             await asyncio.gather(*workers)
-        finally:
+        finally:  # after a bug, the others would go on
+            for worker in workers:
+                worker.cancel()
             self._asking.difference_update(workers)
         if stop:
             raise stop[0]
@@ -165,7 +167,8 @@ class Endpoint:
                 raise not_working(self.settings, found)
             if found.kind not in RETRIED | {Kind.CONNECTION} or attempts >= self.settings.max_attempts:
                 return await desk.settle(number, found, latency_s)
-            await asyncio.sleep(next(waits) if found.retry_after_s is None else found.retry_after_s)
+            asked_for = found.retry_after_s or 0.0
+            await asyncio.sleep(max(next(waits), min(asked_for, self.settings.max_wait_s)))
         return None
 
     async def _attempt(

@@ -38,7 +38,6 @@ class EndpointWriter:
         budget: Budget,
         *,
         identity: str,
-        label: str = "",
         progress: Progress = no_progress,
     ) -> None:
         """Wrap `endpoint`.
@@ -48,13 +47,12 @@ class EndpointWriter:
             ledger: where everything is kept; `budget` goes on from what it says was spent.
             budget: the caps.
             identity: as `identity_of` gives it.
-            label: what the calls are for; kept with each.
             progress: called with the requests done.
         """
         self.identity = identity
         self.batch_size = endpoint.settings.concurrency
         self._endpoint, self._ledger, self._budget = endpoint, ledger, budget
-        self._label, self._progress = label, progress
+        self._progress = progress
 
     def write(self, requests: Sequence[Request]) -> list[Reply]:
         """Answer every request, from the ledger where it can.
@@ -86,7 +84,7 @@ class EndpointWriter:
             self._progress("writing", n_known + n_settled, n)
 
         settled(0)
-        desk = LedgerDesk(calls, self._ledger, self._budget, identity=self.identity, label=self._label, settled=settled)
+        desk = LedgerDesk(calls, self._ledger, self._budget, identity=self.identity, settled=settled)
         try:
             self._endpoint.ask([request for _, request in calls], desk)
         except CapReached as reached:

@@ -33,8 +33,6 @@ class Limiter:
         """
         self.limit = float(min(START, ceiling))
         """Slots now; a fraction is on its way to the next one."""
-        self.n_limited = 0
-        """Responses so far that said to wait."""
         self._ceiling, self._max_wait_s, self._tell = ceiling, max_wait_s, tell
         self._in_flight, self._waiting = 0, deque[asyncio.Future[None]]()
         self._ramping, self._paused_until, self._cut_at = True, 0.0, 0.0
@@ -85,7 +83,6 @@ class Limiter:
     def limited(self, sent_at: float, retry_after_s: float | None, reason: str, *, cut: bool = True) -> None:
         """The endpoint said to wait, to a request that got its slot at `sent_at`; `cut`: because of too many."""
         now = time.monotonic()
-        self.n_limited += 1
         self._waits_since = self._waits_since or now
         self._reason = reason
         if sent_at < self._cut_at:  # of the burst that was answered already

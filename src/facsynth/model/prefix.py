@@ -17,8 +17,8 @@ from transformers import DynamicCache
 
 FEWEST = 8
 """Shared tokens that are worth it."""
-ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
-"""Layers whose state is keys and values."""
+ATTENTION = {"full_attention", "sliding_attention"}
+"""Layers whose state is keys and values, and nothing that depends on where a sequence began."""
 Ids = npt.NDArray[np.int32]
 
 

@@ -112,8 +112,7 @@ def _request(prompt: str, index: int, settings: SynthesisSettings) -> Request:
 def worst_amount(request: Request, settings: SynthesisSettings) -> Amount:
     """The most that a request can cost, asked as often as it may be."""
     tries = [replace(request, max_tokens=request.max_tokens * LONGER**n) for n in range(settings.n_tries)]
-    tokens = [worst_tokens(asked) for asked in tries]
-    return total(Amount(1, prompt + written, settings.price.of(prompt, written)) for prompt, written in tokens)
+    return total(settings.price.of(*worst_tokens(asked)) for asked in tries)
 
 
 def firing_words(spans: Sequence[Span], n_words: int = 3) -> list[str]:

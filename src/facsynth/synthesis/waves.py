@@ -134,8 +134,7 @@ class Waves:
         return Amount(-(-self._spent.calls // n), -(-self._spent.tokens // n), self._spent.money / n)
 
     def _amount(self, candidate: Candidate) -> Amount:
-        prompt, written = candidate.prompt_tokens, candidate.written_tokens
-        return Amount(candidate.n_calls, prompt + written, self.settings.price.of(prompt, written))
+        return self.settings.price.of(candidate.prompt_tokens, candidate.written_tokens, candidate.n_calls)
 
 
 def n_control(n_candidates: int, settings: SynthesisSettings) -> int:
