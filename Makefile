@@ -60,13 +60,13 @@ test: setup browser
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest
-	CHROMIUM="$(CHROMIUM)" $(BIN)/python -m pytest -m "browser or kill"
+	CHROMIUM="$(CHROMIUM)" $(BIN)/python -m pytest -n 0 -m "browser or kill"
 
 test-sae: .venv/.setup-slow
-	$(BIN)/python -m pytest -m slow tests/test_sae_rivals.py
+	$(BIN)/python -m pytest -n 0 -m slow tests/test_sae_rivals.py
 
 test-slow: .venv/.setup-slow
-	$(BIN)/python -m pytest -m "slow and not network and not llm"
+	$(BIN)/python -m pytest -n 0 -m "slow and not network and not llm"
 
 bench: .venv/.setup-slow
 	$(BIN)/python benchmarks/run.py

@@ -324,7 +324,7 @@ def test_a_model_that_sees_pictures_is_hooked_in_its_language_model(family: str,
         assert sae.hook_point == "layers.1"
         FeatureSpace(backbone, sae, EncodeSettings())
     assert not backbone.is_hooked_at("layers.2") and not backbone.is_hooked_at("vision_tower.encoder.layers.1")
-    with pytest.raises(SettingsError, match=r"has no module 'layers.9'; its blocks are layers.0 to layers.2$"):
+    with pytest.raises(SettingsError, match=r"has no module 'layers.9'; its blocks are layers.0 to layers.2\n"):
         backbone.hooked_at("layers.9")
 
 

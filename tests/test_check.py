@@ -283,6 +283,9 @@ def test_check_of_what_cannot_be_opened_says_why(parts: Parts) -> None:
     gone = parts.folder / "gone"
     done = facsynth("check", parts.anchor, "--model", parts.model, "--sae", gone, "--sae", gone)
     assert (done.code, done.stdout, f"facsynth: no SAE at {gone}" in done.stderr) == (1, "", True)
+    done = facsynth("check", parts.anchor, "--model", parts.model, "--sae", gone, "--sae", parts.seed)
+    assert (done.code, done.stdout.count("cannot be opened")) == (3, 2)
+    assert f"{gone}: no SAE at {gone}" in done.stderr and f"{parts.seed} is no file of weights" in done.stderr
     few = parts.write("few.jsonl", '{"text": "river field oven"}\n')
     done = facsynth("check", few, "--model", parts.model, "--sae", parts.sae)
     assert (done.code, "not checked" in done.stdout, "fewer than 64 content tokens" in done.stderr) == (0, True, True)

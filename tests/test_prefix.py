@@ -20,8 +20,8 @@ from facsynth.records import Message, Sample
 from tiny import chats
 
 KINDS = (*tiny.FAMILIES, *(f"{family} with a window" for family in tiny.WINDOWED))
-N_SHARED = 12
-"""More than the windows of `tiny.WINDOWED`."""
+N_SHARED, WINDOW = 12, 16
+"""A window begins to leave tokens out while the sequences are read, and not before."""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
     def folder_of(kind: str) -> Path:
         path, family = root / kind, kind.partition(" ")[0]
-        config: dict[str, Any] = tiny.WINDOWED[family] if "window" in kind else {}
+        config: dict[str, Any] = tiny.WINDOWED[family] | {"sliding_window": WINDOW} if "window" in kind else {}
         return path if path.exists() else tiny.save_model(path, family, n_blocks=4, **config)
 
     return folder_of
@@ -73,9 +73,20 @@ def test_a_shared_beginning_is_run_once_and_changes_nothing(kind: str, folder_of
     assert torch.equal(backbone.activations(ids, keep, N_SHARED), found)
 
 
-def test_a_model_without_attention_runs_everything(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("layer_types", ["full_attention", "linear_attention", "full_attention"]),
+        ("sliding_window", N_SHARED - 1),
+        ("rope_parameters", {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}),
+        ("rope_parameters", {"full_attention": {"rope_type": "longrope"}}),
+    ],
+)
+def test_where_a_beginning_may_not_be_the_same_for_all_everything_is_run(
+    name: str, value: object, tmp_path: Path
+) -> None:
     backbone, ids = tiny.backbone(tiny.save_model(tmp_path / "llama"), "layers.1"), sequences()
-    backbone.model.config.layer_types = ["full_attention", "linear_attention", "full_attention"]
+    setattr(backbone.model.config, name, value)
     found, sizes = run_tokens(backbone, lambda: backbone.activations(ids, after(ids, N_SHARED), N_SHARED))
     assert sizes == [(4, N_SHARED + 40)]
     assert len(found) == sum(len(row) - N_SHARED for row in ids)

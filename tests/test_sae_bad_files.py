@@ -84,6 +84,7 @@ BAD: list[tuple[str, Callable[[Path], Path], str]] = [
     ("NaN", damaged("standard", lambda t: t.update(b_enc=NAN)), "the SAE's b_enc holds NaN or infinity, stored as flo"),
     ("half too small", damaged("standard", lambda t: t.update(b_enc=BIG.half())), "stored as float16\nGet .* 65,504"),
     ("double too large", damaged("standard", lambda t: t.update(b_enc=1e300 * BIG.double())), "stored as float64"),
+    ("whole numbers", damaged("standard", lambda t: t.update(W_dec=t["W_dec"].int())), "W_dec holds int32, not weigh"),
     ("another width", damaged("standard", lambda t: t.update(b_dec=torch.ones(9))), 
      r"read as SAELens, .* do not fit each other: .*b_dec is \[9\], not \[8\]"),
     ("another config", lambda f: foreign.saelens(f, W, "topk", k=4, tensors={"threshold": W.torch("threshold")}),

@@ -42,9 +42,12 @@ def model_folder(path: str, cache: Path) -> Path:
     """`embedded`, a local folder, or a Hub id, as a local folder.
 
     Raises:
-        ModelError: neither here nor to be had from the Hub.
+        ModelError: neither here nor to be had from the Hub, or a folder without a model.
     """
-    return _folder(path, cache, ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"])
+    folder = _folder(path, cache, ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"])
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"no model in {path}: it has no config.json\nGive a folder as `save_pretrained` leaves it.")
+    return folder
 
 
 def tokenizer_folder(path: str, cache: Path) -> Path:

@@ -86,7 +86,7 @@ def check_saes(
         opened`, and why.
 
     Raises:
-        FacsynthError: what is wrong with the first, where none could be measured.
+        FacsynthError: what keeps all of them from being measured, as a model that cannot be loaded.
     """
     rows: list[dict[str, Any]] = []
     errors: list[FacsynthError] = []
@@ -100,7 +100,7 @@ def check_saes(
             row = {"verdict": UNOPENED, "reasons": str(err).splitlines()}
         rows.append({"sae": settings.sae.path, **EMPTY, **row})
     progress("checking", len(asked), len(asked))
-    if len(errors) == len(asked):
+    if len(errors) == len(asked) and len(set(map(str, errors))) == 1:
         raise errors[0]
     return rows
 

@@ -75,6 +75,8 @@ def encode(
     _print_encoded(encoded, json)
     if reuse and is_new:
         note(f"{known.n_found} samples were there already: {', '.join(map(str, reuse))}")
+    if part and not encoded.profile.n_samples:
+        note(f"note: part {part} of this corpus holds no samples")
     for text in (*notes, *notes_on_rows("corpus", encoded)):
         note(f"note: {text}")
 

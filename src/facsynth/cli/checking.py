@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 N_SAMPLES = 1024
 """Read at most: 512 content tokens are enough."""
-NAME_CHARS = 20
-"""The end of a long path, in the table."""
 SPACE = {name: option for name, option in o.SPACE.items() if name not in {"sae", "codes", "compat", "sae_check"}}
 
 
@@ -38,7 +36,7 @@ def check(
     Example:  facsynth check my.jsonl --sae runs/sae-a --sae runs/sae-b
 
     With a settings file the endpoints of writer and judge are tried too. Exits with 3 where one does not fit, cannot
-    be opened, or does not answer; as other commands do where nothing could be measured at all.
+    be opened, or does not answer.
     """
     config, data = _told_apart(files or [])
     paths: list[str | None] = [*sae] if sae else [None]
@@ -115,7 +113,7 @@ def _print_rows(rows: list[dict[str, Any]], model: str) -> None:
         ("SAE", "format", "hook", "features", "L0", "explained var.", "silent", "verdict"),
         [
             (
-                row["sae"][-NAME_CHARS:], row["format"] or "", row["hook_point"] or "", str(row["d_sae"] or ""),
+                row["sae"], row["format"] or "", row["hook_point"] or "", str(row["d_sae"] or ""),
                 _beside(row, "l0", ".1f"), _beside(row, "explained_variance", ".2f"), percent(row["dead_share"]),
                 row["verdict"],
             )

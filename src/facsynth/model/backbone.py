@@ -272,7 +272,10 @@ def hooked_module(model: Any, hook_point: str) -> Any:
     numbered = [name for name in inside if name.rsplit(".", 1)[-1].isdigit()]
     blocks = [name for name in numbered if name.count(".") == numbered[0].count(".")]
     listed = f"{blocks[0]} to {blocks[-1]}" if blocks else ", ".join(list(names)[1:6])
-    raise SettingsError(f"{model.config.model_type} has no module {hook_point!r}; its blocks are {listed}")
+    raise SettingsError(
+        f"{model.config.model_type} has no module {hook_point!r}; its blocks are {listed}\n"
+        "Name one: model.hook_point (--hook-point). An SAE that names another block is another model's."
+    )
 
 
 def _decoder(model: Any) -> Any:

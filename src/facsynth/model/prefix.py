@@ -19,6 +19,8 @@ FEWEST = 8
 """Shared tokens that are worth it."""
 ATTENTION = {"full_attention", "sliding_attention"}
 """Layers whose state is keys and values, and nothing that depends on where a sequence began."""
+ROPE_OF_LENGTH = {"dynamic", "longrope"}
+"""Angles that depend on the whole length."""
 Ids = npt.NDArray[np.int32]
 
 
@@ -43,8 +45,8 @@ class PrefixCache:
         self._key, self._filled = b"", DynamicCache(config=config)
 
     def repeated(self, ids: Ids, n: int) -> DynamicCache | None:
-        """Of a prefix [n_tokens], for a batch of `n`: a copy to be added to; None of a model without attention."""
-        if not set(getattr(self._config.get_text_config(), "layer_types", None) or ()) <= ATTENTION:
+        """Of a prefix [n_tokens], for a batch of `n`: a copy to be added to; None where it may not be right."""
+        if not _is_kept_apart(self._config.get_text_config(), len(ids)):
             return None
         if self._key != ids.tobytes():
             filled = DynamicCache(config=self._config)
@@ -55,3 +57,19 @@ class PrefixCache:
         found = copy.deepcopy(self._filled)
         found.batch_repeat_interleave(n)
         return found
+
+
+def _is_kept_apart(config: Any, n_tokens: int) -> bool:
+    """Whether keys and values of a beginning of `n_tokens` are all that what follows needs of it, and always the same.
+
+    Not where layers keep another state, where angles of positions depend on how long a sequence becomes, and where a
+    window is shorter: not every model that has one in its config uses it, and the cache would drop what it needs.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = {rope.get("rope_type"), *(kind.get("rope_type") for kind in rope.values() if isinstance(kind, dict))}
+    window = getattr(config, "sliding_window", None) or n_tokens + 1
+    return (
+        set(getattr(config, "layer_types", None) or ()) <= ATTENTION
+        and not kinds & ROPE_OF_LENGTH
+        and n_tokens < window
+    )

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from facsynth.model.chunks import without_sinks
+from facsynth.model.input_norm import CENTRED
 from facsynth.model.sae import Declared, Reconstruction, Sae, reconstruction
 
 FITS, DOUBTFUL, REFUSED = "fits", "doubtful", "does not fit"
@@ -107,11 +108,12 @@ def conventions(sae: Sae, activations: torch.Tensor, here: float) -> list[Readin
     flipped = fit(replace(sae, centred=not sae.centred), activations).explained_variance
     found = [
         Reading(
-            f"with b_dec {'not ' * sae.centred}subtracted from the input", "its config is of another file: get both",
+            f"with b_dec {'not ' * sae.centred}subtracted from the input",
+            "its config, or without one its format, says otherwise: get both again",
             flipped, here, CONVENTION,
         )
     ]  # fmt: skip
-    if sae.input_norm != "none":
+    if sae.input_norm not in {"none", CENTRED}:
         return found
     usual = sae.d_in**0.5 / float(activations.float().norm(dim=1).mean())  # to a mean norm of sqrt(d)
     return found + [

@@ -164,7 +164,7 @@ def _under_our_names(held: Held, row: Format) -> tuple[dict[str, torch.Tensor], 
     """Tensors in float32 and our orientation, and scalars, which are settings; the file's own are let go.
 
     Raises:
-        ModelError: NaN or infinity, stored or made by the conversion; more axes than an SAE has.
+        ModelError: NaN or infinity, stored or made by the conversion; more axes than an SAE has; whole numbers.
     """
     tensors: dict[str, torch.Tensor] = {}
     scalars: dict[str, float] = {}
@@ -184,6 +184,11 @@ def _under_our_names(held: Held, row: Format) -> tuple[dict[str, torch.Tensor], 
             raise ModelError(
                 f"{held.path}: the SAE's {name} has the shape {list(tensor.shape)}, so it spans several layers\n"
                 "Only autoencoders of one place can be read."
+            )
+        if name in ("W_enc", "W_dec") and not stored.is_floating_point():
+            raise ModelError(
+                f"{held.path}: the SAE's {name} holds {str(stored.dtype).removeprefix('torch.')}, not weights\n"
+                "Quantised ones lack their scale here: get it in bfloat16 or float32."
             )
         if tensor.dim() == 0:
             scalars[name] = int(stored) if name == "k" else float(tensor)
