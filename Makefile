@@ -36,8 +36,8 @@ setup: .venv/.setup
 	@touch $@
 
 .venv/.setup-slow: .venv/.setup
-	@echo "installing SAELens, sparsify and Ray into .venv"
-	@$(PIP) -e '.[saelens,ray]' eai-sparsify
+	@echo "installing SAELens, sparsify, Ray and a server into .venv"
+	@$(PIP) -e '.[saelens,ray]' eai-sparsify 'transformers[serving]'
 	@touch $@
 
 browser:

@@ -32,28 +32,31 @@ def rows(quick: bool) -> list[Row]:
     except ModelError as err:
         raise SkippedError(str(err).splitlines()[0]) from err
     with tempfile.TemporaryDirectory() as folder:
-        out, environment = Path(folder, "demo"), os.environ | {"FACSYNTH_CACHE": str(_warm_cache(Path(folder)))}
+        out, environment = Path(folder, "demo"), warm_cache(Path(folder))
         started = time.perf_counter()
-        summary = json.loads(_facsynth("demo", "-o", str(out), "--json", env=environment))
+        summary = json.loads(facsynth("demo", "-o", str(out), "--json", env=environment))
         seconds = time.perf_counter() - started
-        _facsynth("verify", str(out), env=environment)
+        facsynth("verify", str(out), env=environment)
     note = f"demo: {summary['n_accepted']} samples accepted and verified, {summary['writer_tokens']} tokens written"
     return [Row("facsynth demo, warm", "s", (seconds,), at_most=300, note=note)]
 
 
-def _warm_cache(folder: Path) -> Path:
-    """The user's converted model and file hashes, and nothing that was encoded."""
+def warm_cache(folder: Path) -> dict[str, str]:
+    """An environment of its own cache in `folder`: the user's converted model and hashes, and nothing encoded."""
     cache, own = folder / "cache", cache_folder()
     cache.mkdir()
     (cache / "models").symlink_to((own / "models").resolve())
     if (own / "hashes").exists():
         shutil.copytree(own / "hashes", cache / "hashes")
-    return cache
+    return {"FACSYNTH_CACHE": str(cache)}
 
 
-def _facsynth(*words: str, env: dict[str, str]) -> str:
+def facsynth(*words: str, env: dict[str, str]) -> str:
+    """What a command prints, with `env` in its environment."""
     command = [str(Path(sys.executable).with_name("facsynth")), *words]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=LIMIT_S, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **env}, timeout=LIMIT_S, check=False
+    )
     if done.returncode:
         raise CheckError(f"facsynth {words[0]} ends with {done.returncode}\n{done.stderr[-2000:]}")
     return done.stdout

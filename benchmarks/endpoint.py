@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 from figures import CheckError, Row
@@ -37,23 +38,26 @@ def rows(quick: bool) -> list[Row]:
     latency, rounds = (0.1, 3) if quick else (LATENCY_S, ROUNDS)
     found = []
     for at_once in (1, 8) if quick else (1, 8, 64, 256):
-        with _server(latency) as url:
+        with server(latency) as url:
             ours, cpu = _ours(url, at_once, rounds)
-            plain = _plain(url, at_once, rounds)
+            plain, client = _plain(url, at_once, rounds), _openai(url, at_once, rounds)
         best = at_once / latency
         note = f"endpoint: replies after {latency:g} s, {at_once * rounds} requests after as many to warm up"
         found += [
             Row(f"endpoint, {at_once} at once: share of what the server can give", "", (ours / best,),
                 at_least=0.95, note=note),
             Row(f"endpoint, {at_once} at once", "replies/s", (ours,), "httpx with a semaphore, no ledger", (plain,)),
+            Row(f"endpoint, {at_once} at once", "replies/s", (ours,), "openai's client with a semaphore", client),
             Row(f"endpoint, {at_once} at once: CPU a call", "ms", (1000 * cpu,)),
         ]  # fmt: skip
     return [*found, *_memory(1_000 if quick else 10_000)]
 
 
 @contextmanager
-def _server(latency_s: float) -> Iterator[str]:
+def server(latency_s: float, burst: tuple[float, float] | None = None) -> Iterator[str]:
+    """The address of one in a process of its own; `burst`: seconds until it refuses everything, and how long."""
     command = [sys.executable, str(SERVER), "--latency", str(latency_s)]
+    command += ["--burst", *map(str, burst)] if burst else []
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
     assert process.stdout and process.stdin
     try:
@@ -64,7 +68,8 @@ def _server(latency_s: float) -> Iterator[str]:
         process.wait(10)
 
 
-def _requests(n: int, start: int = 0) -> list[Request]:
+def requests(n: int, start: int = 0) -> list[Request]:
+    """As they are sent for a candidate, by length."""
     text = "Write one more message like these.\n" + "an example of a message that is shown to the writer\n" * 8
     return [Request((Message("user", text),), 64, 0.8, 0.95, 0, sample_index=i) for i in range(start, start + n)]
 
@@ -78,9 +83,9 @@ def _ours(url: str, at_once: int, rounds: int) -> tuple[float, float]:
         Endpoint(EndpointSettings(url, MODEL, concurrency=at_once)) as endpoint,
     ):
         writer = EndpointWriter(endpoint, ledger, Budget(NO_CAPS, FREE), identity="bench")
-        writer.write(_requests(n, start=n))
+        writer.write(requests(n, start=n))
         started, cpu = time.perf_counter(), _cpu_s()
-        replies = writer.write(_requests(n))
+        replies = writer.write(requests(n))
         seconds, cpu = time.perf_counter() - started, _cpu_s() - cpu
         if len({reply.text for reply in replies}) < n * 0.9 or ledger.totals().answered != 2 * n:
             raise CheckError("endpoint: a request has no reply of its own, or the ledger lacks one")
@@ -89,7 +94,7 @@ def _ours(url: str, at_once: int, rounds: int) -> tuple[float, float]:
 
 def _plain(url: str, at_once: int, rounds: int) -> float:
     """Replies a second."""
-    bodies = [body_of(request, MODEL, "chat", {}) for request in _requests(at_once * rounds)]
+    bodies = [body_of(request, MODEL, "chat", {}) for request in requests(at_once * rounds)]
 
     async def ask() -> float:
         slots = asyncio.Semaphore(at_once)
@@ -108,11 +113,35 @@ def _plain(url: str, at_once: int, rounds: int) -> float:
     return len(bodies) / asyncio.run(ask())
 
 
+def _openai(url: str, at_once: int, rounds: int) -> tuple[float, ...]:
+    """Replies a second; nothing where the client is not installed."""
+    try:
+        from openai import AsyncOpenAI  # noqa: PLC0415  (a peer, not a part)
+    except ImportError:
+        return ()
+    asked = [json.loads(body_of(request, MODEL, "chat", {})) for request in requests(at_once * rounds)]
+
+    async def ask() -> float:
+        slots = asyncio.Semaphore(at_once)
+        async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+
+            async def one(body: dict[str, Any]) -> str:
+                async with slots:
+                    return str((await client.chat.completions.create(**body)).choices[0].message.content)
+
+            await asyncio.gather(*map(one, asked))
+            started = time.perf_counter()
+            await asyncio.gather(*map(one, asked))
+            return time.perf_counter() - started
+
+    return (len(asked) / asyncio.run(ask()),)
+
+
 def _memory(n: int) -> Sequence[Row]:
     """Peak of a process that queues n, and ten times n, requests and gets them answered."""
     peaks = []
     for n_queued in (n, 10 * n):
-        with _server(0.0) as url:
+        with server(0.0) as url:
             done = subprocess.run(
                 [sys.executable, __file__, url, str(n_queued)], capture_output=True, text=True, check=False
             )
@@ -136,7 +165,7 @@ def _child(url: str, n: int) -> float:
         Ledger.open(Path(folder, "ledger.sqlite")) as ledger,
         Endpoint(EndpointSettings(url, MODEL, concurrency=64)) as endpoint,
     ):
-        EndpointWriter(endpoint, ledger, Budget(NO_CAPS, FREE), identity="bench").write(_requests(n))
+        EndpointWriter(endpoint, ledger, Budget(NO_CAPS, FREE), identity="bench").write(requests(n))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 

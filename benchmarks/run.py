@@ -30,6 +30,7 @@ SECTIONS = {
     "demo": "demo",
     "writing": "writing",
     "endpoint": "endpoint",
+    "endpoint-run": "endpoint_run",
 }
 """Name to file."""
 BUSY = 1.25

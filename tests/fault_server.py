@@ -1,6 +1,6 @@
 """An endpoint on loopback that speaks the protocol and misbehaves on order; counts every request by its hash.
 
-    python tests/fault_server.py [--port 0] [--latency 0.5] [--limit 32] [--faults 0.2] [--rng-seed 0]
+    python tests/fault_server.py [--port 0] [--latency 0.5] [--limit 32] [--faults 0.2] [--rng-seed 0] [--burst 5 2]
 
 prints its address. Replies are a function of the request, so they are the same in every run. What goes wrong comes from
 a script: a function of the request and of how often it was seen. GET /stats gives what was counted.
@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from time import time
+from time import monotonic, time
 from typing import Any
 
 MODEL = "scripted"
@@ -108,6 +108,8 @@ class FaultServer:
         self.answered: Counter[str] = Counter()
         """Answers that were sent whole, by hash."""
         self.n_limited, self.in_flight, self.peak = 0, 0, 0
+        self.busy_s, self.work_s, self.first_at, self._changed_at = 0.0, 0.0, 0.0, 0.0
+        """Seconds with a request in hand; and of all of them, one by one."""
         self.tokens = 0
         """Prompt and written ones of all answers, sent whole or not."""
         self.headers: list[dict[str, str]] = []
@@ -168,12 +170,19 @@ class FaultServer:
             return await self._send(writer, act)
         if path not in ("/v1/chat/completions", "/v1/completions"):
             return await self._send(writer, refused(404, f"no route {path}"))
-        self.in_flight += 1
+        self._count(1)
         self.peak = max(self.peak, self.in_flight)
         try:
             return await self._answer(writer, path, body)
         finally:
-            self.in_flight -= 1
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        seconds, self._changed_at = monotonic() - self._changed_at, monotonic()
+        self.first_at = self.first_at or self._changed_at
+        self.busy_s += seconds * (self.in_flight > 0)
+        self.work_s += seconds * self.in_flight
+        self.in_flight += change
 
     async def _answer(self, writer: asyncio.StreamWriter, path: str, data: bytes) -> bool:
         body = json.loads(data)
@@ -225,7 +234,8 @@ class FaultServer:
         """What was counted."""
         return {
             "seen": dict(self.seen), "answered": dict(self.answered), "n_limited": self.n_limited,
-            "peak": self.peak, "tokens": self.tokens,
+            "peak": self.peak, "tokens": self.tokens, "busy_s": self.busy_s, "work_s": self.work_s,
+            "span_s": self._changed_at - self.first_at,
         }  # fmt: skip
 
 
@@ -261,12 +271,25 @@ async def main() -> None:
     parser.add_argument("--limit", type=int, default=1 << 30)
     parser.add_argument("--faults", type=float, default=0.0)
     parser.add_argument("--rng-seed", type=int, default=0)
+    parser.add_argument("--burst", type=float, nargs=2, help="seconds after the first request: 429 from then, so long")
     asked = parser.parse_args()
     quick = {name: act for name, act in EVERY_FAULT.items() if act.what not in {"hang", "drip"}}
     server = FaultServer(seeded(asked.faults, asked.rng_seed, quick), latency_s=asked.latency, limit=asked.limit)
     await server.listen(asked.port)
     print(server.url, flush=True)
+    burst = asyncio.create_task(_burst(server, *asked.burst)) if asked.burst else None
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)  # ends with whoever started it
+    if burst:
+        burst.cancel()
+
+
+async def _burst(server: FaultServer, after_s: float, seconds: float) -> None:
+    while not server.seen:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(after_s)
+    limit, server.limit = server.limit, 0
+    await asyncio.sleep(seconds)
+    server.limit = limit
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -150,6 +151,17 @@ def test_a_limit_of_the_server_is_found_and_kept_to(server: FaultServer) -> None
     assert len(kept.texts) == 200
     assert server.n_limited <= 60, "it is not asked too much for long"
     assert max(server.seen.values()) == 1, "what was limited was not seen by the model"
+
+
+def test_while_a_limit_lasts_one_request_at_a_time_looks_whether_it_has_passed(server: FaultServer) -> None:
+    server.latency_s, times = 0.02, itertools.count()
+    server.script = lambda body, seen: refused(429, "slow", retry_after="0") if 300 < next(times) < 400 else Act()
+    with Endpoint(EndpointSettings(server.url, MODEL, concurrency=64)) as endpoint:
+        endpoint.ask([request(n) for n in range(300)], Kept())
+        assert endpoint._limiter.limit == 64
+        endpoint.ask([request(n) for n in range(300, 600)], Kept())
+        assert endpoint._limiter.limit > 0.74 * 64, "a burst is one sign of too many, however long it lasts"
+    assert next(times) < 750
 
 
 def test_a_limit_that_lasts_ends_after_max_wait_and_can_be_gone_on_with(server: FaultServer) -> None:

@@ -1,7 +1,8 @@
 """How many requests are out at once: what the endpoint takes, found by asking for a little more.
 
-Starts low and grows by one with every reply until the first 429; each burst of 429s takes a quarter away, and every
-25 replies give one back. Requests wait while the endpoint says so (Retry-After), else 1 s, 2 s and so on.
+Starts low and grows by one with every reply until the first 429; a 429 takes a quarter away, and every 25 replies give
+one back. Requests wait while the endpoint says so (Retry-After), else 1 s, 2 s and so on. After that one of them goes
+ahead, and the others once there is a reply: what lasts says nothing more of how many are too many.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Limiter:
                 if self._waits_since and self._paused_until - self._waits_since > self._max_wait_s:
                     raise self._gave_up()
                 await asyncio.sleep(self._paused_until - now)
-            elif self._in_flight < int(self.limit):
+            elif self._in_flight < self._slots:
                 self._in_flight += 1
                 return now
             else:
@@ -61,7 +62,12 @@ class Limiter:
     def release(self) -> None:
         """Give a slot back."""
         self._in_flight -= 1
-        self._wake(int(self.limit) - self._in_flight)
+        self._wake(self._slots - self._in_flight)
+
+    @property
+    def _slots(self) -> int:
+        """One while nothing was answered since the endpoint said to wait."""
+        return 1 if self._n_pauses else int(self.limit)
 
     def wake_all(self) -> None:
         """Let every task look again whether it is still to wait."""
@@ -88,7 +94,7 @@ class Limiter:
         if sent_at < self._cut_at:  # of the burst that was answered already
             return
         self._cut_at, self._ramping = now, self._ramping and not cut
-        if cut:
+        if cut and not self._n_pauses:
             self.limit = max(1.0, self.limit * DECREASE)
         pause = retry_after_s
         if pause is None:

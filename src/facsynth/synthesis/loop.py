@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 
-from facsynth.errors import ModelError
+from facsynth.errors import InputError, ModelError
 from facsynth.llm.budget import NOT_SENT
 from facsynth.llm.longer import write_to_end
 from facsynth.protocols import Writer
@@ -114,7 +114,13 @@ class _Judge:
             _check_any(written)
             rows = [asdict(c) for c in self._decide(wave, written, waves)]
             self.artifact.write(name, lambda path: write_jsonl(path, rows))
-        candidates = [Candidate.of_row(row) for row in read_jsonl(self.artifact.folder / name)]
+        path = self.artifact.folder / name
+        candidates = [Candidate.of_row(row) for row in read_jsonl(path)]
+        if len(candidates) != len(wave):
+            raise InputError(
+                f"{path} is damaged: it decides on {len(candidates)} candidates of {len(wave)}\n"
+                "Remove it, and run the same command again: they are decided anew, and nothing is written again."
+            )
         self.known_ids.update(c.sample_id for c in candidates if not c.reason and c.written_for != CONTROL)
         return candidates
 
