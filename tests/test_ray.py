@@ -167,7 +167,7 @@ def test_a_shard_that_kills_every_actor_ends_the_run_and_costs_no_other_shard(
     with pytest.raises(ModelError, match=r"killed before they finish a shard.*\n.*memory.*\n.*same command goes on"):
         encode_on_ray(partial(tiny_ray.deadly, model, worst), tmp_path, actors=1)
     missing = {f"shards/{number:05d}.parquet" for number in range(12)} - files(tmp_path).keys()
-    assert "shards/00002.parquet" in missing and len(missing) <= 3
+    assert missing == {"shards/00002.parquet"}
     encode(CORPUS, tiny_ray.opened(model), tmp_path)
     assert files(tmp_path) == whole
 

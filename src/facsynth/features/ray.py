@@ -40,6 +40,8 @@ WINDOW = 4
 """Shards for each actor that are out at once. Two are at the actor itself, so two may be done and not yet written."""
 STARTS = 4
 """So often all actors may start without one finished shard between; then something kills them each time."""
+TAKES = 3
+"""So often a shard may be begun; one that kills its actor each time is given up, and the others are done first."""
 NO_FEED = -1
 """The ticket of an actor that finds nobody to bring its shard to."""
 KILLED = (
@@ -130,6 +132,7 @@ class _RayEngine:
     def __call__(self, todo: Todo) -> Iterator[tuple[int, pa.Table, list[Failure]]]:
         tickets = zip(range(len(todo)), todo, strict=True)
         out: set[int] = set()
+        n_given_up = 0
         feed = self._start_feed()
 
         def offer(n: int) -> None:
@@ -147,10 +150,15 @@ class _RayEngine:
                         raise IncompleteError(LOST.format("the feed of shards"))
                     if ticket in out:  # a task that Ray repeats comes twice
                         out.remove(ticket)
-                        yield _opened_result(self.ray.get(feed.collect.remote(ticket)))
+                        found = self.ray.get(feed.collect.remote(ticket))
+                        n_given_up += found is None
+                        if found is not None:
+                            yield _opened_result(found)
                         offer(1)
             if out:
                 raise IncompleteError(LOST.format(f"{len(out)} shards did not come back"))
+            if n_given_up:
+                raise ModelError(KILLED)
         finally:
             self.ray.kill(feed)
 
@@ -158,7 +166,7 @@ class _RayEngine:
         """On the node of this process, with which it would be lost anyway; it takes no CPU."""
         here = self.ray.get_runtime_context().get_node_id()
         beside = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
-        return self.ray.remote(num_cpus=0, scheduling_strategy=beside)(Feed).remote(STARTS * self.n_actors)
+        return self.ray.remote(num_cpus=0, scheduling_strategy=beside)(Feed).remote(STARTS * self.n_actors, TAKES)
 
     def _done(self, feed: Any, n_tickets: int) -> Generator[int]:
         """Tickets as they are done, of a Ray Data run over all: each is a block, so that it is a task.

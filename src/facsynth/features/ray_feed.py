@@ -7,7 +7,7 @@ beside the process that writes, so what an actor has brought is not lost with th
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Generic, TypeVar
 
 from facsynth.records import Sample
@@ -18,11 +18,17 @@ _R = TypeVar("_R")
 class Feed(Generic[_R]):
     """Tickets stand for shards: each is offered, taken (by whoever takes up that of a dead actor too) and brought."""
 
-    def __init__(self, n_starts: int) -> None:
-        """Empty; so often actors may start without a shard that is brought between."""
+    def __init__(self, n_starts: int, n_takes: int) -> None:
+        """Empty.
+
+        Args:
+            n_starts: so often actors may start without a shard that is brought between.
+            n_takes: so often a shard may be taken and not brought; then it is given up, and the others go on.
+        """
         self._n_starts, self._begun = n_starts, 0
+        self._n_takes, self._taken = n_takes, Counter[int]()
         self._shards: defaultdict[int, asyncio.Future[tuple[int, list[Sample]]]] = defaultdict(asyncio.Future)
-        self._results: dict[int, _R] = {}
+        self._results: dict[int, _R | None] = {}
         self._brought: set[int] = set()
 
     async def begin(self) -> bool:
@@ -35,19 +41,24 @@ class Feed(Generic[_R]):
         self._shards[ticket].set_result((number, samples))
 
     async def take(self, ticket: int) -> tuple[int, list[Sample]] | None:
-        """Wait for a shard. None where it is done: its actor died after it had brought it, and Ray repeats the task."""
+        """Wait for a shard. None where it is done: it is given up, or its actor died after it had brought it."""
         if ticket in self._brought:
             return None
-        return await asyncio.shield(self._shards[ticket])  # whoever gives up waiting, the next one still gets it
+        shard = await asyncio.shield(self._shards[ticket])  # whoever gives up waiting, the next one still gets it
+        self._taken[ticket] += 1
+        if self._taken[ticket] <= self._n_takes:
+            return shard
+        await self.bring(ticket, None)
+        return None
 
-    async def bring(self, ticket: int, result: _R) -> None:
-        """What became of it; the first counts."""
+    async def bring(self, ticket: int, result: _R | None) -> None:
+        """What became of it, None where it was given up; the first counts."""
         if ticket not in self._brought:
             self._brought.add(ticket)
             self._results[ticket] = result
             self._shards.pop(ticket, None)
             self._begun = 0
 
-    async def collect(self, ticket: int) -> _R:
-        """Hand it over, once."""
+    async def collect(self, ticket: int) -> _R | None:
+        """Hand it over, once; None where it was given up."""
         return self._results.pop(ticket)
