@@ -114,6 +114,8 @@ class FaultServer:
         """Prompt and written ones of all answers, sent whole or not."""
         self.headers: list[dict[str, str]] = []
         self.models: Any = {"data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": "tests"}]}
+        self.models_act: list[Act] = []
+        """What is done with the next requests for the list of models, before it is given."""
         self.url = ""
 
     def __enter__(self) -> FaultServer:
@@ -164,6 +166,8 @@ class FaultServer:
         self.headers.append(headers)
         if self.key and headers.get("authorization") != f"Bearer {self.key}":
             return await self._send(writer, refused(401, f"wrong key {headers.get('authorization', '')}"))
+        if path == "/v1/models" and self.models_act:
+            return await self._send(writer, self.models_act.pop(0))
         if method == "GET":
             found = {"/v1/models": self.models, "/stats": self.stats()}.get(path)
             act = refused(404, "nothing here") if found is None else Act("status", body=found)
@@ -254,11 +258,11 @@ def completed(act: Act, body: Mapping[str, Any], path: str, hashed: str) -> Act:
 
 
 def seeded(share: float, rng_seed: int, faults: Mapping[str, Act] = EVERY_FAULT) -> Script:
-    """A share of the requests meet one fault, the first time they are seen."""
+    """A share of the requests meet a fault each time they are asked; the next attempt is answered."""
 
     def script(body: dict[str, Any], seen: int) -> Act:
-        rng = random.Random(f"{rng_seed}{json.dumps(body, sort_keys=True)}")
-        return rng.choice(list(faults.values())) if seen == 0 and rng.random() < share else Act()
+        rng = random.Random(f"{rng_seed} {seen} {json.dumps(body, sort_keys=True)}")
+        return rng.choice(list(faults.values())) if seen % 2 == 0 and rng.random() < share else Act()
 
     return script
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from facsynth.errors import InputError, ModelError, SettingsError
-from facsynth.llm import Ledger
+from facsynth.errors import IncompleteError, InputError, ModelError, SettingsError
+from facsynth.llm import Ledger, ScriptedWriter
 from facsynth.llm.address import EndpointSettings
 from facsynth.llm.budget import FREE, NO_CAPS, Amount, Budget, Caps, Price
 from facsynth.llm.endpoint import Endpoint
 from facsynth.llm.endpoint_writer import EndpointWriter, identity_of
 from facsynth.records import Message, Reply, Request
-from fault_server import EVERY_FAULT, MODEL, Act, FaultServer, refused, seeded
+from fault_server import EVERY_FAULT, FINAL_FAULTS, MODEL, Act, FaultServer, refused, seeded
 
 QUICK = {name: act for name, act in EVERY_FAULT.items() if act.what not in {"hang", "drip"} and "429 " not in name}
 
@@ -69,7 +70,9 @@ def test_replies_come_in_order_and_a_repeated_run_asks_for_what_is_new_alone(
 def test_with_a_fault_in_every_second_request_every_reply_is_the_same(server: FaultServer, tmp_path: Path) -> None:
     plain, _ = write(tmp_path / "plain", server, requests(60))
     server.script = seeded(0.5, 1, QUICK)
+    server.seen.clear()
     hard, _ = write(tmp_path / "hard", server, requests(60), concurrency=16, max_wait_s=60)
+    assert sum(server.seen.values()) > 80, "faults were met"
     assert [reply.text for reply in hard] == [reply.text for reply in plain]
     assert not any(reply.error for reply in hard)
 
@@ -119,14 +122,56 @@ def test_a_call_that_a_kill_cut_off_counts_until_it_is_asked_again(server: Fault
     assert budget.spent == Amount(3, counted + 300)
 
 
-def test_what_failed_for_good_is_a_row_and_is_not_asked_again(server: FaultServer, tmp_path: Path) -> None:
-    server.script = lambda body, seen: refused(500, "oops") if "question 3" in str(body) else Act()
-    first, _ = write(tmp_path / "l", server, requests(5), max_attempts=2)
-    assert first[3].error == "server error: 500 oops" and first[3].text == ""
-    again, _ = write(tmp_path / "l", server, requests(5), max_attempts=2)
-    assert again == first
+def test_what_was_refused_is_a_row_with_what_it_cost_and_is_not_asked_again(
+    server: FaultServer, tmp_path: Path
+) -> None:
+    refusal = replace(FINAL_FAULTS["refusal"], usage={"prompt_tokens": 40, "completion_tokens": 9})
+    server.script = lambda body, seen: refusal if "question 3" in str(body) else Act(usage={"prompt_tokens": 40})
+    first, budget = write(tmp_path / "l", server, requests(5), price=Price(1.0, 1.0))
+    assert (first[3].error, first[3].text) == ("refusal: I cannot help with that.", "")
+    assert (first[3].prompt_tokens, first[3].written_tokens) == (40, 9)
+    assert budget.spent.tokens == sum(reply.prompt_tokens + reply.written_tokens for reply in first)
+    again, after = write(tmp_path / "l", server, requests(5), price=Price(1.0, 1.0))
+    assert again == first and after.spent == pytest.approx(budget.spent)
     with Ledger.open(tmp_path / "l") as ledger:
-        assert ledger.errors() == {"server error": 1}
+        assert ledger.errors() == {"refusal": 1} and ledger.totals().lost_tokens == 0
+
+
+def test_what_failed_because_of_the_endpoint_is_asked_again_by_the_next_command_and_all_of_it_counts(
+    server: FaultServer, tmp_path: Path
+) -> None:
+    server.script = lambda body, seen: refused(500, "oops") if "question 3" in str(body) else Act()
+    first, budget = write(tmp_path / "l", server, requests(5), max_attempts=2)
+    assert first[3].error == "server error: 500 oops"
+    server.script = lambda body, seen: Act()
+    again, after = write(tmp_path / "l", server, requests(5), max_attempts=2)
+    assert again[:3] == first[:3] and not any(reply.error for reply in again)
+    assert after.spent.tokens == budget.spent.tokens + again[3].prompt_tokens + again[3].written_tokens
+    with Ledger.open(tmp_path / "l") as ledger:
+        assert ledger.errors() == {} and ledger.spent() == pytest.approx(after.spent)
+
+
+def test_an_endpoint_that_answers_nothing_ends_the_run_and_the_same_command_goes_on(
+    server: FaultServer, tmp_path: Path
+) -> None:
+    write(tmp_path / "l", server, requests(2))
+    server.script = lambda body, seen: refused(500, "oops")
+    with pytest.raises(IncompleteError, match="answered none of 6 requests: server error: 500 oops"):
+        write(tmp_path / "l", server, requests(8), max_attempts=2)
+    replies, _ = write(tmp_path / "l", server, requests(8), max_attempts=2)
+    assert [bool(reply.error) for reply in replies] == [False] * 2 + [True] * 6, "the second time it is what it is"
+
+
+def test_what_a_cap_left_is_kept_as_such_and_asked_for_with_another_cap(server: FaultServer, tmp_path: Path) -> None:
+    first, _ = write(tmp_path / "l", server, requests(6), Caps(calls=4))
+    assert [reply.error for reply in first[4:]] == ["budget: the cap on calls (4)"] * 2
+    with Ledger.open(tmp_path / "l") as ledger:
+        assert (ledger.totals().calls, ledger.totals().failed, ledger.errors()) == (4, 0, {"budget": 2})
+        replayed = ScriptedWriter.replay(ledger).write(requests(6))
+        assert replayed == first
+    again, budget = write(tmp_path / "l", server, requests(6), Caps(calls=6))
+    assert again[:4] == first[:4] and not any(reply.error for reply in again)
+    assert budget.spent.calls == 6 and max(server.seen.values()) == 1
 
 
 def test_what_was_answered_before_all_had_to_stop_is_kept(server: FaultServer, tmp_path: Path) -> None:

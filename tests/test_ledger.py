@@ -26,8 +26,8 @@ def reply(text: str = "hello", **other) -> Reply:
     return Reply(text, **fields)
 
 
-def store(ledger: Ledger, *pairs: tuple[Request, Reply], writer: str = "w", label: str = "") -> None:
-    ledger.record([Intent(key_of(writer, asked), writer, asked, label) for asked, _ in pairs])
+def store(ledger: Ledger, *pairs: tuple[Request, Reply], writer: str = "w") -> None:
+    ledger.record([Intent(key_of(writer, asked), writer, asked) for asked, _ in pairs])
     ledger.record(settled=[Settled(key_of(writer, asked), answer) for asked, answer in pairs])
 
 
@@ -78,7 +78,7 @@ def test_an_intent_is_no_answer_and_is_counted_as_unsettled(tmp_path):
         ledger.record([Intent(key, "w", request())])
         assert ledger.lookup([key]) == {}
         assert list(ledger.recorded()) == []
-        assert ledger.totals() == Totals(1, 0, 0, 1, 0, 0, 0, 0.0, 0.0, 0.0)
+        assert ledger.totals() == Totals(1, 0, 0, 1, 0, 0, 0, 0.0, 0.0)
 
 
 def test_the_first_settled_reply_is_final_a_failed_one_too(tmp_path):
@@ -108,27 +108,27 @@ def test_what_was_reserved_is_spent_until_it_is_settled_or_spared(tmp_path):
         assert ledger.spent() == Amount(5, 7 + 400, 2.1)
         ledger.record(settled=[Settled(keys[3], reply(), 0.1), Settled(keys[1], reply(), 0.1)])
         assert ledger.spent() == Amount(5, 3 * 7 + 200, pytest.approx(1.3))
-        assert ledger.totals() == Totals(4, 3, 1, 0, 15, 6, 200, pytest.approx(0.3), 1.0, pytest.approx(0.4))
+        assert ledger.totals() == Totals(4, 3, 1, 0, 15, 6, 200, pytest.approx(0.3), 1.0)
         assert ledger.errors() == {"timeout": 1}
 
 
 def test_totals_add_up(tmp_path):
     with Ledger.open(tmp_path / "ledger.sqlite") as ledger:
-        assert ledger.totals() == Totals(0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0)
+        assert ledger.totals() == Totals(0, 0, 0, 0, 0, 0, 0, 0.0, 0.0)
         store(ledger, (request(), reply(latency_s=0.5)), (request(index=1), reply(error="refused", latency_s=0.25)))
         ledger.record([Intent(key_of("w", request(index=2)), "w", request(index=2))])
-        assert ledger.totals() == Totals(3, 1, 1, 1, 10, 4, 0, 0.0, 0.0, 0.75)
+        assert ledger.totals() == Totals(3, 1, 1, 1, 10, 4, 0, 0.0, 0.0)
         assert ledger.writers() == ["w"]
 
 
-def test_the_kind_of_an_error_and_the_label_can_be_asked_of_the_table(tmp_path):
+def test_the_kind_of_an_error_can_be_asked_of_the_table(tmp_path):
     path = tmp_path / "ledger.sqlite"
     with Ledger.open(path) as ledger:
-        store(ledger, (request(), reply(error="timeout: after 60 s")), (request(index=1), reply()), label="wave 3")
+        store(ledger, (request(), reply(error="timeout: after 60 s")), (request(index=1), reply()))
     database = sqlite3.connect(path)
-    rows = database.execute("SELECT state, error_kind, label FROM calls ORDER BY sample_index").fetchall()
+    rows = database.execute("SELECT state, error_kind FROM calls ORDER BY sample_index").fetchall()
     database.close()
-    assert rows == [("failed", "timeout", "wave 3"), ("done", None, "wave 3")]
+    assert rows == [("failed", "timeout"), ("done", None)]
 
 
 def test_recorded_calls_come_in_an_order_that_arrival_does_not_change(tmp_path):
@@ -208,7 +208,7 @@ def test_a_full_disk_is_said_and_what_was_stored_stays(tmp_path):
         ledger.record([Intent(key_of("w", big), "w", big)])
         with pytest.raises(StorageError, match=f"the disk is full: {path} could not be written"):
             ledger.record(settled=[Settled(key_of("w", big), reply("x" * 100_000))])
-        assert ledger.totals() == Totals(2, 1, 0, 1, 5, 2, 0, 0.0, 0.0, 0.1)
+        assert ledger.totals() == Totals(2, 1, 0, 1, 5, 2, 0, 0.0, 0.0)
     with Ledger.open(path) as ledger:
         ledger.record(settled=[Settled(key_of("w", big), reply("x" * 100_000))])
         assert ledger.totals().answered == 2
@@ -271,4 +271,4 @@ with Ledger.open(Path(sys.argv[1])) as ledger:
         _, stderr = process.communicate()
         assert process.returncode == 0, stderr
     with Ledger.open(path) as ledger:
-        assert ledger.totals() == Totals(5, 5, 0, 0, 5, 5, 0, 0.0, 0.0, 0.0)
+        assert ledger.totals() == Totals(5, 5, 0, 0, 5, 5, 0, 0.0, 0.0)

@@ -73,7 +73,9 @@ def test_faults_change_nothing_and_a_replay_needs_no_endpoint(server: FaultServe
     config = settings_file(tmp_path, server)
     assert run(config, tmp_path / "plain").code == 0
     server.script = seeded(0.4, 5, QUICK)
+    server.seen.clear()
     assert run(config, tmp_path / "hard").code == 0
+    assert sum(server.seen.values()) > 1.2 * len(server.seen), "faults were met"
     assert kept(tmp_path / "hard") == kept(tmp_path / "plain")
     n_seen = sum(server.seen.values())
     server.script = lambda body, seen: refused(500, "nobody is to be asked")

@@ -13,6 +13,7 @@ from facsynth.llm.budget import Amount, total
 from facsynth.llm.endpoint import Endpoint
 from facsynth.llm.endpoint_writer import identity_of
 from facsynth.llm.ledger import keyed
+from facsynth.llm.longer import LONGER
 from facsynth.lock import locked
 from facsynth.pipeline import measure_run, planned
 from facsynth.records import Progress, Request, no_progress
@@ -27,9 +28,9 @@ def forecast(settings: RunSettings, out: Path, cache: Path, progress: Progress =
     """Measure into a run folder, and add up what its plan would take; nothing is written or fixed.
 
     Returns:
-        `n_features`, `n_wanted`; `least` and `most` with `calls`, `tokens` (as many as can be) and `money` (None where
-        no price is known); `minutes` at most (None where no call was made yet); `n_known` of the calls are answered
-        already; `caps` in words.
+        `n_features`, `n_wanted`; `least` (every candidate is kept) and `most`, each with `calls`, `tokens` (as many as
+        can be) and `money` (None where no price is known); `minutes`, about, for the most (None before the first call);
+        `n_known`: calls that are answered already; `caps` in words.
     """
     check_form(settings)
     with locked(out):
@@ -42,21 +43,33 @@ def forecast(settings: RunSettings, out: Path, cache: Path, progress: Progress =
         for r in chosen
     ]
     s = settings.synthesis
-    least = [request for task in tasks for request in _requests(task, range(task.n_wanted), settings)]
-    worst = [range(task.n_wanted * s.max_candidates + s.lag * s.per_wave) for task in tasks]
-    most = [request for task, n in zip(tasks, worst, strict=True) for request in _requests(task, n, settings)]
+    per_wave, ends = s.per_wave, [_candidates(task, s) for task in tasks]
+    least, most = (
+        [request for task, n in zip(tasks, numbers, strict=True) for request in _requests(task, range(n), settings)]
+        for numbers in ([few for few, _ in ends], [many for _, many in ends])
+    )
+    n_waves = max((-(-many // per_wave) for _, many in ends), default=0)
     n_known, latency = _known(most, settings, out)
     found = {"least": _amount(least, replace(s, n_tries=1)), "most": _amount(most, s)}
     endpoint = settings.writer.endpoint
     is_priced = endpoint is None or endpoint.price is not None
-    at_once = endpoint.concurrency if endpoint else settings.writer.batch_size
+    rounds = (
+        found["most"].calls if endpoint is None else n_waves * s.n_tries + found["most"].calls / endpoint.concurrency
+    )
     return {
         "n_features": len(tasks), "n_wanted": sum(task.n_wanted for task in tasks),
         **{name: {**amount._asdict(), "money": amount.money if is_priced else None} for name, amount in found.items()},
-        "minutes": None if latency is None else found["most"].calls / at_once * latency / 60,
+        "minutes": None if latency is None else rounds * latency / 60,
         "n_known": n_known,
         "caps": ", ".join(f"{name}: {cap:,}" for name, cap in vars(settings.caps).items() if cap is not None),
     }  # fmt: skip
+
+
+def _candidates(task: FeatureTask, settings: SynthesisSettings) -> tuple[int, int]:
+    """How many are asked for at least and at most: whole waves, and with a lag one more before the first is decided."""
+    per_wave, n_wanted = settings.per_wave, task.n_wanted
+    most = n_wanted * settings.max_candidates + settings.lag * per_wave
+    return min((-(-n_wanted // per_wave) + settings.lag) * per_wave, most), most
 
 
 def _requests(task: FeatureTask, indices: Iterable[int], settings: RunSettings) -> list[Request]:
@@ -70,9 +83,15 @@ def _amount(requests: Sequence[Request], settings: SynthesisSettings) -> Amount:
 
 
 def _known(requests: Sequence[Request], settings: RunSettings, out: Path) -> tuple[int, float | None]:
-    """How many of the requests the ledger answers, and the median seconds of a call in it; only an endpoint is asked
-    who it is.
+    """How many of the requests and the plain ones beside them the ledger answers, asked again for more included, and
+    the median seconds of a call in it; only an endpoint is asked who it is.
     """
+    s = settings.synthesis
+    plain = (plain_request(index, s) for index in range(n_control(len(requests), s)))
+    tries = [
+        replace(request, max_tokens=request.max_tokens * LONGER**n)
+        for request in (*requests, *plain) for n in range(s.n_tries)
+    ]  # fmt: skip
     path = out / "ledger.sqlite"
     if not path.is_file():
         return 0, None
@@ -84,4 +103,4 @@ def _known(requests: Sequence[Request], settings: RunSettings, out: Path) -> tup
         else:
             with Endpoint(endpoint_settings(settings.writer.endpoint)) as endpoint:
                 identities = [identity_of(endpoint.settings, endpoint.described())]
-        return sum(len(ledger.lookup(keyed(identity, requests))) for identity in identities), latency
+        return sum(len(ledger.lookup(keyed(identity, tries))) for identity in identities), latency

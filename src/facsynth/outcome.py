@@ -129,7 +129,7 @@ def _counts(written: Synthesis) -> dict[str, Any]:
         "n_rejected": dict(Counter(c.reason.partition(":")[0] for c in written.rejected)),
         "n_gave_up": len(written.gave_up),
         "n_control": len(written.control),
-        "writer_calls": len(written.accepted) + len(written.rejected) + len(written.control),
+        "writer_calls": sum(c.n_calls for c in (*written.accepted, *written.rejected, *written.control)),
         "writer_tokens": written.candidate_tokens + written.control_tokens,
         "control_tokens": written.control_tokens,
         "accepted_per_1000_tokens": 1000 * len(written.accepted) / max(written.candidate_tokens, 1),

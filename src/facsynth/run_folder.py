@@ -26,13 +26,15 @@ WITHOUT_EFFECT: dict[str, Any] = {
     "writer": {
         "batch_size": True,
         "endpoint": {
-            "url", "key_env", "concurrency", "timeout_s", "max_attempts", "max_wait_s", "allow_spans_to_endpoint",
+            "url", "key_env", "concurrency", "timeout_s", "max_attempts", "max_wait_s", "limit_field",
+            "allow_spans_to_endpoint",
         },
     },
 }  # fmt: skip
 """What a run may be gone on with in another way: data sets count by their content, not by their place."""
-MAY_HOLD = {"facsynth.yaml", "seconds.json", "plan.csv"}
-"""What may lie in a folder before a run begins in it: a plan is followed, once it was checked."""
+MAY_HOLD = {"facsynth.yaml", "seconds.json", "plan.csv", "ledger.sqlite"}
+"""What may lie in a folder before a run begins in it: a plan is followed, once it was checked; what a
+ledger holds is not asked again."""
 Corpora = tuple[Corpus, Corpus]
 """Anchor and seed set."""
 

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from facsynth.blocks import Block, parse_block, read_yaml, unknown_key
 from facsynth.coverage.threshold import Threshold
 from facsynth.errors import SettingsError
+from facsynth.llm.address import check_extra, parsed
 from facsynth.llm.budget import Caps, Price
 from facsynth.synthesis.requests import SynthesisSettings
 from facsynth.text.forms import check_compat, form_roles
@@ -153,11 +154,19 @@ class EndpointBlock(Block):
     """Of one request, where the endpoint fails."""
     max_wait_s: float = Field(default=3600.0, ge=0)
     """For a first reply after the endpoint began to limit, or went away."""
+    limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """What the endpoint calls the most tokens it may write."""
     extra: dict[str, Any] = Field(default={})
     """Further fields of the body of a request."""
     price: PriceBlock | None = None
     allow_spans_to_endpoint: bool = False
     """Pieces of the anchor go into prompts; an address that is not private has to be allowed to see them."""
+
+    @model_validator(mode="after")
+    def _can_be_asked(self) -> Self:
+        parsed(self.url)
+        check_extra(self.extra)
+        return self
 
 
 class WriterBlock(Block):

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from facsynth.errors import InputError, SettingsError
 from facsynth.llm import Ledger, LedgerWriter, ScriptedWriter
-from facsynth.llm.address import EndpointSettings
+from facsynth.llm.address import EndpointSettings, parsed
 from facsynth.llm.budget import Budget
 from facsynth.llm.endpoint import Endpoint
 from facsynth.llm.endpoint_writer import EndpointWriter, identity_of
@@ -79,14 +78,14 @@ def check_allowed(block: EndpointBlock) -> None:
     """
     if not block.allow_spans_to_endpoint and not is_private(block.url):
         raise SettingsError(
-            f"{urlsplit(block.url).hostname} is a public address, and prompts hold pieces of the anchor's texts\n"
+            f"{parsed(block.url).hostname} is a public address, and prompts hold pieces of the anchor's texts\n"
             "Allow it: writer.endpoint.allow_spans_to_endpoint: true. Or give a private address."
         )
 
 
 def is_private(url: str) -> bool:
     """Whether an address is of this machine or a private network; a name that cannot be looked up is not."""
-    host = urlsplit(url).hostname or ""
+    host = parsed(url).hostname or ""
     with suppress(ValueError):
         return ip_address(host).is_private
     if "." not in host:  # localhost, or a name of this network

@@ -31,6 +31,8 @@ def ledger(
     path = folder / "ledger.sqlite" if folder.is_dir() else folder
     if not path.is_file():
         raise InputError(f"there is no ledger {path}\nName a run folder in which something was written.")
+    if export is not None and export.is_dir():
+        raise InputError(f"{export} is a folder\nGive a file, as calls.jsonl.")
     with Ledger.open(path) as opened:
         figures = figures_of(opened)
         if export is not None:
@@ -80,8 +82,8 @@ def _export(opened: Ledger, path: Path) -> None:
     from facsynth.store import write_jsonl
 
     rows = (
-        {"request_hash": call.key[0], "sample_index": call.key[1], "writer": call.writer, "label": call.label,
-         "price": call.price, "request": call.request, "reply": asdict(call.reply)}
+        {"request_hash": call.key[0], "sample_index": call.key[1], "writer": call.writer, "price": call.price,
+         "request": call.request, "reply": asdict(call.reply)}
         for call in opened.recorded()
     )  # fmt: skip
     write_jsonl(path, rows)

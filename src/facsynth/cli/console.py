@@ -79,6 +79,7 @@ def _bar() -> Iterator[Shown]:
         tasks: dict[str, Any] = {}
 
         def show(what: str, done: int, total: int | None) -> None:
+            what = printable(what)
             key = what.partition(":")[0]
             if key not in tasks:
                 for task in bar.tasks:
@@ -104,7 +105,7 @@ def _lines() -> Progress:
             return
         last[key] = now, done
         count = f" {done}/{total}" if total else f" {done}" if done else ""
-        print(f"{what}{count}", file=sys.stderr, flush=True)
+        print(f"{printable(what)}{count}", file=sys.stderr, flush=True)
 
     return show
 

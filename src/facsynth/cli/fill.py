@@ -148,10 +148,14 @@ def _dry_run(settings: RunSettings, out: Path, json: bool) -> None:
         print_json(found)
         return
     money = "not known: writer.endpoint.price" if found["most"]["money"] is None else f"{found['most']['money']:.2f}"
-    minutes = "not known before the first call" if found["minutes"] is None else f"at most {found['minutes']:.1f}"
+    minutes = (
+        "not known before the first call"
+        if found["minutes"] is None
+        else f"about {found['minutes']:.1f} for all of them"
+    )
     rows = [
         ("features to write for", f"{found['n_features']}, {found['n_wanted']} samples in all"),
-        ("calls", f"{found['least']['calls']:,} if every candidate is kept, at most {found['most']['calls']:,}"),
+        ("calls", f"{found['least']['calls']:,} if all that is written is kept, at most {found['most']['calls']:,}"),
         ("tokens", f"{found['least']['tokens']:,} to {found['most']['tokens']:,}, prompts counted by their bytes"),
         ("money", f"at most {money}"),
         ("minutes", minutes),
@@ -199,8 +203,8 @@ def print_summary(summary: dict[str, Any], record: dict[str, Any], out: Path) ->
         ("given up", str(summary["n_gave_up"])),
         (
             "written",
-            f"{summary['writer_calls']} samples, {summary['writer_tokens']} tokens; {summary['n_control']} of them "
-            f"plain, {summary['control_tokens']} tokens",
+            f"{summary['writer_tokens']} tokens in {summary['writer_calls']} calls, "
+            f"{summary['control_tokens']} of them in {summary['n_control']} plain samples",
         ),
         ("stopped because", summary["stop_reason"]),
     ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from facsynth import __version__
 from facsynth.errors import FacsynthError, IncompleteError, ModelError, SettingsError
@@ -31,8 +33,44 @@ class EndpointSettings:
     """Of one request, where the endpoint fails."""
     max_wait_s: float = 3600.0
     """For a first reply after the endpoint began to limit, or went away."""
+    limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """What the endpoint calls the most tokens it may write."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """Further fields of a request's body; null leaves one out."""
+    """Further fields of a request's body, as `check_extra` allows; null leaves one out."""
+
+
+KEPT = {"model", "messages", "prompt", "stream", "n", "best_of", "max_tokens", "max_completion_tokens"}
+"""Fields of a request that `extra` may not change: replies could not be read, or not be paid within a cap."""
+
+
+def check_extra(extra: Mapping[str, Any]) -> None:
+    """Refuse further fields that cannot be sent, or would make a cap untrue.
+
+    Raises:
+        SettingsError: naming them.
+    """
+    if taken := sorted(KEPT & set(extra)):
+        raise SettingsError(
+            f"endpoint.extra sets {', '.join(taken)}, which facsynth sets itself\n"
+            "Leave it out; writer.max_tokens says how long a reply may be, endpoint.limit_field what that is called."
+        )
+    try:
+        json.dumps(dict(extra), allow_nan=False)
+    except (TypeError, ValueError) as err:
+        raise SettingsError(f"endpoint.extra cannot be sent as JSON: {err}\nGive text and numbers alone.") from err
+
+
+def parsed(url: str) -> SplitResult:
+    """The parts of an address.
+
+    Raises:
+        SettingsError: it is none.
+    """
+    with suppress(ValueError):  # brackets, a port, a name that cannot be
+        parts = urlsplit(url)
+        if parts.scheme in {"http", "https"} and parts.port != 0 and (parts.hostname or "").encode("idna"):
+            return parts
+    raise SettingsError(f"{url!r} is no address of an endpoint\nGive one as http://localhost:8000/v1.")
 
 
 def path_of(settings: EndpointSettings) -> str:
@@ -44,11 +82,10 @@ def headers_of(settings: EndpointSettings) -> dict[str, str]:
     """Of every request, the key among them where the environment holds one.
 
     Raises:
-        SettingsError: the address is none, or holds a key; the key is none.
+        SettingsError: the address is none, or holds a key; the key is none; `extra` is not allowed.
     """
-    parts = urlsplit(settings.url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise SettingsError(f"{settings.url!r} is no address of an endpoint\nGive one as http://localhost:8000/v1.")
+    check_extra(settings.extra)
+    parts = parsed(settings.url)
     if parts.username or parts.password or parts.query:
         raise SettingsError(
             "the address of the endpoint holds more than an address\n"

@@ -71,7 +71,7 @@ class Caps:
 def worst_tokens(request: Request) -> tuple[int, int]:
     """More prompt tokens and written tokens than a call can have."""
     n_bytes = sum(len(m.content.encode("utf-8", "surrogatepass")) + MESSAGE_TOKENS for m in request.messages)
-    n_bytes += len(request.prefix.encode("utf-8", "surrogatepass")) + len(request.json_schema)
+    n_bytes += sum(len(text.encode("utf-8", "surrogatepass")) for text in (request.prefix, request.json_schema))
     return n_bytes + OVERHEAD_TOKENS, request.max_tokens
 
 

@@ -60,8 +60,9 @@ class Database:
         return database
 
     def close(self) -> None:
-        """Let go of the file; the write-ahead log beside it is folded in."""
-        self._connection.close()
+        """Let go of the file, once no thread is in it; the write-ahead log beside it is folded in."""
+        with self._turn:
+            self._connection.close()
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:

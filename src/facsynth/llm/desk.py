@@ -21,7 +21,7 @@ class CapReached(IncompleteError):  # noqa: N818 -- it is no mistake
 
     def __init__(self, cap: str) -> None:
         """`cap`: in words."""
-        super().__init__(f"{cap} is reached\nRaise it in a new folder.")
+        super().__init__(f"{cap} is reached\nRaise it in a new folder, with a copy of ledger.sqlite in it.")
         self.cap = cap
 
 
@@ -76,26 +76,40 @@ class LedgerDesk:
 
     async def settle(self, number: int, found: Answered | Fault, latency_s: float) -> None:
         """Write the reply down, or why there is none."""
-        key, request = self._calls[number]
-        if isinstance(found, Fault):  # what it cost was said by `lose` or `spare`
-            is_free = found.kind in FREE
-            row = Settled(key, found.as_reply(latency_s), is_lost=not is_free)
-            if is_free:
-                self._spared.remove(key)
-                self._budget.settle(NOTHING, Amount(calls=1))
-        else:
-            worst = worst_tokens(request)  # where the endpoint does not count
-            prompt = worst[0] if found.prompt_tokens is None else found.prompt_tokens
-            written = worst[1] if found.written_tokens is None else found.written_tokens
-            reply = Reply(found.text, found.finish_reason, prompt, written, latency_s, raw=found.raw)
-            spent = self._budget.actual(reply)
-            self._budget.settle(self._reserved.pop(number), spent)
-            row = Settled(key, reply, spent.money)
+        row = (
+            self._failed(number, found, latency_s)
+            if isinstance(found, Fault)
+            else self._replied(number, found, latency_s)
+        )
         commit = self._gathering()
         commit.settled.append(row)
         await asyncio.shield(commit.done)
         self._n_settled += 1
         self._tell(self._n_settled)
+
+    def _replied(self, number: int, found: Answered, latency_s: float) -> Settled:
+        worst = worst_tokens(self._calls[number][1])  # where the endpoint does not count
+        prompt = worst[0] if found.prompt_tokens is None else found.prompt_tokens
+        written = worst[1] if found.written_tokens is None else found.written_tokens
+        return self._paid(number, Reply(found.text, found.finish_reason, prompt, written, latency_s, raw=found.raw))
+
+    def _failed(self, number: int, found: Fault, latency_s: float) -> Settled:
+        """What it cost was said by `lose` or `spare`, but where the endpoint did its work."""
+        key, reply = self._calls[number][0], found.as_reply(latency_s)
+        if number in self._reserved and found.counts is not None:
+            return self._paid(number, reply)
+        if number in self._reserved:
+            self.lose(number)
+        if found.kind not in FREE:
+            return Settled(key, reply, is_lost=True)
+        self._spared.remove(key)
+        self._budget.settle(NOTHING, Amount(calls=1))
+        return Settled(key, reply)
+
+    def _paid(self, number: int, reply: Reply) -> Settled:
+        spent = self._budget.actual(reply)
+        self._budget.settle(self._reserved.pop(number), spent)
+        return Settled(self._calls[number][0], reply, spent.money)
 
     def lose(self, number: int) -> None:
         """Count what was reserved as spent."""
@@ -110,6 +124,7 @@ class LedgerDesk:
     def close(self) -> None:
         """Write down what was not yet, once nothing is out."""
         self._ledger.record(spared=self._spared)
+        self._spared.clear()
 
     def _gathering(self) -> _Commit:
         """The commit that is not on its way yet; started where there is none."""

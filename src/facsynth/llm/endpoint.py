@@ -7,26 +7,42 @@ tells responses apart. After: each reply goes to a `Desk` as it comes, so that a
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeGuard
 
 import anyio.from_thread
 import httpx
 
-from facsynth.errors import FacsynthError, ModelError
+from facsynth.errors import FacsynthError, IncompleteError, ModelError, SettingsError
 from facsynth.llm.address import EndpointSettings, headers_of, not_working, path_of
 from facsynth.llm.limiter import Limiter
-from facsynth.llm.wire import FREE, RETRIED, WAITED_FOR, Answered, Fault, Kind, body_of, read_response
+from facsynth.llm.wire import (
+    COUNTED,
+    FREE,
+    PASSING,
+    RETRIED,
+    STOPPING,
+    Answered,
+    Fault,
+    Kind,
+    body_of,
+    models_in,
+    read_response,
+    refuses_schemas,
+)
 from facsynth.records import Request
 
 MAX_BODY = 16 << 20
 """Bytes, unpacked. A reply of 100,000 tokens has half a megabyte."""
-FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 30.0
-FIRST_CONNECTIONS = 3
-"""So often an endpoint that never answered is tried."""
+FIRST_RETRY_S, LONGEST_RETRY_S, TOLD_S = 0.5, 30.0, 5.0
+OUTAGE_S = 300.0
+"""So long a proxy may say that there is nothing behind it before a request is given up."""
+FIRST_TRIES, FEW_TRIES = 3, 2
+"""So often an endpoint that never answered is tried; and so often what will hardly end in another way."""
+SHORTEST_KEY = 12
+"""Shorter ones are words, which a text may hold."""
 Response = tuple[int, Mapping[str, str], bytes]
 """Status, headers and body."""
 
@@ -64,25 +80,36 @@ class Endpoint:
         self._path = path_of(settings)
         self._headers = headers_of(settings)
         self._tell = tell or (lambda seconds, why: None)
-        self._ever_answered = False
         self.takes_schemas = True
         """Until it refuses one."""
-        self._asking: set[asyncio.Task[Any]] = set()
+        self.has_answered = False
+        """Ever; whoever knows it from before may say so."""
+        self._refused: set[int] = set()
+        self._asking: dict[asyncio.Task[None], list[FacsynthError]] = {}
+        """What is at work, each with what makes it stop."""
 
     def __enter__(self) -> Self:
         self._context = anyio.from_thread.start_blocking_portal()
         self._portal = self._context.__enter__()
-        self._portal.call(self._open)
+        try:
+            self._portal.call(self._open)
+        except (ImportError, OSError, ValueError) as err:  # of a proxy or certificates that the environment names
+            self._context.__exit__(None, None, None)
+            raise SettingsError(f"{self.settings.url} cannot be connected to: {err}\nSee the proxy settings.") from err
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Let go of the connections; what is still out, after an error elsewhere, is not waited for."""
-        self._portal.call(self._close)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Let go of the connections. After an error elsewhere what is out is waited for and kept; not after Ctrl-C."""
+        self._portal.call(self._close, kind is None or issubclass(kind, FacsynthError))
         self._context.__exit__(None, None, None)
 
-    async def _close(self) -> None:
-        for task in self._asking:
-            task.cancel()
+    async def _close(self, is_orderly: bool) -> None:
+        for task, stop in self._asking.items():
+            if is_orderly:
+                stop.append(IncompleteError("the endpoint is let go of"))
+            else:
+                task.cancel()
+        self._limiter.wake_all()
         await asyncio.gather(*self._asking, return_exceptions=True)
         await self._client.aclose()
 
@@ -100,10 +127,9 @@ class Endpoint:
         Raises:
             ModelError: it does not answer, refuses the key, or has other models only.
         """
-        response = self._portal.call(self._fetch, "GET", "models")
-        found = response if isinstance(response, Fault) else _models_in(*response)
+        found = self._portal.call(self._models)
         if isinstance(found, Fault):
-            if found.kind in {Kind.KEY, Kind.CONNECTION, Kind.TIMEOUT, Kind.RESET}:
+            if found.kind in {Kind.KEY, Kind.CONNECTION, Kind.TIMEOUT, Kind.RESET, Kind.UNAVAILABLE, Kind.RATE_LIMIT}:
                 raise not_working(self.settings, found)
             return None
         entry = next((entry for entry in found if entry.get("id") == self.settings.model), None)
@@ -120,6 +146,17 @@ class Endpoint:
             IncompleteError: the endpoint let nothing through for `max_wait_s`, or the desk takes no more.
         """
         self._portal.call(self._ask, requests, desk)
+
+    async def _models(self) -> list[dict[str, Any]] | Fault:
+        """The entries of /v1/models; a fault that passes has some time to."""
+        waits = _waits()
+        for n_left in reversed(range(FIRST_TRIES)):
+            response = await self._fetch("GET", "models")
+            found = response if isinstance(response, Fault) else models_in(*response)
+            if not n_left or not isinstance(found, Fault) or found.kind not in RETRIED | {Kind.RATE_LIMIT}:
+                return found
+            await asyncio.sleep(self._pause(next(waits), found))
+        raise AssertionError
 
     async def _ask(self, requests: Sequence[Request], desk: Desk) -> None:
         numbers = iter(range(len(requests)))
@@ -138,38 +175,50 @@ class Endpoint:
         n = self.settings.concurrency
         # A few more than there are slots: a reply is written down while the next request goes out.
         workers = [asyncio.create_task(work()) for _ in range(min(len(requests), n + n // 4 + 1))]
-        self._asking.update(workers)
+        self._asking.update(dict.fromkeys(workers, stop))
         try:
             await asyncio.gather(*workers)
         finally:  # after a bug, the others would go on
             for worker in workers:
                 worker.cancel()
-            self._asking.difference_update(workers)
+                del self._asking[worker]
         if stop:
             raise stop[0]
 
     async def _answer(self, number: int, request: Request, desk: Desk, stop: Sequence[FacsynthError]) -> None:
         """One request to its end; left open where another one found that all are to stop."""
-        waits, attempts = _waits(), 0
+        waits, attempts, began = _waits(), 0, time.monotonic()
         while (sent := await self._attempt(number, request, desk, stop)) is not None:
             found, latency_s, with_schema = sent
-            if isinstance(found, Answered):
-                self._ever_answered = True
+            if isinstance(found, Answered) or found.kind in COUNTED:
                 return await desk.settle(number, found, latency_s)
             (desk.spare if found.kind in FREE else desk.lose)(number)
             if self._is_waited_for(found):
                 continue
-            if with_schema and _refuses_schemas(found):
+            if with_schema and refuses_schemas(found):
                 self.takes_schemas = False
                 continue
             attempts += 1
-            if self._stops_all(found, attempts):
+            if self._stops_all(found, number, attempts):
                 raise not_working(self.settings, found)
-            if found.kind not in RETRIED | {Kind.CONNECTION} or attempts >= self.settings.max_attempts:
+            if self._is_given_up(found, attempts, time.monotonic() - began):
                 return await desk.settle(number, found, latency_s)
-            asked_for = found.retry_after_s or 0.0
-            await asyncio.sleep(max(next(waits), min(asked_for, self.settings.max_wait_s)))
+            await self._limiter.sleep(self._pause(next(waits), found))
         return None
+
+    def _is_given_up(self, found: Fault, attempts: int, seconds: float) -> bool:
+        """Whether a request stays without a reply; one that meets an outage has some minutes."""
+        if found.kind is Kind.UNAVAILABLE and self.has_answered and seconds < min(OUTAGE_S, self.settings.max_wait_s):
+            return False
+        most = FEW_TRIES if found.kind is Kind.EMPTY else self.settings.max_attempts
+        return found.kind not in RETRIED | {Kind.CONNECTION} or attempts >= most
+
+    def _pause(self, seconds: float, found: Fault) -> float:
+        """Before the next attempt; a long one is told."""
+        seconds = max(seconds, min(found.retry_after_s or 0.0, self.settings.max_wait_s))
+        if seconds > TOLD_S:
+            self._tell(seconds, found.message)
+        return seconds
 
     async def _attempt(
         self, number: int, request: Request, desk: Desk, stop: Sequence[FacsynthError]
@@ -178,38 +227,41 @@ class Endpoint:
 
         None where all are to stop by then.
         """
-        if stop:
+        slot_at = await self._limiter.acquire(stop)
+        if slot_at is None:
             return None
-        slot_at = await self._limiter.acquire()
         try:
-            if stop:
-                return None
             s, with_schema = self.settings, bool(request.json_schema) and self.takes_schemas
-            body = body_of(request, s.model, s.api, s.extra, schemas=with_schema)
+            body = body_of(request, s.model, s.api, s.extra, schemas=with_schema, limit_field=s.limit_field)
             await desk.intend(number)
             started = time.monotonic()
             response = await self._fetch("POST", self._path, body)
             found = response if isinstance(response, Fault) else read_response(*response)
-            if isinstance(found, Answered):
-                self._limiter.succeeded()
-            elif self._is_waited_for(found):
+            if self._is_waited_for(found):
                 cut = found.kind is Kind.RATE_LIMIT
                 self._limiter.limited(slot_at, found.retry_after_s, found.message, cut=cut)
+            elif isinstance(found, Answered) or found.kind not in PASSING:
+                self._limiter.succeeded()
+            self.has_answered |= isinstance(found, Answered)
             return found, time.monotonic() - started, with_schema
         finally:
             self._limiter.release()
 
-    def _is_waited_for(self, found: Fault) -> bool:
+    def _is_waited_for(self, found: Answered | Fault) -> TypeGuard[Fault]:
         """No request's fault: a limit, or an endpoint that went away."""
-        return found.kind in WAITED_FOR and (self._ever_answered or found.kind is Kind.RATE_LIMIT)
-
-    def _stops_all(self, found: Fault, attempts: int) -> bool:
-        """Whether every other request would end the same way; of what never answered, what the first ones show."""
-        if found.kind in {Kind.KEY, Kind.MODEL, Kind.QUOTA, Kind.ADDRESS}:
-            return True
-        if self._ever_answered:
+        if isinstance(found, Answered):
             return False
-        return found.kind is Kind.REQUEST or (found.kind is Kind.CONNECTION and attempts >= FIRST_CONNECTIONS)
+        return found.kind is Kind.RATE_LIMIT or (found.kind is Kind.CONNECTION and self.has_answered)
+
+    def _stops_all(self, found: Fault, number: int, attempts: int) -> bool:
+        """Whether every other request would end the same way; of what never answered, what the first ones show."""
+        if found.kind in STOPPING:
+            return True
+        if self.has_answered:
+            return False
+        self._refused |= {number} if found.kind is Kind.REQUEST else set()
+        away = found.kind in {Kind.CONNECTION, Kind.UNAVAILABLE} and attempts >= FIRST_TRIES
+        return away or len(self._refused) >= FEW_TRIES
 
     async def _fetch(self, method: str, path: str, body: bytes | None = None) -> Response | Fault:
         try:
@@ -220,7 +272,7 @@ class Endpoint:
                         data += part
                         if len(data) > MAX_BODY:
                             return Fault(Kind.TOO_LARGE, f"the body has more than {MAX_BODY >> 20} MB")
-                    return response.status_code, response.headers, self._without_key(bytes(data))
+                    return response.status_code, response.headers, self._without_key(response.status_code, bytes(data))
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as err:
             return Fault(Kind.CONNECTION, str(err) or type(err).__name__)
         except (TimeoutError, httpx.TimeoutException):
@@ -230,30 +282,10 @@ class Endpoint:
         except httpx.HTTPError as err:
             return Fault(Kind.RESET, str(err) or type(err).__name__)
 
-    def _without_key(self, data: bytes) -> bytes:
+    def _without_key(self, status: int, data: bytes) -> bytes:
         """Endpoints repeat keys in their errors; from here on, it is nowhere."""
         key = self._headers.get("authorization", "").removeprefix("Bearer ").encode()
-        return data.replace(key, b"***") if key else data
-
-
-def _models_in(status: int, headers: Mapping[str, str], data: bytes) -> list[dict[str, Any]] | Fault:
-    """The entries of /v1/models."""
-    if status != 200:
-        found = read_response(status, headers, data)
-        assert isinstance(found, Fault), "only a 200 can be a reply"
-        return found
-    try:
-        body = json.loads(data)
-    except ValueError:
-        return Fault(Kind.MALFORMED, "the list of models is not JSON")
-    listed = body.get("data") if isinstance(body, dict) else None
-    return [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
-
-
-def _refuses_schemas(found: Fault) -> bool:
-    """Whether a request was refused for the JSON Schema in it."""
-    words = found.message.lower()
-    return found.kind is Kind.REQUEST and any(word in words for word in ("response_format", "json_schema", "schema"))
+        return data.replace(key, b"***") if len(key) >= (SHORTEST_KEY if status == 200 else 1) else data
 
 
 def _waits() -> Iterator[float]:

@@ -8,24 +8,36 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from facsynth.errors import SettingsError
+from facsynth.errors import IncompleteError, SettingsError
 from facsynth.llm.address import EndpointSettings
 from facsynth.llm.budget import NOT_SENT, Budget
 from facsynth.llm.desk import CapReached, LedgerDesk
 from facsynth.llm.endpoint import Endpoint
 from facsynth.llm.ledger import Key, Ledger, keyed
+from facsynth.llm.wire import PASSING
 from facsynth.records import Progress, Reply, Request, no_progress
 from facsynth.store import fingerprint
 
-PASSING = frozenset({"created", "permission", "loaded_instances", "status"})
+ENOUGH = 4
+"""Requests that all fail say something of the endpoint."""
+CHANGING = frozenset({"created", "permission", "loaded_instances", "status"})
 """What endpoints say of a model that changes while the model stays."""
 
 
 def identity_of(settings: EndpointSettings, described: Mapping[str, Any] | None) -> str:
     """The model, what the endpoint says of it, and what every request says: not the address, and no key."""
-    entry = {key: value for key, value in (described or {}).items() if key not in PASSING}
+    entry = {key: value for key, value in (described or {}).items() if key not in CHANGING}
     parts = {"model": settings.model, "api": settings.api, "extra": dict(settings.extra), "described": entry}
     return f"{settings.model}@{fingerprint(parts)[:16]}"
+
+
+def _kind(reply: Reply) -> str:
+    return reply.error.split(":")[0]
+
+
+def _is_open(reply: Reply | None) -> bool:
+    """Whether it is to be asked for."""
+    return reply is None or _kind(reply) in {*PASSING, NOT_SENT}
 
 
 class EndpointWriter:
@@ -52,30 +64,44 @@ class EndpointWriter:
         self.identity = identity
         self.batch_size = endpoint.settings.concurrency
         self._endpoint, self._ledger, self._budget = endpoint, ledger, budget
+        endpoint.has_answered |= ledger.has_answers(identity)
         self._progress = progress
 
     def write(self, requests: Sequence[Request]) -> list[Reply]:
         """Answer every request, from the ledger where it can.
 
-        A request that no cap has room for gets a Reply with the error `budget: …`, and no row in the ledger.
+        A request that no cap has room for gets a Reply with the error `budget: …`. It, and one that failed because of
+        what the endpoint was like, is asked again by the next call.
 
         Raises:
             InputError: two requests are the same call.
             SettingsError: a request asks to steer, or to begin a reply in a chat, which no endpoint can.
-            ModelError, IncompleteError: as `Endpoint.ask`.
+            ModelError, IncompleteError: as `Endpoint.ask`; or the endpoint answered nothing that is asked for now.
         """
         for request in requests:
             if request.steering or (request.prefix and self._endpoint.settings.api == "chat"):
                 raise SettingsError("an endpoint cannot steer, or begin a reply in a chat\nSet writer.strength to 0.")
         asked = keyed(self.identity, requests)
-        answered = self._ledger.lookup(asked)
-        missing = [(key, request) for key, request in asked.items() if key not in answered]
-        reason = ""
-        if missing:
-            reason = self._send(missing, len(answered), len(asked))
-            answered = self._ledger.lookup(asked)
-        not_sent = Reply("", "error", 0, 0, 0.0, error=f"{NOT_SENT}: {reason}")
-        return [answered.get(key, not_sent) for key in asked]
+        before = self._ledger.lookup(asked)
+        missing = [(key, request) for key, request in asked.items() if _is_open(before.get(key))]
+        if not missing:
+            return [before[key] for key in asked]
+        reason = self._send(missing, len(asked) - len(missing), len(asked))
+        found = self._ledger.lookup(asked)
+        if reason:
+            left = [(key, request) for key, request in missing if _is_open(found.get(key))]
+            self._ledger.refuse(left, self.identity, f"{NOT_SENT}: {reason}")
+            found = self._ledger.lookup(asked)
+        self._check_any([found[key] for key, _ in missing if key not in before])
+        return [found[key] for key in asked]
+
+    def _check_any(self, replies: Sequence[Reply]) -> None:
+        """Refuse to go on with an endpoint that answers nothing, as long as another command may find it better."""
+        if len(replies) >= ENOUGH and all(_kind(reply) in PASSING for reply in replies):
+            raise IncompleteError(
+                f"the endpoint answered none of {len(replies)} requests: {replies[-1].error}\n"
+                "What was answered before is kept; the same command asks again."
+            )
 
     def _send(self, calls: Sequence[tuple[Key, Request]], n_known: int, n: int) -> str:
         """Ask for what is missing; why the rest was not sent, where a cap has no room."""

@@ -3,8 +3,8 @@
 An intent is committed before a call and its reply after it, so a kill loses what is in flight and nothing else.
 `synchronous=FULL` waits for the disk at every commit (about 10 ms), and in turn survives a power cut as well.
 
-The first settled reply of a call is final, also a failed one: everything decided from it can be decided again. What a
-call may cost is reserved with its intent and counts as spent until it is settled.
+The first reply of a call is final, so everything decided from it can be decided again. So is a failure, until somebody
+intends the call anew. What a call may cost is reserved with its intent and counts as spent until it is settled.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from facsynth.errors import InputError
-from facsynth.llm.budget import NOTHING, Amount
+from facsynth.llm.budget import NOT_SENT, NOTHING, Amount
 from facsynth.llm.database import Database
 from facsynth.records import Reply, Request
 from facsynth.store import fingerprint
 
-LEDGER_SCHEMA = 2
+LEDGER_SCHEMA = 3
 
 # `attempts` counts intents: more than one means that calls were sent whose replies were lost, and lost_tokens and
 # lost_price hold what was reserved for those.
@@ -32,8 +32,6 @@ CREATE TABLE calls (
     sample_index INTEGER NOT NULL,
     writer TEXT NOT NULL,
     request TEXT NOT NULL,
-    label TEXT NOT NULL,
-    batch INTEGER NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('intent', 'done', 'failed')),
     attempts INTEGER NOT NULL,
     intent_time REAL NOT NULL,
@@ -52,13 +50,23 @@ CREATE TABLE calls (
     PRIMARY KEY (request_hash, sample_index)
 )"""
 _INTEND = """
-INSERT INTO calls (request_hash, sample_index, writer, request, label, batch, reserved_tokens, reserved_price,
-    state, attempts, intent_time)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'intent', 1, ?)
+INSERT INTO calls (request_hash, sample_index, writer, request, reserved_tokens, reserved_price, state, attempts,
+    intent_time)
+VALUES (?, ?, ?, ?, ?, ?, 'intent', 1, ?)
 ON CONFLICT (request_hash, sample_index) DO UPDATE SET
-    attempts = attempts + 1, label = excluded.label, batch = excluded.batch, intent_time = excluded.intent_time,
+    attempts = attempts + 1, intent_time = excluded.intent_time,
     lost_tokens = lost_tokens + reserved_tokens, lost_price = lost_price + reserved_price,
-    reserved_tokens = excluded.reserved_tokens, reserved_price = excluded.reserved_price
+    reserved_tokens = excluded.reserved_tokens, reserved_price = excluded.reserved_price,
+    state = 'intent', error_kind = NULL
+WHERE state = 'intent' OR (state = 'failed' AND prompt_tokens = 0 AND written_tokens = 0)"""
+_REFUSE = """
+INSERT INTO calls (request_hash, sample_index, writer, request, intent_time, reply, error_kind, state, attempts,
+    finish_reason, reserved_tokens, reserved_price, prompt_tokens, written_tokens, latency_s)
+VALUES (?, ?, ?, ?, ?, ?, ?, 'failed', 0, 'error', 0, 0, 0, 0, 0)
+ON CONFLICT (request_hash, sample_index) DO UPDATE SET
+    state = 'failed', reply = excluded.reply, error_kind = excluded.error_kind, finish_reason = 'error',
+    prompt_tokens = 0, written_tokens = 0, latency_s = 0, reserved_tokens = 0, reserved_price = 0,
+    lost_tokens = lost_tokens + reserved_tokens, lost_price = lost_price + reserved_price
 WHERE state = 'intent'"""
 _SPARE = """
 UPDATE calls SET attempts = attempts - 1, reserved_tokens = 0, reserved_price = 0
@@ -71,9 +79,10 @@ UPDATE calls SET state = ?, settled_time = ?, reply = ?, finish_reason = ?, prom
 WHERE request_hash = ? AND sample_index = ? AND state = 'intent'"""
 _REPLY = "reply, finish_reason, prompt_tokens, written_tokens, latency_s"
 _TOTALS = """
-SELECT count(*), count(*) FILTER (WHERE state = 'done'), count(*) FILTER (WHERE state = 'failed'),
+SELECT count(*) FILTER (WHERE attempts > 0), count(*) FILTER (WHERE state = 'done'),
+    count(*) FILTER (WHERE state = 'failed' AND attempts > 0),
     count(*) FILTER (WHERE state = 'intent'), coalesce(sum(prompt_tokens), 0), coalesce(sum(written_tokens), 0),
-    coalesce(sum(lost_tokens + reserved_tokens), 0), total(price), total(lost_price + reserved_price), total(latency_s)
+    coalesce(sum(lost_tokens + reserved_tokens), 0), total(price), total(lost_price + reserved_price)
 FROM calls"""
 _SPENT = """
 SELECT coalesce(sum(attempts), 0),
@@ -114,12 +123,7 @@ class Intent:
 
     key: Key
     writer: str
-    """Its identity."""
     request: Request
-    label: str = ""
-    """What the call is for, for instance the wave."""
-    batch: int = 0
-    """Counts within it."""
     reserved: Amount = NOTHING
 
 
@@ -136,7 +140,7 @@ class Settled:
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over a ledger. Tokens, price and seconds are those of settled calls."""
+    """Sums over a ledger. Tokens and price are those of settled calls."""
 
     calls: int
     answered: int
@@ -149,7 +153,6 @@ class Totals:
     """Reserved for calls that were sent and never answered; they may have been spent."""
     price: float
     lost_price: float
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,6 @@ class Call:
     key: Key
     writer: str
     request: dict[str, Any]
-    label: str
     reply: Reply
     price: float
 
@@ -204,7 +206,8 @@ class Ledger:
         """Write down, in one transaction and in this order, what is spared, settled and about to be sent.
 
         Args:
-            intents: calls that are settled stay so; one that was intended before, and not spared, was lost.
+            intents: calls that are answered stay so, and failed ones are open again; one that was intended before,
+                and not spared, was lost.
             settled: of intended calls; the first reply of a call is final.
             spared: intended calls that cost nothing and were not answered, as when the endpoint limits.
         """
@@ -212,9 +215,22 @@ class Ledger:
         with self._database.transaction() as connection:
             connection.executemany(_SPARE, spared)
             connection.executemany(_SETTLE, [(*_columns(s, now), *s.key) for s in settled])
-            connection.executemany(_INTEND, [
-                (*i.key, i.writer, _json(i.request.as_json()), i.label, i.batch, *i.reserved[1:], now) for i in intents
-            ])  # fmt: skip
+            rows = [(*i.key, i.writer, _json(i.request.as_json()), *i.reserved[1:], now) for i in intents]
+            connection.executemany(_INTEND, rows)
+
+    def refuse(self, calls: Iterable[tuple[Key, Request]], writer: str, error: str) -> None:
+        """Write down why calls of a writer were not made; those that are settled stay so."""
+        kind, now = error.split(":", maxsplit=1)[0], time.time()
+        body = _json({"text": "", "error": error, "raw": {}})
+        with self._database.transaction() as connection:
+            rows = [(*key, writer, _json(request.as_json()), now, body, kind) for key, request in calls]
+            connection.executemany(_REFUSE, rows)
+
+    def has_answers(self, writer: str) -> bool:
+        """Whether a writer ever answered."""
+        query = "SELECT 1 FROM calls WHERE writer = ? AND state = 'done' LIMIT 1"
+        with self._database.reading() as connection:
+            return connection.execute(query, (writer,)).fetchone() is not None
 
     def totals(self) -> Totals:
         """What was asked, answered and spent so far."""
@@ -228,7 +244,7 @@ class Ledger:
 
     def errors(self) -> dict[str, int]:
         """How many calls failed, by kind."""
-        query = "SELECT error_kind, count(*) FROM calls WHERE state = 'failed' GROUP BY error_kind ORDER BY 2 DESC, 1"
+        query = "SELECT error_kind, count(*) FROM calls WHERE state = 'failed' GROUP BY 1 ORDER BY 2 DESC, 1"
         with self._database.reading() as connection:
             return dict(connection.execute(query))
 
@@ -246,12 +262,12 @@ class Ledger:
     def recorded(self) -> Iterator[Call]:
         """Settled calls, by request hash and sample index: an order that no arrival time enters."""
         query = (
-            f"SELECT request_hash, sample_index, writer, request, label, coalesce(price, 0), {_REPLY} FROM calls "
+            f"SELECT request_hash, sample_index, writer, request, coalesce(price, 0), {_REPLY} FROM calls "
             "WHERE state != 'intent' ORDER BY request_hash, sample_index"
         )
         with self._database.reading() as connection:
-            for request_hash, index, writer, request, label, price, *reply in connection.execute(query):
-                yield Call((request_hash, index), writer, json.loads(request), label, _reply(reply), price)
+            for request_hash, index, writer, request, price, *reply in connection.execute(query):
+                yield Call((request_hash, index), writer, json.loads(request), _reply(reply), price)
 
 
 def _json(value: Any) -> str:
@@ -272,10 +288,12 @@ def _columns(settled: Settled, now: float) -> tuple[Any, ...]:
 def _reply(row: Sequence[Any]) -> Reply:
     """From the columns of `_REPLY`."""
     body, finish_reason, prompt_tokens, written_tokens, latency_s = row
+    found = json.loads(body)
     return Reply(
         finish_reason=finish_reason,
         prompt_tokens=prompt_tokens,
         written_tokens=written_tokens,
         latency_s=latency_s,
-        **json.loads(body),
+        n_calls=int(not found["error"].startswith(f"{NOT_SENT}:")),
+        **found,
     )

@@ -21,7 +21,6 @@ class LedgerWriter:
         writer: Writer,
         ledger: Ledger,
         *,
-        label: str = "",
         progress: Progress = no_progress,
     ) -> None:
         """Wrap `writer`.
@@ -29,12 +28,10 @@ class LedgerWriter:
         Args:
             writer: who is asked.
             ledger: where everything is kept.
-            label: what the calls are for, for instance the wave; kept with each.
             progress: called before the first batch and after each, with the requests done.
         """
         self._writer = writer
         self._ledger = ledger
-        self._label = label
         self._progress = progress
 
     @property
@@ -57,17 +54,17 @@ class LedgerWriter:
         asked = keyed(self.identity, requests)
         keys, size, replies = list(asked), self.batch_size, []
         self._progress("writing", 0, len(keys))
-        for number, start in enumerate(range(0, len(keys), size)):
+        for start in range(0, len(keys), size):
             batch = {key: asked[key] for key in keys[start : start + size]}
-            replies += self._write_batch(batch, number)
+            replies += self._write_batch(batch)
             self._progress("writing", len(replies), len(keys))
         return replies
 
-    def _write_batch(self, batch: dict[Key, Request], number: int) -> list[Reply]:
+    def _write_batch(self, batch: dict[Key, Request]) -> list[Reply]:
         answered = self._ledger.lookup(batch)
         open_calls = {key: request for key, request in batch.items() if key not in answered}
         if open_calls:
-            self._ledger.record([Intent(k, self.identity, r, self._label, number) for k, r in open_calls.items()])
+            self._ledger.record([Intent(k, self.identity, r) for k, r in open_calls.items()])
             replies = self._writer.write(list(batch.values()))
             if len(replies) != len(batch):
                 raise ModelError(

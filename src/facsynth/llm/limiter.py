@@ -11,14 +11,15 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from facsynth.errors import IncompleteError
 
 START = 4
 DECREASE = 0.75
 REPLIES_PER_STEP = 25
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+SHORTEST_PAUSE_S, FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0, 60.0
 
 
 class Limiter:
@@ -38,19 +39,22 @@ class Limiter:
         self._in_flight, self._waiting = 0, deque[asyncio.Future[None]]()
         self._ramping, self._paused_until, self._cut_at = True, 0.0, 0.0
         self._waits_since, self._n_pauses, self._reason = 0.0, 0, ""
+        self._woken = asyncio.Event()
 
-    async def acquire(self) -> float:
+    async def acquire(self, stop: Sequence[object]) -> float | None:
         """Wait for a slot; when it was given, for `limited` to know which requests an earlier cut already answers.
+
+        None as soon as there is something in `stop`.
 
         Raises:
             IncompleteError: the endpoint has let nothing through for `max_wait_s`.
         """
-        while True:
+        while not stop:
             now = time.monotonic()
+            if self._waits_since and self._paused_until - self._waits_since > self._max_wait_s:
+                raise self._gave_up()
             if now < self._paused_until:
-                if self._waits_since and self._paused_until - self._waits_since > self._max_wait_s:
-                    raise self._gave_up()
-                await asyncio.sleep(self._paused_until - now)
+                await self.sleep(self._paused_until - now)
             elif self._in_flight < self._slots:
                 self._in_flight += 1
                 return now
@@ -58,6 +62,12 @@ class Limiter:
                 waiter = asyncio.get_running_loop().create_future()
                 self._waiting.append(waiter)
                 await waiter
+        return None
+
+    async def sleep(self, seconds: float) -> None:
+        """As long, or until `wake_all`."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._woken.wait(), seconds)
 
     def release(self) -> None:
         """Give a slot back."""
@@ -72,6 +82,8 @@ class Limiter:
     def wake_all(self) -> None:
         """Let every task look again whether it is still to wait."""
         self._wake(len(self._waiting))
+        self._woken.set()
+        self._woken = asyncio.Event()
 
     def _wake(self, n: int) -> None:
         while n > 0 and self._waiting:
@@ -81,7 +93,7 @@ class Limiter:
                 n -= 1
 
     def succeeded(self) -> None:
-        """A reply came."""
+        """A request was let through, whatever came of it."""
         self._waits_since, self._n_pauses = 0.0, 0
         step = 1.0 if self._ramping else 1 / REPLIES_PER_STEP
         self.limit = min(float(self._ceiling), self.limit + step)
@@ -96,9 +108,10 @@ class Limiter:
         self._cut_at, self._ramping = now, self._ramping and not cut
         if cut and not self._n_pauses:
             self.limit = max(1.0, self.limit * DECREASE)
-        pause = retry_after_s
-        if pause is None:
+        if retry_after_s is None:
             pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**self._n_pauses) * random.uniform(0.75, 1.25)
+        else:  # some say 0
+            pause = max(retry_after_s, min(FIRST_PAUSE_S, SHORTEST_PAUSE_S * 2.0**self._n_pauses))
         self._n_pauses += 1
         self._paused_until = max(self._paused_until, now + pause)
         self._tell(self._paused_until - now, reason)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from facsynth.errors import FacsynthError
@@ -13,7 +13,7 @@ from facsynth.llm.wire import Answered, Fault
 from facsynth.records import Message, Request
 from facsynth.store import canonical_json
 
-MAX_TOKENS = 64
+MAX_TOKENS, MAX_WAIT_S = 64, 20.0
 
 
 class Ready(Answer):
@@ -55,7 +55,7 @@ def probe(settings: EndpointSettings) -> list[Probed]:
     """Try an endpoint; what cannot be tried after a failure is left out."""
     rows: list[Probed] = []
     try:
-        with Endpoint(settings) as endpoint:
+        with Endpoint(replace(settings, max_wait_s=min(settings.max_wait_s, MAX_WAIT_S))) as endpoint:
             entry = endpoint.described()
             rows.append(Probed("model", True, _known(entry) if entry else "it does not list its models"))
             rows.append(_text(endpoint))

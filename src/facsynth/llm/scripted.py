@@ -39,7 +39,7 @@ class ScriptedWriter:
 
     @classmethod
     def replay(cls, ledger: Ledger, *, identity: str | None = None, batch_size: int = 8) -> ScriptedWriter:
-        """Answer what the ledger holds, and only that: anything else gets a Reply with an error.
+        """Answer what the ledger holds, and only that; `write` raises InputError where it is asked for anything else.
 
         Args:
             ledger: open as long as the writer is used.
@@ -62,7 +62,13 @@ class ScriptedWriter:
 
         def answer(request: Request) -> Reply:
             key = key_of(recorded_as, request)
-            return ledger.lookup([key]).get(key) or _error(f"not recorded: {ledger.path} holds no such call")
+            found = ledger.lookup([key]).get(key)
+            if found is None:
+                raise InputError(
+                    f"{ledger.path} does not hold a call that is asked for: it is of another run, or of one that did "
+                    "not end\nGo on with the endpoint, without --replay."
+                )
+            return found
 
         return cls(answer, identity=identity, batch_size=batch_size)
 

@@ -18,8 +18,13 @@ from facsynth.records import Reply, Request
 
 RAW_CHARS = 4000
 """Of a body that is no reply, kept for whoever looks into it."""
-SEED_RANGE = 1 << 31
-_THINK = re.compile(r"\s*<think>.*?(?:</think>\s*|\Z)", re.DOTALL)
+SEED_RANGE, MOST_TOKENS = 1 << 31, 1 << 31
+_THINK = re.compile(r"(?:\s*<think>)?(?:(?!<think>).)*?</think>\s*|\s*<think>.*\Z", re.DOTALL)
+"""The tag that opens it may stand in the template, behind the prompt."""
+
+
+NO_CREDIT = ("insufficient_quota", "credit balance", "billing_hard_limit", "exceeded your current quota")
+TOO_LONG = ("context_length_exceeded", "maximum context length", "request too large", "prompt is too long")
 
 
 class Kind(StrEnum):
@@ -27,6 +32,7 @@ class Kind(StrEnum):
 
     RATE_LIMIT = "rate limit"
     CONNECTION = "connection"
+    UNAVAILABLE = "unavailable"
     SERVER = "server error"
     TIMEOUT = "timeout"
     RESET = "reset"
@@ -42,10 +48,12 @@ class Kind(StrEnum):
     ADDRESS = "address"
 
 
-WAITED_FOR = frozenset({Kind.RATE_LIMIT, Kind.CONNECTION})
-"""The endpoint's state and no request's fault: waited for, as long as `max_wait_s` allows."""
-RETRIED = frozenset({Kind.SERVER, Kind.TIMEOUT, Kind.RESET, Kind.EMPTY, Kind.MALFORMED})
+COUNTED = frozenset({Kind.FILTER, Kind.REFUSAL, Kind.TOO_LARGE})
+"""The endpoint did what it does with such a request, and paid it is like a reply."""
+RETRIED = frozenset({Kind.UNAVAILABLE, Kind.SERVER, Kind.TIMEOUT, Kind.RESET, Kind.EMPTY, Kind.MALFORMED})
 """May go well the next time; after `max_attempts` a row of the ledger."""
+PASSING = frozenset({Kind.CONNECTION, Kind.UNAVAILABLE, Kind.SERVER, Kind.TIMEOUT, Kind.RESET})
+"""Says more of the endpoint than of the request: a later command may ask again."""
 STOPPING = frozenset({Kind.KEY, Kind.MODEL, Kind.QUOTA, Kind.ADDRESS})
 """Every other request would end the same way."""
 FREE = frozenset({Kind.RATE_LIMIT, Kind.CONNECTION, Kind.REQUEST, *STOPPING})
@@ -60,11 +68,13 @@ class Fault:
     message: str
     retry_after_s: float | None = None
     raw: str = ""
+    counts: tuple[int, int] | None = None
+    """Prompt and written tokens, where the endpoint counted them."""
 
-    def as_reply(self, latency_s: float, prompt_tokens: int = 0, written_tokens: int = 0) -> Reply:
+    def as_reply(self, latency_s: float) -> Reply:
         """The row of the ledger for a call that stays without text."""
         error, raw = f"{self.kind}: {self.message}", {"body": self.raw} if self.raw else {}
-        return Reply("", "error", prompt_tokens, written_tokens, latency_s, error, raw)
+        return Reply("", "error", *(self.counts or (0, 0)), latency_s, error, raw)
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,13 @@ class Answered:
 
 
 def body_of(
-    request: Request, model: str, api: Literal["chat", "completions"], extra: Mapping[str, Any], *, schemas: bool = True
+    request: Request,
+    model: str,
+    api: Literal["chat", "completions"],
+    extra: Mapping[str, Any],
+    *,
+    schemas: bool = True,
+    limit_field: str = "max_tokens",
 ) -> bytes:
     """The JSON of one request.
 
@@ -92,10 +108,11 @@ def body_of(
         api: which route it goes to.
         extra: further fields, or other values for these; None leaves one out.
         schemas: ask for JSON by schema, where the request has one.
+        limit_field: what the endpoint calls the most tokens it may write.
     """
     body: dict[str, Any] = {
         "model": model,
-        "max_tokens": request.max_tokens,
+        limit_field: request.max_tokens,
         "temperature": request.temperature,
         "top_p": request.top_p,
         "seed": (request.rng_seed * 1_000_003 + request.sample_index) % SEED_RANGE,
@@ -117,7 +134,7 @@ def body_of(
 def read_response(status: int, headers: Mapping[str, str], data: bytes) -> Answered | Fault:
     """Tell a response apart; a 200 that carries an error counts as that error."""
     try:
-        body: Any = json.loads(data.decode("utf-8"))
+        body: Any = json.loads(data.decode("utf-8"), parse_constant=lambda name: None)  # NaN and Infinity are no JSON
     except (UnicodeDecodeError, ValueError, RecursionError) as err:
         if status == 200:
             what = "UTF-8" if isinstance(err, UnicodeDecodeError) else "JSON"
@@ -128,6 +145,26 @@ def read_response(status: int, headers: Mapping[str, str], data: bytes) -> Answe
         code, message = _code_and_message(error if error else body)
         return _fault(_inner_status(code, status), headers, code, message, data)
     return _of_choice(body, _shown(data))
+
+
+def models_in(status: int, headers: Mapping[str, str], data: bytes) -> list[dict[str, Any]] | Fault:
+    """The entries of /v1/models."""
+    if status != 200:
+        found = read_response(status, headers, data)
+        assert isinstance(found, Fault), "only a 200 can be a reply"
+        return found
+    try:
+        body = json.loads(data)
+    except ValueError:
+        return Fault(Kind.MALFORMED, "the list of models is not JSON")
+    listed = body.get("data") if isinstance(body, dict) else None
+    return [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+
+
+def refuses_schemas(found: Fault) -> bool:
+    """Whether a request was refused for the JSON Schema in it."""
+    words = found.message.lower()
+    return found.kind is Kind.REQUEST and any(word in words for word in ("response_format", "json_schema", "schema"))
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
@@ -142,7 +179,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
         then = parsedate_to_datetime(value)
         now = parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
         return max(0.0, (then - now).total_seconds())
-    except (ValueError, TypeError):  # no date; or one of the two has a time zone and the other has none
+    except (ValueError, TypeError, OverflowError):  # no date; or one of the two has a time zone and the other has none
         return None
 
 
@@ -169,24 +206,27 @@ def _inner_status(code: str, status: int) -> int:
     """The status that a 200 with an error inside should have had; of proxies that pass a status on as the code."""
     if re.fullmatch(r"[45]\d\d", code):
         return int(code)
-    return status if status != 200 else 429 if "rate_limit" in code else 400 if "invalid" in code else 500
+    named = {"api_key": 401, "rate_limit": 429, "invalid": 400}
+    return status if status != 200 else next((inner for word, inner in named.items() if word in code), 500)
 
 
 def _kind_of(status: int, words: str) -> Kind:
     """What a status and the words of its body mean; words come first, since proxies change statuses."""
     about_model = "model" in words and (status == 404 or "not_found" in words or "does not exist" in words)
     kinds = {
-        Kind.QUOTA: "insufficient_quota" in words or status == 402,
+        Kind.QUOTA: any(word in words for word in NO_CREDIT) or status == 402,
+        Kind.REQUEST: any(word in words for word in TOO_LONG) and status in {400, 413, 422, 429},
         Kind.RATE_LIMIT: status == 429,
         Kind.KEY: status in {401, 403},
         Kind.MODEL: about_model,
         Kind.ADDRESS: status == 404 or 300 <= status < 400,
         Kind.FILTER: "content_filter" in words or "content_policy" in words,
-        Kind.TIMEOUT: status == 408,
+        Kind.TIMEOUT: status in {408, 504},
+        Kind.UNAVAILABLE: status in {502, 503, 529},
         Kind.SERVER: status >= 500,
-        Kind.REQUEST: status >= 400,
     }
-    return next((kind for kind, is_so in kinds.items() if is_so), Kind.MALFORMED)
+    other = Kind.REQUEST if status >= 400 else Kind.MALFORMED
+    return next((kind for kind, is_so in kinds.items() if is_so), other)
 
 
 def _of_choice(body: Any, shown: str) -> Answered | Fault:
@@ -195,7 +235,7 @@ def _of_choice(body: Any, shown: str) -> Answered | Fault:
         return Fault(Kind.MALFORMED, "there are no choices in it", raw=shown)
     choice = choices[0] if choices and isinstance(choices[0], dict) else {}
     message = choice["message"] if isinstance(choice.get("message"), dict) else {}
-    text = message.get("content") if message else choice.get("text")
+    text = _joined(message.get("content") if message else choice.get("text"))
     reason = str(choice.get("finish_reason") or "stop")
     finish_reason = "length" if reason in {"length", "max_tokens"} else "stop"
     written = _without_thoughts(text) if isinstance(text, str) else ""
@@ -206,15 +246,30 @@ def _of_choice(body: Any, shown: str) -> Answered | Fault:
         Kind.MALFORMED: "" if isinstance(text, str | None) else f"its text is {type(text).__name__}",
         Kind.EMPTY: "" if written.strip() or finish_reason == "length" else f"no text, finish_reason {reason}",
     }
+    prompt, tokens = _counts(body.get("usage"))
     for kind, why in faults.items():
         if why:
-            return Fault(kind, why, raw=shown)
-    usage = body["usage"] if isinstance(body.get("usage"), dict) else {}
-    counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-    prompt, tokens = (n if type(n) is int and n >= 0 else None for n in counts)
+            is_known = kind in COUNTED and prompt is not None and tokens is not None
+            return Fault(kind, why, raw=shown, counts=(prompt or 0, tokens or 0) if is_known else None)
     return Answered(written, finish_reason, prompt, tokens, body)
+
+
+def _joined(content: Any) -> Any:
+    """The text of a content, of one in parts too."""
+    if not isinstance(content, list):
+        return content
+    return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+
+
+def _counts(usage: Any) -> tuple[int | None, int | None]:
+    """Prompt and written tokens; None where it does not say, or what cannot be."""
+    usage = usage if isinstance(usage, dict) else {}
+    found = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
+    prompt, written = (n if type(n) is int and 0 <= n < MOST_TOKENS else None for n in found)
+    return prompt, written
 
 
 def _without_thoughts(text: str) -> str:
     """What stands behind a <think> block that a model begins with."""
-    return _THINK.sub("", text, count=1) if text.lstrip().startswith("<think>") else text
+    found = _THINK.match(text)
+    return text[found.end() :] if found else text

@@ -16,6 +16,7 @@ from functools import partial
 from facsynth.errors import InputError, ModelError
 from facsynth.llm.budget import NOT_SENT
 from facsynth.llm.longer import write_to_end
+from facsynth.llm.wire import Kind
 from facsynth.protocols import Writer
 from facsynth.records import Measurement, Message, Progress, Reply, Sample, no_progress
 from facsynth.store import Artifact, fingerprint, read_jsonl, write_jsonl
@@ -111,7 +112,8 @@ class _Judge:
         """Encode and decide, or read what was decided before."""
         if not self.artifact.has(name):
             written = replies()
-            _check_any(written)
+            if not waves.candidates:
+                _check_any(written)
             rows = [asdict(c) for c in self._decide(wave, written, waves)]
             self.artifact.write(name, lambda path: write_jsonl(path, rows))
         path = self.artifact.folder / name
@@ -188,8 +190,9 @@ class _Judge:
 
 
 def _check_any(replies: Sequence[Reply]) -> None:
-    """Refuse a wave of which nothing was answered, but where a cap is why."""
-    if all(reply.error and not reply.error.startswith(f"{NOT_SENT}: ") for reply in replies):
+    """Refuse a first wave of which nothing was answered, but where a cap or what is asked for is why."""
+    kinds = {reply.error.partition(":")[0] for reply in replies}
+    if "" not in kinds and not kinds & {NOT_SENT, Kind.REFUSAL, Kind.FILTER}:
         raise ModelError(
             f"the writer answered none of {len(replies)} requests: {replies[0].error}\n"
             "Mend that, and start in a new folder: failed calls are kept, like answered ones."
