@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from figures import CheckError, Row
+from figures import CheckError, Row, peak_mb
 
 from facsynth.llm import Ledger
 from facsynth.llm.address import EndpointSettings
@@ -166,7 +166,7 @@ def _child(url: str, n: int) -> float:
         Endpoint(EndpointSettings(url, MODEL, concurrency=64)) as endpoint,
     ):
         EndpointWriter(endpoint, ledger, Budget(NO_CAPS, FREE), identity="bench").write(requests(n))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    return peak_mb()
 
 
 if __name__ == "__main__":

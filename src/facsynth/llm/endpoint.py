@@ -7,6 +7,7 @@ tells responses apart. After: each reply goes to a `Desk` as it comes, so that a
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,6 +42,8 @@ OUTAGE_S = 300.0
 """So long a proxy may say that there is nothing behind it before a request is given up."""
 FIRST_TRIES, FEW_TRIES = 3, 2
 """So often an endpoint that never answered is tried; and so often what will hardly end in another way."""
+POOL = 32
+"""Connections of one pool: for each request httpx looks through all of its own."""
 SHORTEST_KEY = 12
 """Shorter ones are words, which a text may hold."""
 Response = tuple[int, Mapping[str, str], bytes]
@@ -111,15 +114,15 @@ class Endpoint:
                 task.cancel()
         self._limiter.wake_all()
         await asyncio.gather(*self._asking, return_exceptions=True)
-        await self._client.aclose()
+        await asyncio.gather(*(client.aclose() for client in self._clients))
 
     async def _open(self) -> None:
         s = self.settings
         self._limiter = Limiter(s.concurrency, s.max_wait_s, self._tell)
-        self._client = httpx.AsyncClient(
-            base_url=s.url, headers=self._headers, timeout=s.timeout_s,
-            limits=httpx.Limits(max_connections=s.concurrency, max_keepalive_connections=s.concurrency),
-        )  # fmt: skip
+        limits, n = httpx.Limits(max_connections=None, max_keepalive_connections=None), -(-s.concurrency // POOL)
+        common: dict[str, Any] = {"base_url": s.url, "headers": self._headers, "timeout": s.timeout_s}
+        self._clients = [httpx.AsyncClient(limits=limits, **common) for _ in range(n)]
+        self._next_client = itertools.cycle(self._clients)
 
     def described(self) -> dict[str, Any] | None:
         """What the endpoint says of the model; None where it does not say what it has.
@@ -266,7 +269,7 @@ class Endpoint:
     async def _fetch(self, method: str, path: str, body: bytes | None = None) -> Response | Fault:
         try:
             async with asyncio.timeout(self.settings.timeout_s):
-                async with self._client.stream(method, path, content=body) as response:
+                async with next(self._next_client).stream(method, path, content=body) as response:
                     data = bytearray()
                     async for part in response.aiter_bytes():
                         data += part
