@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from facsynth.errors import IncompleteError, ModelError, SettingsError
-from facsynth.llm import Ledger
+from facsynth.llm import Ledger, limiter
 from facsynth.llm.address import EndpointSettings
 from facsynth.llm.budget import NO_CAPS, Budget, Price
 from facsynth.llm.endpoint import Endpoint
@@ -115,8 +115,8 @@ def test_a_key_that_is_a_word_changes_no_reply(key: str, server: FaultServer, mo
 def test_after_a_refusal_as_many_may_be_out_again(server: FaultServer) -> None:
     acts = iter([refused(429, "slow", retry_after="0"), *[FINAL_FAULTS["refusal"]] * 200])
     server.script, server.latency_s = lambda body, seen: next(acts), 0.02
-    asked(server, [request(i) for i in range(60)], concurrency=16)
-    assert server.peak > 1
+    asked(server, [request(i) for i in range(150)], concurrency=16)
+    assert server.peak > limiter.START, "more than before the 429"
 
 
 def test_a_400_to_the_first_request_of_a_run_that_goes_on_is_a_row(server: FaultServer, tmp_path: Any) -> None:

@@ -98,7 +98,8 @@ class Endpoint:
             self._portal.call(self._open)
         except (ImportError, OSError, ValueError) as err:  # of a proxy or certificates that the environment names
             self._context.__exit__(None, None, None)
-            raise SettingsError(f"{self.settings.url} cannot be connected to: {err}\nSee the proxy settings.") from err
+            found = f"{self.settings.url} cannot be connected to: {err}"
+            raise SettingsError(f"{found}\nSee ALL_PROXY, SSL_CERT_FILE and the like in the environment.") from err
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -241,8 +242,7 @@ class Endpoint:
             response = await self._fetch("POST", self._path, body)
             found = response if isinstance(response, Fault) else read_response(*response)
             if self._is_waited_for(found):
-                cut = found.kind is Kind.RATE_LIMIT
-                self._limiter.limited(slot_at, found.retry_after_s, found.message, cut=cut)
+                self._limiter.limited(slot_at, found.retry_after_s, found.message, cut=found.kind is Kind.RATE_LIMIT)
             elif isinstance(found, Answered) or found.kind not in PASSING:
                 self._limiter.succeeded()
             self.has_answered |= isinstance(found, Answered)
