@@ -8,13 +8,15 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+
+from fault_server import FaultServer
 
 CACHES = tempfile.TemporaryDirectory(prefix="facsynth-tests-")
 
@@ -90,6 +92,16 @@ def _check_loopback(host: Any) -> None:
     except ValueError:
         pass
     raise NetworkBlockedError(f"a test reached for {name}; only loopback is open\nMark it network or llm if it must.")
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
+    """An endpoint that answers; clients of it wait little, and have no key of this machine."""
+    monkeypatch.setattr("facsynth.llm.limiter.FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr("facsynth.llm.endpoint.FIRST_RETRY_S", 0.01)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with FaultServer() as found:
+        yield found
 
 
 CHROMIUM_FLAGS = (

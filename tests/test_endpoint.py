@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -52,19 +50,6 @@ class Kept:
     @property
     def texts(self) -> list[str]:
         return [found.text for _, found in sorted(self.found.items()) if isinstance(found, Answered)]
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limiter, "FIRST_PAUSE_S", 0.05)
-    monkeypatch.setattr("facsynth.llm.endpoint.FIRST_RETRY_S", 0.02)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-
-
-@pytest.fixture
-def server() -> Iterator[FaultServer]:
-    with FaultServer() as found:
-        yield found
 
 
 def asked(server: FaultServer, requests: list[Request], **settings: Any) -> Kept:
@@ -143,39 +128,6 @@ def test_a_server_that_fails_again_and_again_makes_a_row_after_some_attempts(ser
     found = kept.found[3]
     assert isinstance(found, Fault) and (found.kind, found.message) == ("server error", "500 oops")
     assert kept.sent.count(3) == 3 and kept.lost == [3, 3, 3]
-
-
-def test_a_limit_of_the_server_is_found_and_kept_to(server: FaultServer) -> None:
-    server.limit, server.latency_s = 6, 0.03
-    kept = asked(server, [request(n) for n in range(200)], concurrency=64)
-    assert len(kept.texts) == 200
-    assert server.n_limited <= 60, "it is not asked too much for long"
-    assert max(server.seen.values()) == 1, "what was limited was not seen by the model"
-
-
-def test_while_a_limit_lasts_one_request_at_a_time_looks_whether_it_has_passed(server: FaultServer) -> None:
-    server.latency_s, times = 0.02, itertools.count()
-    server.script = lambda body, seen: refused(429, "slow", retry_after="0") if 300 < next(times) < 400 else Act()
-    with Endpoint(EndpointSettings(server.url, MODEL, concurrency=64)) as endpoint:
-        endpoint.ask([request(n) for n in range(300)], Kept())
-        assert endpoint._limiter.limit == 64
-        endpoint.ask([request(n) for n in range(300, 600)], Kept())
-        assert endpoint._limiter.limit > 0.74 * 64, "a burst is one sign of too many, however long it lasts"
-    assert next(times) < 750
-
-
-def test_a_limit_that_lasts_ends_after_max_wait_and_can_be_gone_on_with(server: FaultServer) -> None:
-    server.script = lambda body, seen: refused(429, "slow down")
-    told: list[str] = []
-    settings = EndpointSettings(server.url, MODEL, max_wait_s=0.4)
-    with (
-        Endpoint(settings, lambda seconds, why: told.append(why)) as endpoint,
-        pytest.raises(
-            IncompleteError, match=r"lets nothing through: 429 slow down\n.* longer than 0.4 s \(--max-wait\)"
-        ),
-    ):
-        endpoint.ask([request(n) for n in range(4)], Kept())
-    assert told and set(told) == {"429 slow down"}
 
 
 @pytest.mark.parametrize(

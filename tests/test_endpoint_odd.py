@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,18 +17,6 @@ from facsynth.llm.endpoint_writer import EndpointWriter
 from facsynth.llm.wire import Answered, Fault, Kind, read_response
 from fault_server import FINAL_FAULTS, MODEL, Act, FaultServer, refused
 from test_endpoint import Kept, asked, request
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("facsynth.llm.limiter.FIRST_PAUSE_S", 0.02)
-    monkeypatch.setattr("facsynth.llm.endpoint.FIRST_RETRY_S", 0.01)
-
-
-@pytest.fixture
-def server() -> Iterator[FaultServer]:
-    with FaultServer() as found:
-        yield found
 
 
 def test_an_outage_behind_a_proxy_is_waited_for_and_costs_no_request(server: FaultServer) -> None:

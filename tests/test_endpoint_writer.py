@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,18 +20,6 @@ from facsynth.records import Message, Reply, Request
 from fault_server import EVERY_FAULT, FINAL_FAULTS, MODEL, Act, FaultServer, refused, seeded
 
 QUICK = {name: act for name, act in EVERY_FAULT.items() if act.what not in {"hang", "drip"} and "429 " not in name}
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("facsynth.llm.limiter.FIRST_PAUSE_S", 0.02)
-    monkeypatch.setattr("facsynth.llm.endpoint.FIRST_RETRY_S", 0.01)
-
-
-@pytest.fixture
-def server() -> Iterator[FaultServer]:
-    with FaultServer() as found:
-        yield found
 
 
 def requests(n: int, start: int = 0) -> list[Request]:

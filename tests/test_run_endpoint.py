@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,8 @@ SECRET = "sk-a-secret-of-the-tests"
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("facsynth.llm.limiter.FIRST_PAUSE_S", 0.02)
-    monkeypatch.setattr("facsynth.llm.endpoint.FIRST_RETRY_S", 0.01)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FACSYNTH_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def server() -> Iterator[FaultServer]:
-    with FaultServer() as found:
-        yield found
 
 
 def settings_file(folder: Path, server: FaultServer, budget: dict[str, Any] | None = None, **endpoint: Any) -> Path:

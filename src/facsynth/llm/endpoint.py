@@ -244,7 +244,7 @@ class Endpoint:
             if self._is_waited_for(found):
                 self._limiter.limited(slot_at, found.retry_after_s, found.message, cut=found.kind is Kind.RATE_LIMIT)
             elif isinstance(found, Answered) or found.kind not in PASSING:
-                self._limiter.succeeded()
+                self._limiter.succeeded(slot_at)
             self.has_answered |= isinstance(found, Answered)
             return found, time.monotonic() - started, with_schema
         finally:

@@ -2,7 +2,8 @@
 
 Starts low and grows by one with every reply until the first 429; a 429 takes a quarter away, and every 25 replies give
 one back. Requests wait while the endpoint says so (Retry-After), else 1 s, 2 s and so on. After that one of them goes
-ahead, and the others once there is a reply: what lasts says nothing more of how many are too many.
+ahead, and the others once there is a reply. Further 429s take nothing away until a request was let through that was
+sent after the first: what lasts says nothing more of how many are too many.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Limiter:
         """Slots now; a fraction is on its way to the next one."""
         self._ceiling, self._max_wait_s, self._tell = ceiling, max_wait_s, tell
         self._in_flight, self._waiting = 0, deque[asyncio.Future[None]]()
-        self._ramping, self._paused_until, self._cut_at = True, 0.0, 0.0
+        self._ramping, self._paused_until = True, 0.0
+        self._limited_at, self._passed_at = 0.0, 0.0
         self._waits_since, self._n_pauses, self._reason = 0.0, 0, ""
         self._woken = asyncio.Event()
 
@@ -92,9 +94,10 @@ class Limiter:
                 waiter.set_result(None)
                 n -= 1
 
-    def succeeded(self) -> None:
-        """A request was let through, whatever came of it."""
+    def succeeded(self, sent_at: float) -> None:
+        """A request that got its slot at `sent_at` was let through, whatever came of it."""
         self._waits_since, self._n_pauses = 0.0, 0
+        self._passed_at = max(self._passed_at, sent_at)
         step = 1.0 if self._ramping else 1 / REPLIES_PER_STEP
         self.limit = min(float(self._ceiling), self.limit + step)
 
@@ -103,11 +106,11 @@ class Limiter:
         now = time.monotonic()
         self._waits_since = self._waits_since or now
         self._reason = reason
-        if sent_at < self._cut_at:  # of the burst that was answered already
+        if sent_at < self._limited_at:  # of the burst that was answered already
             return
-        self._cut_at, self._ramping = now, self._ramping and not cut
-        if cut and not self._n_pauses:
+        if cut and self._passed_at >= self._limited_at:
             self.limit = max(1.0, self.limit * DECREASE)
+        self._limited_at, self._ramping = now, self._ramping and not cut
         if retry_after_s is None:
             pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**self._n_pauses) * random.uniform(0.75, 1.25)
         else:  # some say 0
