@@ -93,7 +93,7 @@ def test_a_request_says_what_was_asked_and_the_counts_are_the_servers(server: Fa
 def test_completions_are_asked_for_what_follows(server: FaultServer) -> None:
     bodies: list[dict[str, Any]] = []
     server.script = lambda body, seen: (bodies.append(body), Act(text=" and on"))[1]
-    kept = asked(server, [request(1, prefix="1.", one_line=True)], api="completions")
+    kept = asked(server, [request(1, prefix="1.", stop="\n")], api="completions")
     assert bodies[0]["prompt"] == "a question number 1\n\n1." and bodies[0]["stop"] == ["\n"]
     assert kept.texts == [" and on"]
 

@@ -211,6 +211,14 @@ def test_a_message_stops_at_its_end_token_and_finished_rows_leave_the_batch() ->
     assert [len(output) for output in outputs] == [2, 3, 3, 3, 3, 3]
 
 
+def test_what_stops_a_request_ends_its_text_and_is_no_part_of_it(llama: Backbone) -> None:
+    (whole,) = writer_of(llama).write([request("Tell me more", max_tokens=40)])
+    stop = whole.text[len(whole.text) // 2]
+    (cut,) = writer_of(llama).write([request("Tell me more", max_tokens=40, stop=stop)])
+    assert cut.text == whole.text.partition(stop)[0]
+    assert cut.finish_reason == "stop" and cut.written_tokens < whole.written_tokens
+
+
 def test_the_prefix_opens_the_text_and_is_not_counted_as_written(llama: Backbone) -> None:
     (reply,) = writer_of(llama).write([request("Hi", prefix="Dear Sir,\n", max_tokens=5)])
     assert reply.text.startswith("Dear Sir,\n")

@@ -16,7 +16,7 @@ def no_progress(what: str, done: int, total: int | None) -> None:
     """The library is quiet unless somebody listens."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn. `role` is system, user, assistant, tool …, or `text` for a text outside any chat."""
 
@@ -78,6 +78,18 @@ class Span:
 
 
 @dataclass(frozen=True)
+class Task:
+    """What a data set is for, as far as a judge of features has to know it."""
+
+    name: str
+    definition: str
+    rubric: tuple[str, ...]
+    """What belongs to it, a line each."""
+    form: str = "message"
+    """Of its samples."""
+
+
+@dataclass(frozen=True)
 class Measurement:
     """What a text was found to fire, by encoding it."""
 
@@ -87,7 +99,7 @@ class Measurement:
     """The text that ends at a position."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Request:
     """One thing asked of a writer."""
 
@@ -102,8 +114,8 @@ class Request:
     """(feature_id, strength s) pairs; local writers only. DESIGN: h ← h + s·a_i·d_i."""
     prefix: str = ""
     """Text the reply starts with; part of the returned text."""
-    one_line: bool = False
-    """The reply ends with its first line break."""
+    stop: str = ""
+    """What ends the reply, and is no part of it: a line break, say."""
     json_schema: str = ""
     """JSON Schema that the reply is to follow, as JSON; for endpoints that can hold to one."""
 
@@ -117,12 +129,12 @@ class Request:
             "rng_seed": self.rng_seed,
             "steering": [list(pair) for pair in self.steering],
             "prefix": self.prefix,
-            "one_line": self.one_line,
+            "stop": self.stop,
         }
         return found | ({"json_schema": self.json_schema} if self.json_schema else {})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reply:
     """What came back. `error` set means: no text, and why."""
 
@@ -134,6 +146,6 @@ class Reply:
     latency_s: float
     error: str = ""
     raw: dict[str, Any] = field(default_factory=dict)
-    """The reply as the writer gave it, where there is more than text."""
+    """The reply as the writer gave it, where there is more than text; kept in the ledger, and not handed on by it."""
     n_calls: int = 1
     """That were needed; the counts are of all of them."""

@@ -7,17 +7,16 @@ tells responses apart. After: each reply goes to a `Desk` as it comes, so that a
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, Self, TypeGuard
 
 import anyio.from_thread
-import httpx
 
 from facsynth.errors import FacsynthError, IncompleteError, ModelError, SettingsError
 from facsynth.llm.address import EndpointSettings, headers_of, not_working, path_of
+from facsynth.llm.connections import Connections
 from facsynth.llm.limiter import Limiter
 from facsynth.llm.wire import (
     COUNTED,
@@ -35,19 +34,11 @@ from facsynth.llm.wire import (
 )
 from facsynth.records import Request
 
-MAX_BODY = 16 << 20
-"""Bytes, unpacked. A reply of 100,000 tokens has half a megabyte."""
 FIRST_RETRY_S, LONGEST_RETRY_S, TOLD_S = 0.5, 30.0, 5.0
 OUTAGE_S = 300.0
 """So long a proxy may say that there is nothing behind it before a request is given up."""
 FIRST_TRIES, FEW_TRIES = 3, 2
 """So often an endpoint that never answered is tried; and so often what will hardly end in another way."""
-POOL = 32
-"""Connections of one pool: for each request httpx looks through all of its own."""
-SHORTEST_KEY = 12
-"""Shorter ones are words, which a text may hold."""
-Response = tuple[int, Mapping[str, str], bytes]
-"""Status, headers and body."""
 
 
 class Desk(Protocol):
@@ -115,15 +106,12 @@ class Endpoint:
                 task.cancel()
         self._limiter.wake_all()
         await asyncio.gather(*self._asking, return_exceptions=True)
-        await asyncio.gather(*(client.aclose() for client in self._clients))
+        await self._connections.close()
 
     async def _open(self) -> None:
         s = self.settings
         self._limiter = Limiter(s.concurrency, s.max_wait_s, self._tell)
-        limits, n = httpx.Limits(max_connections=None, max_keepalive_connections=None), -(-s.concurrency // POOL)
-        common: dict[str, Any] = {"base_url": s.url, "headers": self._headers, "timeout": s.timeout_s}
-        self._clients = [httpx.AsyncClient(limits=limits, **common) for _ in range(n)]
-        self._next_client = itertools.cycle(self._clients)
+        self._connections = Connections(s, self._headers)
 
     def described(self) -> dict[str, Any] | None:
         """What the endpoint says of the model; None where it does not say what it has.
@@ -155,7 +143,7 @@ class Endpoint:
         """The entries of /v1/models; a fault that passes has some time to."""
         waits = _waits()
         for n_left in reversed(range(FIRST_TRIES)):
-            response = await self._fetch("GET", "models")
+            response = await self._connections.fetch("GET", "models")
             found = response if isinstance(response, Fault) else models_in(*response)
             if not n_left or not isinstance(found, Fault) or found.kind not in RETRIED | {Kind.RATE_LIMIT}:
                 return found
@@ -239,7 +227,7 @@ class Endpoint:
             body = body_of(request, s.model, s.api, s.extra, schemas=with_schema, limit_field=s.limit_field)
             await desk.intend(number)
             started = time.monotonic()
-            response = await self._fetch("POST", self._path, body)
+            response = await self._connections.fetch("POST", self._path, body)
             found = response if isinstance(response, Fault) else read_response(*response)
             if self._is_waited_for(found):
                 self._limiter.limited(slot_at, found.retry_after_s, found.message, cut=found.kind is Kind.RATE_LIMIT)
@@ -265,30 +253,6 @@ class Endpoint:
         self._refused |= {number} if found.kind is Kind.REQUEST else set()
         away = found.kind in {Kind.CONNECTION, Kind.UNAVAILABLE} and attempts >= FIRST_TRIES
         return away or len(self._refused) >= FEW_TRIES
-
-    async def _fetch(self, method: str, path: str, body: bytes | None = None) -> Response | Fault:
-        try:
-            async with asyncio.timeout(self.settings.timeout_s):
-                async with next(self._next_client).stream(method, path, content=body) as response:
-                    data = bytearray()
-                    async for part in response.aiter_bytes():
-                        data += part
-                        if len(data) > MAX_BODY:
-                            return Fault(Kind.TOO_LARGE, f"the body has more than {MAX_BODY >> 20} MB")
-                    return response.status_code, response.headers, self._without_key(response.status_code, bytes(data))
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as err:
-            return Fault(Kind.CONNECTION, str(err) or type(err).__name__)
-        except (TimeoutError, httpx.TimeoutException):
-            return Fault(Kind.TIMEOUT, f"no whole response in {self.settings.timeout_s:g} s")
-        except httpx.DecodingError as err:
-            return Fault(Kind.MALFORMED, f"the body cannot be unpacked: {err}")
-        except httpx.HTTPError as err:
-            return Fault(Kind.RESET, str(err) or type(err).__name__)
-
-    def _without_key(self, status: int, data: bytes) -> bytes:
-        """Endpoints repeat keys in their errors; from here on, it is nowhere."""
-        key = self._headers.get("authorization", "").removeprefix("Bearer ").encode()
-        return data.replace(key, b"***") if len(key) >= (SHORTEST_KEY if status == 200 else 1) else data
 
 
 def _waits() -> Iterator[float]:

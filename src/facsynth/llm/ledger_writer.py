@@ -21,6 +21,7 @@ class LedgerWriter:
         writer: Writer,
         ledger: Ledger,
         *,
+        role: str = "",
         progress: Progress = no_progress,
     ) -> None:
         """Wrap `writer`.
@@ -28,16 +29,13 @@ class LedgerWriter:
         Args:
             writer: who is asked.
             ledger: where everything is kept.
+            role: what its identity begins with, to be told from others in the same ledger.
             progress: called before the first batch and after each, with the requests done.
         """
+        self.identity = role + writer.identity
         self._writer = writer
         self._ledger = ledger
         self._progress = progress
-
-    @property
-    def identity(self) -> str:
-        """The wrapped writer's."""
-        return self._writer.identity
 
     @property
     def batch_size(self) -> int:

@@ -62,7 +62,7 @@ class ScriptedWriter:
 
         def answer(request: Request) -> Reply:
             key = key_of(recorded_as, request)
-            found = ledger.lookup([key]).get(key)
+            found = ledger.lookup([key], raw=True).get(key)
             if found is None:
                 raise InputError(
                     f"{ledger.path} does not hold a call that is asked for: it is of another run, or of one that did "

@@ -121,8 +121,8 @@ def body_of(
         body["messages"] = [{"role": message.role, "content": message.content} for message in request.messages]
     else:
         body["prompt"] = "\n\n".join([*(message.content for message in request.messages), request.prefix])
-    if request.one_line:
-        body["stop"] = ["\n"]
+    if request.stop:
+        body["stop"] = [request.stop]
     if request.json_schema and schemas:
         schema = {"name": "answer", "strict": True, "schema": json.loads(request.json_schema)}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}

@@ -147,7 +147,7 @@ def stop_ids(backbone: Backbone) -> frozenset[int]:
     return frozenset(i for i in [*backbone.tokenizer.all_special_ids, *extra, *named] if i is not None)
 
 
-def line_ids(backbone: Backbone) -> frozenset[int]:
-    """Tokens that hold a line break."""
+def ending_ids(backbone: Backbone, stop: str) -> frozenset[int]:
+    """Tokens that hold what stops a request."""
     texts = backbone.tokenizer.batch_decode([[index] for index in range(len(backbone.tokenizer))])
-    return frozenset(index for index, text in enumerate(texts) if "\n" in text)
+    return frozenset(index for index, text in enumerate(texts) if stop in text)

@@ -19,7 +19,7 @@ from transformers import DynamicCache
 
 from facsynth.errors import InputError, MismatchError, SettingsError
 from facsynth.model.backbone import Backbone, hooked_module
-from facsynth.model.decoding import growing_cache, line_ids, pad_left, sample_nucleus, steered, stop_ids
+from facsynth.model.decoding import ending_ids, growing_cache, pad_left, sample_nucleus, steered, stop_ids
 from facsynth.model.sae import Sae
 from facsynth.records import Message, Reply, Request
 from facsynth.store import fingerprint
@@ -71,12 +71,12 @@ class _Row:
     """stop, length or error; empty while it writes."""
     error: str = ""
 
-    def take(self, token: int, finite: bool, stop_ids: frozenset[int], line_ids: frozenset[int]) -> None:
+    def take(self, token: int, finite: bool, ending: frozenset[int]) -> None:
         if not finite:
             self.fail(f"non-finite: the logits of token {len(self.written)} hold NaN or infinity; steer less")
             return
         self.written.append(token)
-        if token in stop_ids or (self.request.one_line and token in line_ids):
+        if token in ending:
             self.end = "stop"
         elif len(self.written) == self.request.max_tokens:
             self.end = "length"
@@ -121,7 +121,8 @@ class LocalWriter:
         self._prompt_ids = prompt_ids
         self._vectors = vectors
         self._module = hooked_module(backbone.model, backbone.hook_point)
-        self._stop_ids, self._line_ids = stop_ids(backbone), line_ids(backbone)
+        self._ending: dict[str, frozenset[int]] = {"": stop_ids(backbone)}
+        """By what stops a request, the tokens that end it."""
 
     def write(self, requests: Sequence[Request]) -> list[Reply]:
         """Answer every request; each reply depends on nothing but the batch it is in, cut in the given order.
@@ -144,6 +145,8 @@ class LocalWriter:
 
     def _row(self, request: Request) -> _Row:
         _check(request)
+        if request.stop not in self._ending:
+            self._ending[request.stop] = self._ending[""] | ending_ids(self._backbone, request.stop)
         ids = np.array(self._prompt_ids(request.messages, request.prefix), dtype=np.int32)
         bare = np.array(self._prompt_ids(request.messages, ""), dtype=np.int32) if request.prefix else ids
         if not len(ids):
@@ -181,6 +184,8 @@ class LocalWriter:
 
         head = row.ids[row.start :].tolist()
         text = decode(head + row.written).removeprefix(decode(head))
+        if row.request.stop:
+            text = text.partition(row.request.stop)[0]
         return text.rstrip("\ufffd") if row.end == "length" else text  # the limit can cut a character in two
 
     @torch.inference_mode()
@@ -195,7 +200,7 @@ class LocalWriter:
             tokens, finite = _sample(logits, rows, step)
             for row, token, is_finite in zip(rows, tokens.tolist(), finite.tolist(), strict=True):
                 if not row.end:
-                    row.take(token, is_finite, self._stop_ids, self._line_ids)
+                    row.take(token, is_finite, self._ending[row.request.stop])
             going = [index for index, row in enumerate(rows) if not row.end]
             if not going:
                 return

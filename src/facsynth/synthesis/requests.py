@@ -64,12 +64,15 @@ class SynthesisSettings:
 
 @dataclass(frozen=True)
 class FeatureTask:
-    """One feature to write for."""
+    """One attempted feature."""
 
     feature_id: int
     threshold: float
     n_wanted: int
     spans: tuple[Span, ...]
+    through: int | None = None
+    """The feature of the same concept that is written for in its place; None where it is written for itself."""
+    explanation: str = ""
 
 
 def feature_request(task: FeatureTask, index: int, settings: SynthesisSettings) -> Request:
@@ -100,7 +103,7 @@ def plain_request(index: int, settings: SynthesisSettings) -> Request:
 def _request(prompt: str, index: int, settings: SynthesisSettings) -> Request:
     return Request(
         messages=(Message("user", prompt),),
-        one_line=settings.asks == "continue",
+        stop="\n" if settings.asks == "continue" else "",
         max_tokens=settings.max_tokens,
         temperature=settings.temperature,
         top_p=settings.top_p,
