@@ -60,7 +60,7 @@ def make_run(
                        ceiling_at_equal_tokens=0.971, at_equal_samples=None, notes=["the anchor is small"])  # fmt: skip
     after = _coverage(run / "coverage/after.json", N_COVERED + len(tried) - len(lost), sorted(lost + others))
     write_json(run / "targets.json", {"attempted": attempted, "rng_seed": 7, "n_planned": len(ids)})
-    plan = [PlanRow(i, "missing", 2, 0.06 / (1 + n), 0.0, True, texts[n][0]) for n, i in enumerate(ids)]
+    plan = [PlanRow(i, "missing", 2, 0.06 / (1 + n), 0.0, True, span=texts[n][0]) for n, i in enumerate(ids)]
     write_plan(run / "plan.csv", plan)
     (run / "facsynth.yaml").write_text("model: {name: embedded}\ndata: {seed: seed.jsonl, anchor: anchor.jsonl}\n")
     n_recovered = len(tried) - len(lost)

@@ -169,9 +169,11 @@ def test_missing_prints_the_plan_that_it_writes(tiny: Parts) -> None:
     with (out / "plan.csv").open(encoding="utf-8", newline="") as handle:
         plan = list(csv.DictReader(handle))
     assert done.code == 0
-    assert f"{len(plan)} features to fill" in done.stdout
+    kept = [row for row in plan if row["keep"] == "yes"]
+    assert f"{len(kept)} features to fill" in done.stdout
+    assert 0 < len(kept) < len(plan) and f"{len(plan) - len(kept)} features are left out" in done.stderr
     shown = [line.split()[0] for line in done.stdout.splitlines() if " missing " in line and " %" in line]
-    assert shown == [row["feature_id"] for row in plan[:3]]
+    assert shown == [row["feature_id"] for row in kept if not row["group"]][:3]
     assert str(out / "plan.csv") in done.stderr
     rows = json.loads(facsynth("missing", tiny.seed, *tiny.options, "-o", out, "--json").stdout)
     assert [str(row["feature_id"]) for row in rows] == [row["feature_id"] for row in plan]
@@ -185,7 +187,8 @@ def test_coverage_and_plan_are_printed_before_anything_is_written_for_them(tiny:
     done = facsynth("run", tiny.config, "-o", out)
     coverage, plan, summary = (done.stdout.index(text) for text in ("target features", "features to fill", "recovered"))
     assert coverage < plan < summary
-    first = (out / "plan.csv").read_text(encoding="utf-8").splitlines()[1].split(",")[0]
+    lines = (out / "plan.csv").read_text(encoding="utf-8").splitlines()
+    first = next(line for line in lines if ",yes," in line).split(",")[0]
     assert first in done.stdout[plan:summary]
     assert "features to fill" not in facsynth("run", tiny.config, "-o", out).stdout, "a finished run is only told of"
 
@@ -208,7 +211,8 @@ def test_a_plan_that_was_changed_too_late_is_followed_by_the_command_that_is_pri
     config = tiny.write("one.yaml", tiny.changed("budget", "features", 1))
     assert facsynth("run", config, "-o", out).code == 0
     lines = (out / "plan.csv").read_text("utf-8").splitlines(keepends=True)
-    (out / "plan.csv").write_text("".join(lines[:2]), encoding="utf-8")
+    lines = [lines[0], next(line for line in lines if ",yes," in line)]
+    (out / "plan.csv").write_text("".join(lines), encoding="utf-8")
     done = facsynth("run", config, "-o", out)
     assert done.code == 1
     mkdir, copy, command = done.stderr.splitlines()[-1].strip().replace("NEW", str(tiny.folder / "new")).split(" && ")

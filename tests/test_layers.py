@@ -15,13 +15,15 @@ BANDS = (
     {"errors", "records", "protocols", "store", "lock", "bins", "profile", "prompts"},
     {"text", "model", "llm"},
     {"features", "meaning", "coverage", "synthesis", "diversity"},
-    {"tasks", "baselines", "report"},
     {"blocks"},
+    {"tasks", "baselines", "report"},
+    {"asked"},
     {"settings"},
     {"assemble", "measure", "recipe"},
     {"outcome", "proof", "run_folder", "selfcheck", "writers"},
+    {"explain", "planning"},
     {"pipeline"},
-    {"demo", "forecast"},
+    {"demo", "forecast", "understand"},
     {"cli"},
 )
 """From the ground up. Those of the surface, from settings on, build on each other in this order."""

@@ -13,6 +13,7 @@ from facsynth import pipeline, run_folder
 from facsynth.errors import InputError, MismatchError, ModelError
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded
+from facsynth.meaning.sheet import Note, write_notes
 from facsynth.measure import Measured
 from facsynth.proof import verify_run
 from facsynth.settings import RunSettings, SaeBlock, dump_settings
@@ -230,18 +231,38 @@ def test_an_edited_plan_is_followed_before_writing_and_refused_after(finished: F
     again = tmp_path / "again"
     measured(settings, again, cache)
     lines = (again / "plan.csv").read_text(encoding="utf-8").splitlines()
-    dropped = lines[1].split(",")[0]
-    assert "yes" in lines[1]
-    lines[1] = lines[1].replace("yes", "no")
+    kept = [number for number, line in enumerate(lines) if ",yes," in line]
+    assert 0 < len(kept) < len(lines) - 1, "some fire in more than half of the anchor, and are not kept"
+    dropped = lines[kept[0]].split(",")[0]
+    lines[kept[0]] = lines[kept[0]].replace(",yes,", ",no,")
     (again / "plan.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     everything = settings.model_copy(update={"budget": settings.budget.model_copy(update={"features": None})})
     before, space, anchor, _ = measured(everything, again, cache)
     tasks = pipeline.fix_targets(before, everything, again, anchor, space)
-    assert len(tasks) == len(lines) - 2
+    assert len(tasks) == len(kept) - 1
     assert int(dropped) not in {task.feature_id for task in tasks}
     (again / "plan.csv").write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
     with pytest.raises(MismatchError, match=r"plan\.csv was changed"):
         pipeline.fix_targets(before, everything, again, anchor, space)
+
+
+def test_a_plan_that_nobody_changed_is_written_anew_and_one_that_was_is_kept(
+    finished: Finished, tmp_path: Path
+) -> None:
+    settings, _, cache = finished
+    plan, sheet = tmp_path / "plan.csv", tmp_path / "meaning" / "features.csv"
+    measured(settings, tmp_path, cache)
+    first = plan.read_bytes()
+    feature = int(first.splitlines()[1].split(b",")[0])
+    sheet.parent.mkdir()
+    write_notes(sheet, [Note(feature, "paper", "model", 0.9, verdict="Maybe")])
+    measured(settings, tmp_path, cache)
+    assert b",Maybe,0.9,paper," in plan.read_bytes() != first
+    plan.write_bytes(plan.read_bytes().replace(b",yes,", b",no,", 1))
+    changed = plan.read_bytes()
+    sheet.unlink()
+    measured(settings, tmp_path, cache)
+    assert plan.read_bytes() == changed
 
 
 def test_measuring_again_reads_what_is_there(finished: Finished, tmp_path: Path) -> None:

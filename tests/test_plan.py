@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facsynth.coverage.coverage import coverage, targets, under_represented
-from facsynth.coverage.plan import COLUMNS, PlanRow, attempted, make_plan, read_plan, write_plan
+from facsynth.coverage.plan import COLUMNS, Known, PlanRow, attempted, make_plan, read_plan, write_plan
 from facsynth.errors import InputError
 from test_coverage import profile_of_counts
 
 ROWS = [
-    PlanRow(7, "missing", 1, 0.25, 0.0, True, "a pinch of salt"),
-    PlanRow(3, "under", 12, 0.01, 0.0001, False, '=HYPERLINK("x")'),
+    PlanRow(7, "missing", 1, 0.25, 0.0, True, weight=0.25, span="a pinch of salt"),
+    PlanRow(3, "under", 12, 0.01, 0.0001, False, "fires anywhere", 7, 0.01, "Maybe", 0.75, "=1", '=HYPERLINK("x")'),
 ]
 
 
@@ -26,9 +27,9 @@ def plan_for(found: list[int], known: list[int], n_seed: int, n_anchor: int) -> 
     thresholds = np.zeros(len(known), np.float32)
     chosen = targets(anchor, thresholds)
     under = under_represented(seed_set, anchor, chosen, thresholds)
-    spans = {0: "first\nsecond\r\nthird"}
+    known = {0: Known(span="first\nsecond\r\nthird")}
     measured = coverage(seed_set, chosen, thresholds)
-    return make_plan(measured, under, seed_set, anchor, thresholds, spans=spans)
+    return make_plan(measured, under, seed_set, anchor, thresholds, known=known)
 
 
 def test_a_large_seed_set_gets_the_union_ranked_by_rate_and_lack() -> None:
@@ -49,7 +50,7 @@ def test_a_small_seed_set_gets_what_is_missing_one_sample_each() -> None:
 
 
 def test_attempted_are_kept_rows_drawn_with_the_rng_in_the_order_of_the_plan() -> None:
-    plan = [PlanRow(i, "missing", 1, 0.1, 0.0, i % 3 > 0, "") for i in range(90)]
+    plan = [PlanRow(i, "missing", 1, 0.1, 0.0, i % 3 > 0) for i in range(90)]
     drawn = attempted(plan, 20, np.random.default_rng(4))
     ids = [row.feature_id for row in drawn]
     assert ids == sorted(set(ids))
@@ -63,20 +64,56 @@ def test_attempted_are_kept_rows_drawn_with_the_rng_in_the_order_of_the_plan() -
     )
 
 
+def test_members_of_a_concept_are_tried_through_the_one_that_stands_for_it() -> None:
+    plan = [PlanRow(i, "missing", 1, 0.1, 0.0, True, group=group) for i, group in enumerate([None, 0, 1, 2, None, 99])]
+    groups = {row.feature_id: row.group for row in attempted(plan, None, np.random.default_rng(0))}
+    assert groups == {0: None, 1: 0, 2: None, 3: None, 4: None, 5: None}, "a member stands for nobody"
+    one = attempted(plan, 1, np.random.default_rng(3))
+    assert {row.feature_id for row in one} in ({0, 1}, {2}, {3}, {4}, {5})
+    plan[0] = replace(plan[0], keep=False)
+    groups = {row.feature_id: row.group for row in attempted(plan, None, np.random.default_rng(0))}
+    assert groups == {1: None, 2: 1, 3: None, 4: None, 5: None}
+
+
+def test_what_is_known_of_a_feature_weighs_and_screens() -> None:
+    found, known = [0, 0, 0, 0, 0], [20, 60, 120, 40, 20]
+    anchor, seed_set = profile_of_counts(np.array(known), 200), profile_of_counts(np.array(found), 100)
+    thresholds = np.zeros(5, np.float32)
+    chosen = targets(anchor, thresholds)
+    measured = coverage(seed_set, chosen, thresholds)
+    facts = {
+        0: Known(verdict="Yes", score=1.0), 1: Known(verdict="Maybe", score=0.75), 3: Known(why_not="punctuation"),
+        4: Known(verdict="No", score=0.4),
+    }  # fmt: skip
+    under = under_represented(seed_set, anchor, chosen, thresholds)
+    rows = make_plan(measured, under, seed_set, anchor, thresholds, known=facts)
+    weights = {row.feature_id: row.weight for row in rows}
+    assert weights == {2: 0.6, 3: 0.2, 0: 0.1, 1: 0.3 * 0.5 * 0.5, 4: pytest.approx(0.1 * 0.1 * 0.1)}
+    assert [row.feature_id for row in rows] == [2, 3, 0, 1, 4]
+    assert {row.feature_id: row.why for row in rows if not row.keep} == {
+        2: "fires in 60% of the anchor", 3: "punctuation"
+    }  # fmt: skip
+
+
 @settings(max_examples=50)
 @given(st.text(st.characters(codec="utf-8")), st.floats(0, 1), st.booleans())
 def test_any_span_and_rate_survive_the_file(
     tmp_path_factory: pytest.TempPathFactory, span: str, rate: float, keep: bool
 ) -> None:
     path = tmp_path_factory.mktemp("plan") / "plan.csv"
-    rows = [PlanRow(1, "under", 3, rate, rate, keep, span), PlanRow(0, "missing", 1, 0.5, 0.0, True, "'=1")]
+    rows = [
+        PlanRow(1, "under", 3, rate, rate, keep, span=span, explanation=span),
+        PlanRow(0, "missing", 1, 0.5, 0.0, True, span="'=1"),
+    ]
     write_plan(path, rows)
     assert read_plan(path, [0, 1]) == rows
 
 
 def test_no_cell_begins_as_a_formula_does(tmp_path: Path) -> None:
     spans = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "'=1", "plain", ""]
-    write_plan(tmp_path / "p.csv", [PlanRow(i, "missing", 1, 0.1, 0.0, True, span) for i, span in enumerate(spans)])
+    write_plan(
+        tmp_path / "p.csv", [PlanRow(i, "missing", 1, 0.1, 0.0, True, span=span) for i, span in enumerate(spans)]
+    )
     with (tmp_path / "p.csv").open(encoding="utf-8", newline="") as handle:
         cells = [cell for row in csv.reader(handle) for cell in row]
     assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t"))]

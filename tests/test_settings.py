@@ -82,7 +82,9 @@ def test_settings_are_frozen(kind: Any) -> None:
         ("coverage", "threshold", "half", 'threshold "half" is not understood'),
         ("coverage", "threshold", -1, 'threshold "-1" is not understood'),
         ("coverage", "threshold", True, 'threshold "True" is not understood'),
-        ("coverage", "relevance", "judge", "`coverage.relevance` is 'judge': Input should be 'contrast' or 'all'"),
+        ("coverage", "relevance", "judged", "Input should be 'contrast', 'judge', 'contrast+judge' or 'all'"),
+        ("coverage", "relevance", "judge", "relevance by judge needs a task to judge by\nName one: task: "),
+        ("coverage", "counts", ["Perhaps"], "Input should be 'Yes', 'Probably', 'Maybe' or 'No'"),
         ("model", "dtype", "int8", "`model.dtype` is 'int8'"),
     ],
 )

@@ -68,7 +68,7 @@ def parts(folder: Path) -> dict[str, Any]:
             "seed": [str(corpus(folder / "seed.jsonl", 8, 1, WORDS[:5]))],
             "anchor": [str(corpus(folder / "anchor.jsonl", 80, 2))],
         },
-        "coverage": {"relevance": "all", "threshold": "r0.5"},
+        "coverage": {"relevance": "all", "threshold": "r0.5", "min_support": 2},
         "writer": {"max_tokens": 40, "batch_size": 8, "strength": 0.6},
         "budget": {"features": 12, "per_wave": 2, "max_candidates": 6},
     }

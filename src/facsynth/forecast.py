@@ -15,7 +15,8 @@ from facsynth.llm.endpoint_writer import identity_of
 from facsynth.llm.ledger import keyed
 from facsynth.llm.longer import LONGER
 from facsynth.lock import locked
-from facsynth.pipeline import measure_run, planned
+from facsynth.pipeline import measure_run
+from facsynth.planning import planned
 from facsynth.records import Progress, Request, no_progress
 from facsynth.run_folder import open_run, read_unless_known
 from facsynth.settings import RunSettings
@@ -41,6 +42,7 @@ def forecast(settings: RunSettings, out: Path, cache: Path, progress: Progress =
     tasks = [
         FeatureTask(r.feature_id, float(before.thresholds[r.feature_id]), r.n_wanted, tuple(spans[r.feature_id]))
         for r in chosen
+        if r.group is None
     ]
     s = settings.synthesis
     per_wave, ends = s.per_wave, [_candidates(task, s) for task in tasks]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facsynth.bins import Floats
+from facsynth.bins import Floats, Ints
 from facsynth.coverage.coverage import (
     Coverage,
     Targets,
@@ -29,7 +29,7 @@ from facsynth.coverage.richness import Interval, coverage_interval
 from facsynth.coverage.threshold import Threshold, feature_thresholds
 from facsynth.errors import InputError, SettingsError
 from facsynth.features.encoded import Encoded
-from facsynth.meaning.relevance import Relevance, contrast, everything
+from facsynth.meaning.relevance import Relevance, contrast, everything, kept
 from facsynth.profile import Profile
 from facsynth.settings import EMBEDDED, RunSettings
 from facsynth.store import read_jsonl
@@ -69,7 +69,44 @@ class Measured:
     """What a reader should know before trusting the figure."""
 
 
-def measure(anchor: Encoded, seed_set: Encoded, background: Profile | None, settings: RunSettings) -> Measured:
+def _interval(seed_set: Encoded, aims: Targets, thresholds: Floats, covered: Coverage) -> Interval | None:
+    if covered.n_samples < 4 or covered.value == 0:
+        return None
+    rows = seed_set.incidence(aims.feature_ids, thresholds)
+    return coverage_interval(*rows, covered.n_samples, aims.feature_ids, min_support=covered.min_support)
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """The features that a judge holds relevant."""
+
+    feature_ids: Ints
+    """Sorted."""
+    n_unjudged: int
+    """That could not be explained or judged: not relevant."""
+
+
+def candidates(anchor: Profile, background: Profile | None, settings: RunSettings) -> tuple[list[int], Floats]:
+    """The features that a judge is asked about, and the thresholds: active in the anchor, and told by contrast if so
+    asked. None that never fires is among them.
+    """
+    asked = settings.coverage
+    check_background(background, settings)
+    threshold = Threshold.parse(asked.threshold)
+    thresholds = feature_thresholds(threshold, anchor, background)
+    is_contrast = background is not None and "contrast" in asked.relevance
+    found = contrast(anchor, background, thresholds) if is_contrast and background else everything(anchor)
+    aims = targets(anchor, thresholds, found.feature_ids, asked.anchor_support or threshold.anchor_support)
+    return aims.feature_ids.tolist(), thresholds
+
+
+def measure(
+    anchor: Encoded,
+    seed_set: Encoded,
+    background: Profile | None,
+    settings: RunSettings,
+    judged: Judged | None = None,
+) -> Measured:
     """Measure a seed set.
 
     Args:
@@ -77,6 +114,7 @@ def measure(anchor: Encoded, seed_set: Encoded, background: Profile | None, sett
         seed_set: the data.
         background: what relevance is contrasted with and thresholds refer to.
         settings: threshold, relevance and supports.
+        judged: what a judge holds relevant, where it decides.
 
     Raises:
         SettingsError: contrast without a background.
@@ -87,17 +125,13 @@ def measure(anchor: Encoded, seed_set: Encoded, background: Profile | None, sett
     check_background(background, settings)
     threshold = Threshold.parse(asked.threshold)
     thresholds = feature_thresholds(threshold, anchor.profile, background)
-    relevance = _relevance(anchor.profile, background, thresholds, asked.relevance)
+    relevance = _relevance(anchor.profile, background, thresholds, asked.relevance, judged)
     support = asked.anchor_support or threshold.anchor_support
     aims = targets(anchor.profile, thresholds, relevance.feature_ids, support)
     if not len(aims.feature_ids):
         raise no_targets(aims, settings.data.limit)
     covered = coverage(seed_set.profile, aims, thresholds, asked.min_support)
-    interval = None
-    if seed_set.profile.n_samples >= 4 and covered.value > 0:
-        rows = seed_set.incidence(aims.feature_ids, thresholds)
-        interval = coverage_interval(*rows, seed_set.profile.n_samples, aims.feature_ids, min_support=asked.min_support)
-    scale = _scale(anchor, seed_set.profile, background, aims, thresholds, settings)
+    scale = _scale(anchor, seed_set.profile, background, aims, thresholds, settings, judged)
     return Measured(
         thresholds=thresholds,
         relevance=relevance,
@@ -105,14 +139,13 @@ def measure(anchor: Encoded, seed_set: Encoded, background: Profile | None, sett
         coverage=covered,
         under=under_represented(seed_set.profile, anchor.profile, aims, thresholds, min_support=asked.min_support),
         scale=scale,
-        interval=interval,
+        interval=_interval(seed_set, aims, thresholds, covered),
         notes=(
             *_notes_on_scale(anchor, relevance, aims, thresholds, background, asked.min_support),
             *(() if scale else ("the anchor is too small to be halved: no ceiling, and nothing at equal tokens",)),
+            *_notes_on_verdicts(judged),
             *_notes_on_codes(anchor.profile, seed_set.profile, settings),
-            *_notes_on_overlap(anchor, seed_set),
-            *notes_on_rows("anchor", anchor),
-            *notes_on_rows("seed set", seed_set),
+            *_notes_on_sets(anchor, seed_set),
         ),
     )  # fmt: skip
 
@@ -124,7 +157,7 @@ def check_background(background: Profile | Path | None, settings: RunSettings) -
         SettingsError: there is none; saying how to make one.
         InputError: a folder was named that is not there.
     """
-    if background is None and settings.coverage.relevance == "contrast":
+    if background is None and "contrast" in settings.coverage.relevance:
         raise SettingsError(
             "relevance by contrast needs a background, and this SAE has none\n"
             "Take every feature for a first look: coverage.relevance: all (--relevance all). Or encode broad texts and "
@@ -148,10 +181,11 @@ def _encode_command(settings: RunSettings, out: str) -> str:
     return shlex.join(["facsynth", "encode", "broad.jsonl", *words, "-o", out])
 
 
-def _relevance(anchor: Profile, background: Profile | None, thresholds: Floats, method: str) -> Relevance:
-    if method == "all" or background is None:
-        return everything(anchor)
-    return contrast(anchor, background, thresholds)
+def _relevance(
+    anchor: Profile, background: Profile | None, thresholds: Floats, method: str, judged: Judged | None
+) -> Relevance:
+    found = contrast(anchor, background, thresholds) if background and "contrast" in method else everything(anchor)
+    return found if judged is None else kept(found, judged.feature_ids, method)
 
 
 def _scale(  # noqa: PLR0917 -- private, called once
@@ -161,12 +195,13 @@ def _scale(  # noqa: PLR0917 -- private, called once
     aims: Targets,
     thresholds: Floats,
     settings: RunSettings,
+    judged: Judged | None,
 ) -> Scale | None:
     half, other = anchor.halves()
     support, min_support = aims.anchor_support, settings.coverage.min_support
     try:
         its_thresholds = feature_thresholds(Threshold.parse(settings.coverage.threshold), half, background)
-        relevance = _relevance(half, background, its_thresholds, settings.coverage.relevance)
+        relevance = _relevance(half, background, its_thresholds, settings.coverage.relevance, judged)
         its_aims = targets(half, its_thresholds, relevance.feature_ids, support)
     except InputError:  # too few samples of lengths that the background has
         return None
@@ -208,6 +243,11 @@ def _notes_on_scale(  # noqa: PLR0917 -- private, called once
         yield "thresholds refer to the anchor itself: no background"
 
 
+def _notes_on_verdicts(judged: Judged | None) -> Iterator[str]:
+    if judged is not None and judged.n_unjudged:
+        yield f"features that could not be explained or judged, and count as not relevant: {judged.n_unjudged}"
+
+
 def _notes_on_codes(anchor: Profile, seed_set: Profile, settings: RunSettings) -> Iterator[str]:
     """Features that fire in every sample say nothing of one; above 0.0, relu codes have many of them."""
     if settings.sae.codes != "relu" or Threshold.parse(settings.coverage.threshold) != Threshold(0.0):
@@ -222,10 +262,12 @@ def _notes_on_codes(anchor: Profile, seed_set: Profile, settings: RunSettings) -
     )
 
 
-def _notes_on_overlap(anchor: Encoded, seed_set: Encoded) -> Iterator[str]:
+def _notes_on_sets(anchor: Encoded, seed_set: Encoded) -> Iterator[str]:
     shared = set(anchor.ids()) & set(seed_set.ids())
     if shared:
         yield f"{len(shared)} samples of the seed set are in the anchor too"
+    yield from notes_on_rows("anchor", anchor)
+    yield from notes_on_rows("seed set", seed_set)
 
 
 def notes_on_rows(name: str, part: Encoded) -> Iterator[str]:

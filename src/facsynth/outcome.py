@@ -67,11 +67,13 @@ def target_record(row: PlanRow, thresholds: Floats, spans: Sequence[Span]) -> di
     """One attempted feature in `targets.json`."""
     return {
         "feature_id": row.feature_id,
+        "through": row.group,
         "threshold": float(thresholds[row.feature_id]),
         "kind": row.kind,
         "n_wanted": row.n_wanted,
         "anchor_rate": row.anchor_rate,
         "seed_rate": row.seed_rate,
+        "explanation": row.explanation,
         "spans": [asdict(span) for span in spans],
     }
 
@@ -115,9 +117,10 @@ def write_outcome(
     thresholds = {task.feature_id: task.threshold for task in tasks}
     common = _common_provenance(space, writer, settings)
     write_jsonl(out / "samples.jsonl", [to_row(sample_of(c), settings.data.form) for c in written.accepted])
-    write_jsonl(out / "provenance.jsonl", [_provenance(c, thresholds[c.feature]) | common for c in written.accepted])
+    by_id = {task.feature_id: task for task in tasks}
+    write_jsonl(out / "provenance.jsonl", [_provenance(c, by_id[c.feature]) | common for c in written.accepted])
     write_jsonl(out / "rejected.jsonl", [_rejected(c, thresholds) for c in written.rejected])
-    write_jsonl(out / "gave_up.jsonl", _gave_up(written, thresholds))
+    write_jsonl(out / "gave_up.jsonl", _gave_up(written, tasks))
     figures = _recovery(before, filled, tasks, written) | _chance_levels(written, tasks, before)
     figures |= {"before": before.coverage.value, "after": after.value, "seconds": round(seconds, 1)}
     write_json(out / "summary.json", figures | _counts(written) | {"names": _names(settings, space)})
@@ -190,19 +193,19 @@ def _common_provenance(space: FeatureSpace, writer: str, settings: RunSettings) 
         "form": settings.data.form,
         "codes": settings.sae.codes,
         "rng_seed": settings.rng_seed,
-        "explanation": None,
         "pair": None,
     }
 
 
-def _provenance(candidate: Candidate, threshold: float) -> dict[str, Any]:
+def _provenance(candidate: Candidate, task: FeatureTask) -> dict[str, Any]:
     return {
         "sample_id": candidate.sample_id,
         "text_sha256": text_sha256(candidate.text),
         "feature": candidate.feature,
         "written_for": candidate.written_for,
         "fires": list(candidate.fires),
-        "threshold": threshold,
+        "threshold": task.threshold,
+        "explanation": task.explanation or None,
         "activation": candidate.activation,
         "position": candidate.position,
         "span": candidate.span,
@@ -221,11 +224,14 @@ def _rejected(candidate: Candidate, thresholds: dict[int, float]) -> dict[str, A
     }
 
 
-def _gave_up(written: Synthesis, thresholds: dict[int, float]) -> list[dict[str, Any]]:
-    rows = []
+def _gave_up(written: Synthesis, tasks: Sequence[FeatureTask]) -> list[dict[str, Any]]:
+    rows, thresholds = [], {task.feature_id: task.threshold for task in tasks}
+    through = {task.feature_id: task.through for task in tasks if task.through is not None}
     for feature, n_candidates in written.gave_up.items():
         best = max((c.activation for c in written.rejected if c.feature == feature), default=0.0)
         reason = f"{n_candidates} candidates, too few fire it" if n_candidates else "no candidate was written"
+        if feature in through:
+            reason = f"tried through feature {through[feature]} of the same concept, too few samples fire it"
         rows.append(
             {"feature": feature, "reason": reason, "n_candidates": n_candidates, "best_activation": best,
              "threshold": thresholds[feature]}

@@ -13,8 +13,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from facsynth import outcome
 from facsynth.assemble import (
     background_path,
@@ -24,30 +22,29 @@ from facsynth.assemble import (
     open_sae,
     open_space,
 )
-from facsynth.coverage.plan import PlanRow, attempted, make_plan, read_plan, write_plan
-from facsynth.errors import MismatchError
+from facsynth.explain import judged_features
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded, encode, settings_of
 from facsynth.features.reuse import Known, known_folders, remember
-from facsynth.features.spans import best_spans
 from facsynth.llm import Ledger
 from facsynth.lock import locked
 from facsynth.measure import Measured, check_background, measure
+from facsynth.planning import fix_targets, write_plan_file
 from facsynth.profile import merge
 from facsynth.proof import measurer
 from facsynth.protocols import Writer
-from facsynth.records import Progress, Span, no_progress
+from facsynth.records import Progress, no_progress
 from facsynth.report.build import build_report
 from facsynth.report.shapes import SUMMARY, read_object
-from facsynth.run_folder import Corpora, check_plan_file, open_run, read_unless_known, timed
+from facsynth.run_folder import Corpora, open_run, read_unless_known, timed
 from facsynth.selfcheck import check_before_measuring
 from facsynth.settings import RunSettings
-from facsynth.store import Artifact, file_sha256, fingerprint, read_json, write_json
+from facsynth.store import Artifact, file_sha256, write_json
 from facsynth.synthesis.candidates import Synthesis
 from facsynth.synthesis.loop import synthesize
 from facsynth.synthesis.requests import FeatureTask
 from facsynth.text.corpus import Corpus
-from facsynth.writers import opened_writer
+from facsynth.writers import opened_model
 
 
 def tell_nobody(out: Path) -> None:
@@ -105,7 +102,7 @@ def measure_run(
     corpora: Corpora | None,
     progress: Progress = no_progress,
 ) -> tuple[Measured, FeatureSpace, Encoded, Encoded]:
-    """Encode anchor and seed set, and write `coverage/before.json` and, once, `plan.csv`.
+    """Encode anchor and seed set, and write `coverage/before.json` and `plan.csv`.
 
     `corpora` are anchor and seed set; None where both are encoded and gone.
     """
@@ -119,60 +116,14 @@ def measure_run(
         _encode_part(corpus, space, out / "features" / which, cache, progress)
         for which, corpus in zip(("anchor", "seed"), corpora or (None, None), strict=True)
     )
-    before = measure(anchor, seed_set, background, settings)
-    write_json(out / "coverage" / "before.json", outcome.coverage_record(before, space, settings, notes))
-    if not (out / "plan.csv").exists():
-        missing = [*before.coverage.missing.tolist(), *before.under.feature_ids.tolist()]
-        spans = best_spans(anchor, space.backbone.tokenizer, missing, n_spans=1)
-        texts = {feature: found[0].text for feature, found in spans.items() if found}
-        rows = make_plan(
-            before.coverage, before.under, seed_set.profile, anchor.profile, before.thresholds, spans=texts
-        )
-        write_plan(out / "plan.csv", rows)
+    judged = None
+    if "judge" in settings.coverage.relevance:
+        judged = judged_features(settings, out, space, anchor, background, progress=progress)
+    before = measure(anchor, seed_set, background, settings, judged)
+    record = outcome.coverage_record(before, space, settings, notes)
+    plan = write_plan_file(before, anchor, seed_set, space, out, rng_seed=settings.rng_seed)
+    write_json(out / "coverage" / "before.json", record | {"plan_sha256": plan})
     return before, space, anchor, seed_set
-
-
-def fix_targets(
-    before: Measured, settings: RunSettings, out: Path, anchor: Encoded, space: FeatureSpace
-) -> list[FeatureTask]:
-    """The attempted features, fixed in `targets.json` before the first sample is written.
-
-    Raises:
-        MismatchError: plan.csv was edited after that, or the background has changed.
-    """
-    path = out / "targets.json"
-    ids = before.targets.feature_ids
-    measured = fingerprint([ids.tolist(), before.thresholds[ids].tolist()])
-    if not path.exists():
-        chosen, spans, n_planned = planned(before, settings, out, anchor, space)
-        record = {
-            "rng_seed": settings.rng_seed, "n_planned": n_planned,
-            "plan_sha256": file_sha256(out / "plan.csv"), "targets_sha256": measured,
-        }  # fmt: skip
-        attempts = [outcome.target_record(row, before.thresholds, spans[row.feature_id]) for row in chosen]
-        write_json(path, {**record, "attempted": attempts})
-    check_plan_file(out)
-    fixed = read_json(path, "targets_sha256", "attempted")
-    if fixed["targets_sha256"] != measured:
-        raise MismatchError(
-            f"target features or thresholds of {out} are not those that samples were begun with\n"
-            "The background has changed since. Restore it, or start in a new folder."
-        )
-    return [
-        FeatureTask(t["feature_id"], t["threshold"], t["n_wanted"], tuple(Span(**s) for s in t["spans"]))
-        for t in fixed["attempted"]
-    ]
-
-
-def planned(
-    before: Measured, settings: RunSettings, out: Path, anchor: Encoded, space: FeatureSpace
-) -> tuple[list[PlanRow], dict[int, list[Span]], int]:
-    """The rows of plan.csv that are attempted, the spans of their features, and how many rows there are."""
-    known = [*before.coverage.missing.tolist(), *before.under.feature_ids.tolist()]
-    rows = read_plan(out / "plan.csv", known)
-    chosen = attempted(rows, settings.budget.features, np.random.default_rng(settings.rng_seed))
-    spans = best_spans(anchor, space.backbone.tokenizer, [row.feature_id for row in chosen], n_spans=8)
-    return chosen, spans, len(rows)
 
 
 def write_samples(
@@ -189,7 +140,7 @@ def write_samples(
     known = {sample_id for part in ("anchor", "seed") for sample_id in Encoded.open(out / "features" / part).ids()}
     with (
         Ledger.open(out / "ledger.sqlite") as ledger,
-        opened_writer(settings, ledger, local, replay=replay, progress=progress) as writer,
+        opened_model(settings, "writer", ledger, local, replay=replay, progress=progress) as writer,
     ):
         parents = {"targets": file_sha256(out / "targets.json"), "writer": writer.identity}
         artifact = Artifact(out / "synthesis", "synthesize", asdict(settings.synthesis), parents)
@@ -214,7 +165,7 @@ def encode_accepted(written: Synthesis, exact: FeatureSpace, out: Path, progress
 def _check_background(settings: RunSettings, cache: Path) -> None:
     """Refuse what is known to fail before any work; what is wrong with the SAE comes before what it has not."""
     place = background_path(settings)
-    if place is None and settings.coverage.relevance == "contrast":
+    if place is None and "contrast" in settings.coverage.relevance:
         open_sae(settings.sae.path, cache, k=settings.sae.k, hook_point=settings.model.hook_point or "")
     check_background(place, settings)
 

@@ -21,18 +21,17 @@ from facsynth.text.corpus import Corpus
 
 RESOLVED = "# The settings of this run, all of them; written by facsynth.\n"
 """First line of a run's facsynth.yaml: tells it from one that a person wrote."""
+ON_THE_WAY = {
+    "url", "key_env", "concurrency", "timeout_s", "max_attempts", "max_wait_s", "limit_field",
+    "allow_spans_to_endpoint",
+}  # fmt: skip
+"""What of an endpoint is not about its model."""
 WITHOUT_EFFECT: dict[str, Any] = {
-    "data": {"seed", "anchor"}, "model": {"device"}, "sae": {"check"}, "judge": True,
-    "writer": {
-        "batch_size": True,
-        "endpoint": {
-            "url", "key_env", "concurrency", "timeout_s", "max_attempts", "max_wait_s", "limit_field",
-            "allow_spans_to_endpoint",
-        },
-    },
+    "data": {"seed", "anchor"}, "model": {"device"}, "sae": {"check"},
+    "writer": {"batch_size": True, "endpoint": ON_THE_WAY}, "judge": {"batch_size": True, "endpoint": ON_THE_WAY},
 }  # fmt: skip
 """What a run may be gone on with in another way: data sets count by their content, not by their place."""
-MAY_HOLD = {"facsynth.yaml", "seconds.json", "plan.csv", "ledger.sqlite"}
+MAY_HOLD = {"facsynth.yaml", "seconds.json", "plan.csv", "ledger.sqlite", "meaning"}
 """What may lie in a folder before a run begins in it: a plan is followed, once it was checked; what a
 ledger holds is not asked again."""
 Corpora = tuple[Corpus, Corpus]
@@ -73,7 +72,8 @@ def open_run(settings: RunSettings, out: Path, corpora: Corpora | None) -> Artif
 
 def effective(settings: RunSettings) -> dict[str, Any]:
     """The settings that a run's results depend on."""
-    return settings.model_dump(mode="json", exclude=WITHOUT_EFFECT)
+    without: dict[str, Any] = {} if "judge" in settings.coverage.relevance else {"judge": True, "task": True}
+    return settings.model_dump(mode="json", exclude=WITHOUT_EFFECT | without)
 
 
 def read_unless_known(settings: RunSettings, out: Path, progress: Progress = no_progress) -> Corpora | None:

@@ -10,12 +10,15 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from facsynth.asked import JudgeBlock, WriterBlock, price_of
 from facsynth.blocks import Block, parse_block, read_yaml, unknown_key
 from facsynth.coverage.threshold import Threshold
 from facsynth.errors import SettingsError
-from facsynth.llm.address import check_extra, parsed
 from facsynth.llm.budget import Caps, Price
+from facsynth.meaning.asking import AskingSettings
+from facsynth.meaning.judge import COUNTED, Label
 from facsynth.synthesis.requests import SynthesisSettings
+from facsynth.tasks import load_task, task_names
 from facsynth.text.forms import check_compat, form_roles
 from facsynth.text.layouts import Fields
 
@@ -55,8 +58,14 @@ def _check_fields(value: dict[str, str]) -> dict[str, str]:
     return value
 
 
+def _known_task(value: str) -> str:
+    load_task(value)
+    return value
+
+
 Place = Annotated[str, BeforeValidator(_whole_path)]
 Files = Annotated[tuple[Place, ...], BeforeValidator(_one_file), AfterValidator(not_empty)]
+TaskName = Annotated[Place, AfterValidator(_known_task)]
 RowFields = Annotated[dict[str, str], AfterValidator(_check_fields)]
 
 
@@ -116,7 +125,9 @@ class CoverageBlock(Block):
     """When a feature is active, which features count, and how many samples make one active."""
 
     threshold: str = "r0.5"
-    relevance: Literal["contrast", "all"] = "contrast"
+    relevance: Literal["contrast", "judge", "contrast+judge", "all"] = "contrast"
+    counts: Annotated[tuple[Label, ...], AfterValidator(not_empty)] = COUNTED
+    """The verdicts of a judge that make a feature relevant."""
     background: Place = EMBEDDED
     """`embedded`: the profile that ships with the SAE; or the folder of an encoded corpus."""
     anchor_support: int | None = Field(default=None, ge=1)
@@ -130,77 +141,11 @@ class CoverageBlock(Block):
         return str(Threshold.parse(str(value))) if isinstance(value, str | int | float) else value
 
 
-class PriceBlock(Block):
-    """What a million tokens cost, in whatever currency `budget.max_money` is."""
-
-    prompt: float = Field(ge=0)
-    written: float = Field(ge=0)
-
-
-class EndpointBlock(Block):
-    """A model at an OpenAI-compatible endpoint. Keys come from the environment alone."""
-
-    url: str
-    """As http://localhost:8000/v1."""
-    model: str
-    api: Literal["chat", "completions"] = "chat"
-    key_env: str = "OPENAI_API_KEY"
-    """The environment variable that holds the key."""
-    concurrency: int = Field(default=64, ge=1, le=4096)
-    """Never more requests at once; how many there are is found out."""
-    timeout_s: float = Field(default=300.0, gt=0)
-    """For a whole response."""
-    max_attempts: int = Field(default=5, ge=1)
-    """Of one request, where the endpoint fails."""
-    max_wait_s: float = Field(default=3600.0, ge=0)
-    """For a first reply after the endpoint began to limit, or went away."""
-    limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """What the endpoint calls the most tokens it may write."""
-    extra: dict[str, Any] = Field(default={})
-    """Further fields of the body of a request."""
-    price: PriceBlock | None = None
-    allow_spans_to_endpoint: bool = False
-    """Pieces of the anchor go into prompts; an address that is not private has to be allowed to see them."""
-
-    @model_validator(mode="after")
-    def _can_be_asked(self) -> Self:
-        parsed(self.url)
-        check_extra(self.extra)
-        return self
-
-
-class WriterBlock(Block):
-    """Who writes: the model above, steered, or a model at an endpoint."""
-
-    endpoint: EndpointBlock | None = None
-    batch_size: int = Field(default=64, ge=1)
-    """Of the local writer."""
-    strength: float | None = Field(default=None, ge=0)
-    """Of steering, 0.4 where nothing is said; an endpoint cannot be steered."""
-    temperature: float = Field(default=SynthesisSettings.temperature, ge=0)
-    top_p: float = Field(default=SynthesisSettings.top_p, gt=0, le=1)
-    max_tokens: int | None = Field(default=None, ge=4)
-    """Of a message: 64 where nothing is said, 256 at an endpoint."""
-    n_spans: int = Field(default=SynthesisSettings.n_spans, ge=1)
-
-    @model_validator(mode="after")
-    def _endpoint_cannot_steer(self) -> Self:
-        if self.endpoint and self.strength:
-            raise ValueError("an endpoint cannot be steered; leave out writer.strength, or give 0")
-        return self
-
-
-class JudgeBlock(Block):
-    """Who answers questions about texts; `facsynth check` tries it."""
-
-    endpoint: EndpointBlock
-
-
 class BudgetBlock(Block):
     """How much is written."""
 
     features: int | None = Field(default=None, ge=1)
-    """Attempt so many features, drawn at random with `rng_seed`; all where nothing is said."""
+    """Attempt so many concepts, drawn at random with `rng_seed`; all where nothing is said."""
     per_wave: int = Field(default=SynthesisSettings.per_wave, ge=1)
     max_candidates: int = Field(default=SynthesisSettings.max_candidates, ge=1)
     """A feature without one that is accepted, then it is given up."""
@@ -219,17 +164,37 @@ class RunSettings(Block):
     model: ModelBlock = ModelBlock()
     sae: SaeBlock = SaeBlock()
     coverage: CoverageBlock = CoverageBlock()
+    task: TaskName | None = None
+    """What the data is for: a task that ships, or a YAML file of one's own."""
     writer: WriterBlock = WriterBlock()
-    judge: JudgeBlock | None = None
+    judge: JudgeBlock = JudgeBlock()
     budget: BudgetBlock = BudgetBlock()
     rng_seed: int = Field(default=0, ge=0)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _form_of_the_task(cls, raw: Any) -> Any:
+        """Samples have the form of their task where nothing else is said."""
+        if isinstance(raw, dict) and isinstance(raw.get("task"), str) and isinstance(raw.get("data"), dict):
+            return raw | {"data": {"form": load_task(raw["task"]).form} | raw["data"]}
+        return raw
+
     @model_validator(mode="after")
     def _price_is_known(self) -> Self:
-        if self.budget.max_money is not None and self.writer.endpoint and not self.writer.endpoint.price:
+        for name, endpoint in (("writer", self.writer.endpoint), ("judge", self.judge.endpoint)):
+            if self.budget.max_money is not None and endpoint and not endpoint.price:
+                raise SettingsError(
+                    f"budget.max_money is a cap, and what the {name}'s tokens cost is not known\n"
+                    f"Give it, of a million: {name}.endpoint.price: {{prompt: 0.15, written: 0.60}}."
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _judge_knows_the_task(self) -> Self:
+        if "judge" in self.coverage.relevance and self.task is None:
             raise SettingsError(
-                "budget.max_money is a cap, and what the writer's tokens cost is not known\n"
-                "Give it, of a million: writer.endpoint.price: {prompt: 0.15, written: 0.60}."
+                f"relevance by {self.coverage.relevance} needs a task to judge by\n"
+                f"Name one: task: {task_names()[0]} (--task), or a file of yours. There are {', '.join(task_names())}."
             )
         return self
 
@@ -241,8 +206,17 @@ class RunSettings(Block):
     @property
     def price(self) -> Price:
         """Of the writer's tokens; one in this process costs none."""
-        asked = self.writer.endpoint.price if self.writer.endpoint else None
-        return Price(asked.prompt, asked.written) if asked else Price()
+        return price_of(self.writer.endpoint)
+
+    @property
+    def asking(self) -> AskingSettings:
+        """How features are explained and judged."""
+        judge = self.judge
+        is_chat = judge.endpoint is not None and judge.endpoint.api == "chat"
+        return AskingSettings(
+            n_spans=judge.n_spans, n_texts=judge.n_texts, texts_per_call=judge.texts_per_call,
+            max_tokens=judge.max_tokens, asks="message" if is_chat else "continue", rng_seed=self.rng_seed,
+        )  # fmt: skip
 
     @property
     def synthesis(self) -> SynthesisSettings:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Literal
 
+from facsynth.asked import EndpointBlock, price_of
 from facsynth.errors import InputError, SettingsError
 from facsynth.llm import Ledger, LedgerWriter, ScriptedWriter
 from facsynth.llm.address import EndpointSettings, parsed
@@ -19,25 +21,30 @@ from facsynth.llm.endpoint import Endpoint
 from facsynth.llm.endpoint_writer import EndpointWriter, identity_of
 from facsynth.protocols import Writer
 from facsynth.records import Progress, no_progress
-from facsynth.settings import EndpointBlock, RunSettings
+from facsynth.settings import RunSettings
+
+JUDGE = "judge:"
+"""What the identity of a judge begins with; the same model may write."""
 
 
 @contextmanager
-def opened_writer(
+def opened_model(
     settings: RunSettings,
+    which: Literal["writer", "judge"],
     ledger: Ledger,
     local: Callable[[], Writer],
     *,
     replay: Path | None = None,
     progress: Progress = no_progress,
 ) -> Iterator[Writer]:
-    """The writer of a run, through its ledger.
+    """The writer or the judge of a run, through its ledger.
 
     Args:
         settings: of the run.
+        which: of the two.
         ledger: of the run.
-        local: opens the writer in this process.
-        replay: the ledger of another run, which answers in the writer's place.
+        local: opens the model in this process.
+        replay: the ledger of another run, which answers in the model's place.
         progress: told of replies, and when an endpoint makes everything wait.
 
     Raises:
@@ -45,23 +52,26 @@ def opened_writer(
         SettingsError: an endpoint that the settings do not allow to see spans.
         ModelError: an endpoint that does not work.
     """
-    block = settings.writer.endpoint
+    block = settings.writer.endpoint if which == "writer" else settings.judge.endpoint
+    role = "" if which == "writer" else JUDGE
     if replay is not None:
         if not replay.is_file():
             raise InputError(f"there is no ledger {replay}\nGive the ledger.sqlite of a run.")
         with Ledger.open(replay) as recorded:
-            yield LedgerWriter(ScriptedWriter.replay(recorded), ledger, progress=progress)
+            names = [name for name in recorded.writers() if name.startswith(JUDGE) == (role == JUDGE)]
+            identity = names[0] if len(names) == 1 else None
+            yield LedgerWriter(ScriptedWriter.replay(recorded, identity=identity), ledger, progress=progress)
     elif block is None:
-        yield LedgerWriter(local(), ledger, progress=progress)
+        yield LedgerWriter(local(), ledger, role=role, progress=progress)
     else:
-        check_allowed(block)
+        check_allowed(block, which)
 
         def tell(seconds: float, why: str) -> None:
             progress(f"waiting {seconds:.0f} s, the endpoint said {why}", 0, None)
 
         with Endpoint(endpoint_settings(block), tell) as endpoint:
-            identity = identity_of(endpoint.settings, endpoint.described())
-            budget = Budget(settings.caps, settings.price, ledger.spent())
+            identity = role + identity_of(endpoint.settings, endpoint.described())
+            budget = Budget(settings.caps, price_of(block), ledger.spent())
             yield EndpointWriter(endpoint, ledger, budget, identity=identity, progress=progress)
 
 
@@ -70,7 +80,7 @@ def endpoint_settings(block: EndpointBlock) -> EndpointSettings:
     return EndpointSettings(**block.model_dump(exclude={"price", "allow_spans_to_endpoint"}))
 
 
-def check_allowed(block: EndpointBlock) -> None:
+def check_allowed(block: EndpointBlock, which: str) -> None:
     """Refuse to send spans of the user's data to a public address that was not allowed to see them.
 
     Raises:
@@ -79,7 +89,7 @@ def check_allowed(block: EndpointBlock) -> None:
     if not block.allow_spans_to_endpoint and not is_private(block.url):
         raise SettingsError(
             f"{parsed(block.url).hostname} is a public address, and prompts hold pieces of the anchor's texts\n"
-            "Allow it: writer.endpoint.allow_spans_to_endpoint: true. Or give a private address."
+            f"Allow it: {which}.endpoint.allow_spans_to_endpoint: true. Or give a private address."
         )
 
 

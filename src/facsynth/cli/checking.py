@@ -75,7 +75,7 @@ def _probe_endpoints(settings: RunSettings) -> list[str]:
     from facsynth.llm.probe import probe
     from facsynth.writers import endpoint_settings
 
-    blocks = {"writer": settings.writer.endpoint, "judge": settings.judge.endpoint if settings.judge else None}
+    blocks = {"writer": settings.writer.endpoint, "judge": settings.judge.endpoint}
     failed = []
     for name, block in blocks.items():
         if block is None:

@@ -38,12 +38,14 @@ model: {{path: embedded}}     # or a Hugging Face folder or id, with dtype and d
 sae: {{path: embedded}}       # or a file or folder, hf:owner/name:path, saelens:RELEASE:SAE_ID; k where it lacks one
 coverage:
   threshold: {threshold}           # of each feature's robust maximum; or 0.0, or q90
-  relevance: contrast       # against the background; or all
+  relevance: contrast       # against the background; or judge, contrast+judge, all
+# task: toxicity            # what the data is for, to judge by: a task that ships, or a YAML file of yours
 writer:                     # the model above, steered; or a model at an OpenAI-compatible endpoint
   # strength: {strength}           # of steering; 0 leaves the prompt alone
   # endpoint: {{url: http://localhost:8000/v1, model: NAME, price: {{prompt: 0, written: 0}}}}
+judge: {{}}                   # who explains and judges features: the model above; or an endpoint, as for the writer
 budget:
-  features: null            # attempt so many, drawn at random; null: all that are missing
+  features: null            # attempt so many concepts, drawn at random; null: all that are missing
   max_candidates: {max_candidates}        # a feature, then it is given up
   max_tokens: null          # a hard cap, of prompt and written tokens; max_calls and max_money are others
   control: {control}              # plain samples beside, for the chance level

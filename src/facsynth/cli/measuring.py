@@ -148,15 +148,25 @@ def plan_of(folder: Path) -> list[PlanRow]:
 
 
 def print_plan(rows: Sequence[PlanRow], n: int) -> None:
-    """The first `n` features to fill, each with its best span."""
-    kept = Counter(row.kind for row in rows if row.keep)
+    """The first `n` concepts to fill, each by the feature that stands for it: explained, or with its best span."""
+    kept = {row.feature_id: row for row in rows if row.keep}
+    kinds, through = Counter(row.kind for row in kept.values()), Counter(row.group for row in kept.values())
+    first = [row for row in kept.values() if row.group not in kept]
     print_table(
-        f"{kept.total()} features to fill: {kept['missing']} missing, {kept['under']} under-represented",
-        ("feature", "kind", "anchor", "seed", "span that fires it (its last token does)"),
-        [(str(r.feature_id), r.kind, percent(r.anchor_rate), percent(r.seed_rate), r.span[-90:]) for r in rows[:n]],
-    )
-    if len(rows) > n:
-        note(f"… and {len(rows) - n} more in plan.csv")
+        f"{len(kept)} features to fill: {kinds['missing']} missing, {kinds['under']} under-represented",
+        ("feature", "kind", "anchor", "seed", "explanation, or a span whose last token fires it"),
+        [
+            (
+                f"{r.feature_id}" + (f" +{through[r.feature_id]}" if through[r.feature_id] else ""), r.kind,
+                percent(r.anchor_rate), percent(r.seed_rate), r.explanation or r.span[-90:],
+            )
+            for r in first[:n]
+        ],
+    )  # fmt: skip
+    if len(first) > n:
+        note(f"… and {len(first) - n} more in plan.csv")
+    if len(rows) > len(kept):
+        note(f"{len(rows) - len(kept)} features are left out; plan.csv says why")
 
 
 def print_coverage(record: dict[str, Any], settings: RunSettings) -> None:

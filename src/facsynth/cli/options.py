@@ -74,12 +74,22 @@ MEASURING: Mapping[str, Any] = {
     "threshold": Annotated[
         str | None, typer.Option("--threshold", help="0.0, r0.5 (of the robust maximum) or q90. [r0.5]")
     ],
-    "relevance": Annotated[str | None, typer.Option("--relevance", help="contrast or all. [contrast]")],
+    "relevance": Annotated[
+        str | None, typer.Option("--relevance", help="contrast, judge, contrast+judge or all. [contrast]")
+    ],
+    "task": Annotated[str | None, typer.Option("--task", help="What the data is for: a name, or a YAML file.")],
     "background": Annotated[
         str | None, typer.Option("--background", help="Folder of an encoded corpus. [ships with the SAE]")
     ],
 }
 """Of a measurement."""
+JUDGE: Mapping[str, Any] = {
+    "judge_url": Annotated[
+        str | None, typer.Option("--judge-url", help="An OpenAI-compatible endpoint. [the run's, or its own model]")
+    ],
+    "judge_model": Annotated[str | None, typer.Option("--judge-model", help="The model to ask there.")],
+}
+"""Of what asks a model about features."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Run folder; the same command goes on in it.")]
 Kept = Annotated[Path | None, typer.Option("--out", "-o", help="Run folder to keep. [in the user's cache]")]
@@ -122,6 +132,9 @@ KEYS = {
     "threshold": "coverage.threshold",
     "relevance": "coverage.relevance",
     "background": "coverage.background",
+    "task": "task",
+    "judge_url": "judge.endpoint.url",
+    "judge_model": "judge.endpoint.model",
     "features": "budget.features",
     "max_wait": "writer.endpoint.max_wait_s",
     "rng_seed": "rng_seed",

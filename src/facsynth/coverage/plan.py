@@ -1,12 +1,10 @@
-"""What to fill, as a table that a person edits: `keep`, `n_wanted`. After `coverage`, before `synthesis`."""
+"""What to fill, as a table that a person edits: `keep`, `n_wanted`, `group`. After `coverage`, before `synthesis`."""
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +13,12 @@ from facsynth.bins import Floats
 from facsynth.coverage.coverage import Coverage, UnderRepresented
 from facsynth.errors import InputError
 from facsynth.profile import Profile
-from facsynth.store import write_text
+from facsynth.text.sheets import Line, read_sheet, write_sheet
 
 LARGE_SEED = 5_000
 """Above so many seed samples the plan takes the under-represented features too: one sample covers too easily."""
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
-"""Cells that begin so are given a ' in front, lest a spreadsheet runs them (OWASP, CSV injection)."""
+USUAL_SHARE = 0.5
+"""Of the anchor, above which a feature says nothing of one sample."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +33,46 @@ class PlanRow:
     """Share of samples that fire the feature, 0 to 1, as is `seed_rate`."""
     seed_rate: float
     keep: bool
-    span: str
+    why: str = ""
+    """It is not kept."""
+    group: int | None = None
+    """The feature that stands for its concept, and is written for in its place; None where that is itself."""
+    weight: float = 0.0
+    """Anchor rate x share that is lacking x `known.relevance` x `known.trust`: the order of the rows."""
+    verdict: str = ""
+    score: float | None = None
+    """Balanced accuracy of the explanation; 0.5 is chance."""
+    explanation: str = ""
+    span: str = ""
     """The best one, on one line."""
 
 
+@dataclass(frozen=True)
+class Known:
+    """What is known of a feature's meaning before it is planned for."""
+
+    why_not: str = ""
+    """It is screened out; empty where it is not."""
+    verdict: str = ""
+    score: float | None = None
+    explanation: str = ""
+    span: str = ""
+
+    @property
+    def relevance(self) -> float:
+        """What its verdict weighs; 1 without one."""
+        return VERDICT_WEIGHTS.get(self.verdict, 1.0)
+
+    @property
+    def trust(self) -> float:
+        """What its score weighs: 1 where the explanation is always right or was not tested, a tenth at chance."""
+        return 1.0 if self.score is None else max(0.1, 2 * self.score - 1)
+
+
 COLUMNS = tuple(field.name for field in fields(PlanRow))
+VERDICT_WEIGHTS = {"Yes": 1.0, "Probably": 0.75, "Maybe": 0.5, "No": 0.1}
+TEXTS = ("why", "verdict", "explanation", "span")
+NOTHING = Known()
 
 
 def make_plan(
@@ -49,15 +82,16 @@ def make_plan(
     anchor: Profile,
     thresholds: Floats,
     *,
-    spans: Mapping[int, str] | None = None,
+    known: Mapping[int, Known] | None = None,
     deficit: float = 0.1,
 ) -> list[PlanRow]:
     """The features to fill, those first that the anchor fires most and the seed set lacks most.
 
     A row's weight is the anchor's rate times the share of `deficit` times that rate which the seed set lacks (1 where
-    it never fires). A missing feature of a small seed set wants `min_support` samples. Of a seed set above `LARGE_SEED`
-    samples under-represented features are taken too, and each wants as many as lift its rate to `deficit` times the
-    anchor's.
+    it never fires), times what is known of its meaning. What fires in more than half of the anchor, or is screened
+    out, is not kept. A missing feature of a small seed set wants `min_support` samples. Of a seed set above
+    `LARGE_SEED` samples under-represented features are taken too, and each wants as many as lift its rate to `deficit`
+    times the anchor's.
 
     Args:
         coverage: of the seed set.
@@ -65,46 +99,62 @@ def make_plan(
         seed_set: its profile.
         anchor: its profile.
         thresholds: [d_sae].
-        spans: the best span of a feature; a feature without one gets an empty cell.
+        known: of each feature, as far as anything is.
         deficit: as `under` was made with.
     """
     is_large = seed_set.n_samples > LARGE_SEED
-    found, known = seed_set.firing_samples(thresholds), anchor.firing_samples(thresholds)
+    found, samples = seed_set.firing_samples(thresholds), anchor.firing_samples(thresholds)
     wanted = {int(i): max(1, coverage.min_support - int(found[i])) for i in coverage.missing}
     if is_large:
         goal = deficit * seed_set.n_samples / anchor.n_samples
-        wanted = {i: max(n, int(np.ceil(goal * known[i] - 1e-9)) - int(found[i])) for i, n in wanted.items()}
+        wanted = {i: max(n, int(np.ceil(goal * samples[i] - 1e-9)) - int(found[i])) for i, n in wanted.items()}
         wanted |= dict(zip(under.feature_ids.tolist(), under.n_wanted.tolist(), strict=True))
     missing = set(coverage.missing.tolist())
-    weighted = []
+    rows = []
     for i, n_wanted in wanted.items():
-        anchor_rate, seed_rate = known[i] / anchor.n_samples, found[i] / max(seed_set.n_samples, 1)
-        lack = max(0.0, 1 - seed_rate / (deficit * anchor_rate))
-        span = re.sub(r"\r\n|[\r\n]", "⏎", (spans or {}).get(i, ""))
-        kind = "missing" if i in missing else "under"
-        row = PlanRow(i, kind, n_wanted, _short(anchor_rate), _short(seed_rate), True, span)
-        weighted.append((-anchor_rate * lack, i, row))
-    return [row for _, _, row in sorted(weighted, key=lambda entry: entry[:2])]
+        anchor_rate, seed_rate = samples[i] / anchor.n_samples, found[i] / max(seed_set.n_samples, 1)
+        lack, fact = max(0.0, 1 - seed_rate / (deficit * anchor_rate)), (known or {}).get(i, NOTHING)
+        why = f"fires in {anchor_rate:.0%} of the anchor" if anchor_rate > USUAL_SHARE else fact.why_not
+        row = PlanRow(
+            i, "missing" if i in missing else "under", n_wanted, _short(anchor_rate), _short(seed_rate), not why, why,
+            weight=_short(anchor_rate * lack * fact.relevance * fact.trust), verdict=fact.verdict,
+            score=None if fact.score is None else _short(fact.score), explanation=fact.explanation,
+            span=re.sub(r"\r\n|[\r\n]", "⏎", fact.span),
+        )  # fmt: skip
+        rows.append(row)
+    return sorted(rows, key=lambda row: (-row.weight, -row.anchor_rate, row.feature_id))
 
 
-def attempted(plan: Sequence[PlanRow], n_features: int | None, rng: np.random.Generator) -> list[PlanRow]:
-    """The rows that are tried: all that are kept, or `n_features` of them drawn at random, in the plan's order."""
-    kept = [row for row in plan if row.keep]
-    if n_features is None or n_features >= len(kept):
-        return kept
-    return [kept[i] for i in np.sort(rng.choice(len(kept), n_features, replace=False))]
+def grouped(plan: Sequence[PlanRow], stands: Mapping[int, int]) -> list[PlanRow]:
+    """The plan with each feature's concept, as `groups.concepts` gives them."""
+    found = ((row, stands.get(row.feature_id, row.feature_id)) for row in plan)
+    return [replace(row, group=None if leader == row.feature_id else leader) for row, leader in found]
+
+
+def attempted(plan: Sequence[PlanRow], n_concepts: int | None, rng: np.random.Generator) -> list[PlanRow]:
+    """The rows that are tried: all that are kept, or those of `n_concepts` drawn at random, in the plan's order.
+
+    A row whose `group` is another row that is kept is tried through that one.
+    """
+    kept = {row.feature_id: row for row in plan if row.keep}
+    leaders = {i for i, row in kept.items() if row.group in {None, i} or row.group not in kept}
+    through = {i: row.group if row.group in leaders else i for i, row in kept.items()}
+    own = [i for i, leader in through.items() if leader == i]
+    chosen = set(own)
+    if n_concepts is not None and n_concepts < len(own):
+        chosen = {own[i] for i in rng.choice(len(own), n_concepts, replace=False)}
+    rows = ((row, through[i]) for i, row in kept.items())
+    return [replace(row, group=None if i == row.feature_id else i) for row, i in rows if i in chosen]
 
 
 def write_plan(path: Path, rows: Sequence[PlanRow]) -> None:
     """Write the plan as CSV, safe to open in a spreadsheet."""
-    text = io.StringIO(newline="")
-    table = csv.DictWriter(text, COLUMNS)
-    table.writeheader()
-    for row in rows:
-        cells = asdict(row) | {"keep": "yes" if row.keep else "no"}
-        span = f"'{row.span}" if row.span.startswith(FORMULA) else row.span
-        table.writerow(cells | {"span": span})
-    write_text(path, text.getvalue())
+    told = {True: "yes", False: "no", None: ""}
+    cells = [
+        {name: told[value] if isinstance(value, bool | None) else str(value) for name, value in asdict(row).items()}
+        for row in rows
+    ]
+    write_sheet(path, COLUMNS, cells, TEXTS)
 
 
 def read_plan(path: Path, known: Collection[int]) -> list[PlanRow]:
@@ -113,77 +163,39 @@ def read_plan(path: Path, known: Collection[int]) -> list[PlanRow]:
     Raises:
         InputError: no such file or table, or a cell that is not what its column holds, with its row and column.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig", "surrogatepass")
-    except FileNotFoundError as err:
-        raise InputError(f"no plan {path}\nRun the same command again: it is written anew.") from err
-    except UnicodeDecodeError as err:
-        raise InputError(f"{path} is not a plan: {err}\nSave it as CSV in UTF-8.") from err
-    table = _table(text, path)
-    header = table[0] if table else []
-    missing = [name for name in COLUMNS if name not in header]
-    if missing:
-        raise InputError(
-            f"{path} has no column {missing[0]}; found: {', '.join(header) or 'an empty file'}\n"
-            "Save it with commas between the columns, or write the plan again."
-        )
     allowed, rows = set(known), dict[int, PlanRow]()
-    for number, cells in enumerate(table[1:], start=2):
-        if not any(cells):
-            continue
-        row = _read_row(dict(zip(header, cells, strict=False)), f"{path}, row {number}")
+    for line in read_sheet(path, COLUMNS, "plan"):
+        row = _read_row(line)
         if row.feature_id not in allowed:
             raise InputError(
-                f"{path}, row {number}, feature_id: {row.feature_id} is neither missing nor under-represented here\n"
+                f"{line.where}, feature_id: {row.feature_id} is neither missing nor under-represented here\n"
                 "Delete the row."
             )
         if row.feature_id in rows:
-            raise InputError(f"{path}, row {number}, feature_id: {row.feature_id} is there twice\nDelete one row.")
+            raise InputError(f"{line.where}, feature_id: {row.feature_id} is there twice\nDelete one row.")
         rows[row.feature_id] = row
     return list(rows.values())
 
 
-def _table(text: str, path: Path) -> list[list[str]]:
-    """All cells; a quote that is never closed would take in the rows that follow."""
-    reader, table = csv.reader(io.StringIO(text, newline=""), strict=True), []
-    try:
-        for cells in reader:
-            table.append(cells)
-    except csv.Error as err:
-        reason, way_out = str(err), "Save it as CSV."
-        if "field limit" in reason:
-            reason = f"a cell has more than {csv.field_size_limit():,} characters"
-            way_out = "Shorten it: a span is there to be read only."
-        elif "unexpected end" in reason:
-            reason, way_out = "a quote is never closed", "Close it, or take it out."
-        raise InputError(f"{path}, row {len(table) + 1}: {reason}\n{way_out}") from err
-    return table
-
-
-def _read_row(cells: Mapping[str, str], where: str) -> PlanRow:
-    def cell(name: str, pattern: str, wanted: str) -> str:
-        found = cells.get(name, "").strip().lower()
-        if not re.fullmatch(pattern, found):
-            told = f'{where}, {name}: found "{cells.get(name, "")[:80]}", wanted {wanted}'
-            raise InputError(f"{told}\nMend the cell, or delete the row.")
-        return found
-
-    rate = r"\d+(\.\d*)?(e-?\d+)?"
-    span = cells.get("span", "")
+def _read_row(line: Line) -> PlanRow:
+    number, share = r"\d{1,18}", r"\d+(\.\d*)?(e-?\d+)?"
+    group = line.match("group", f"({number})?", "a feature id, or nothing")
+    score = line.match("score", f"({share})?", "a share such as 0.8, or nothing")
     return PlanRow(
-        feature_id=int(cell("feature_id", r"\d{1,18}", "a whole number")),
-        kind=cell("kind", "missing|under", "missing or under"),
-        n_wanted=int(cell("n_wanted", r"0*[1-9]\d{0,8}", "a whole number of at least 1")),
-        anchor_rate=float(cell("anchor_rate", rate, "a share such as 0.01")),
-        seed_rate=float(cell("seed_rate", rate, "a share such as 0.01")),
-        keep=cell("keep", "yes|no", "yes or no") == "yes",
-        span=shown_span(span),
+        feature_id=int(line.match("feature_id", number, "a whole number")),
+        kind=line.match("kind", "missing|under", "missing or under"),
+        n_wanted=int(line.match("n_wanted", r"0*[1-9]\d{0,8}", "a whole number of at least 1")),
+        anchor_rate=float(line.match("anchor_rate", share, "a share such as 0.01")),
+        seed_rate=float(line.match("seed_rate", share, "a share such as 0.01")),
+        keep=line.match("keep", "yes|no", "yes or no") == "yes",
+        why=line.text("why"),
+        group=int(group) if group else None,
+        weight=float(line.match("weight", share, "a number such as 0.01")),
+        verdict=line.text("verdict"),
+        score=float(score) if score else None,
+        explanation=line.text("explanation"),
+        span=line.text("span"),
     )
-
-
-def shown_span(cell: str) -> str:
-    """The span of a cell, without the mark against formulas."""
-    return cell[1:] if cell[:1] == "'" and cell[1:].startswith(FORMULA) else cell
 
 
 def _short(rate: float) -> float:

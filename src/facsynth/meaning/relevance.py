@@ -25,11 +25,11 @@ class Relevance:
     """The features that matter to the task, and how that was found."""
 
     method: str
-    """contrast or all."""
+    """contrast, judge, contrast+judge or all."""
     feature_ids: Ints
     """Sorted."""
     log_odds: Doubles
-    """[n_features], shrunk; empty for "all", as are the `q_values`."""
+    """[n_features], shrunk; empty for "all" and "judge", as are the `q_values`."""
     q_values: Doubles
     n_tested: int
     dropped_share: float
@@ -79,6 +79,13 @@ def contrast(
     q_values = false_discovery_control(p_values) if len(tested) else p_values
     found = (q_values < q) & (log_odds >= min_log_odds)
     return Relevance("contrast", tested[found], log_odds[found], q_values[found], len(tested), float(dropped))
+
+
+def kept(found: Relevance, feature_ids: Ints, method: str) -> Relevance:
+    """Those that `feature_ids` has too."""
+    inside = np.isin(found.feature_ids, feature_ids)
+    log_odds, q_values = (column[inside] if len(column) else column for column in (found.log_odds, found.q_values))
+    return Relevance(method, found.feature_ids[inside], log_odds, q_values, found.n_tested, found.dropped_share)
 
 
 def _mantel_haenszel(a: Ints, c: Ints, n1: Doubles, n0: Doubles) -> tuple[Doubles, Doubles]:

@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from facsynth.coverage.plan import shown_span
 from facsynth.errors import FacsynthError, InputError, SettingsError
 from facsynth.report import shapes
 from facsynth.store import read_jsonl
 from facsynth.text.forms import to_sample
 from facsynth.text.layouts import RowError
+from facsynth.text.sheets import shown
 
 _T = TypeVar("_T")
 _RATE = re.compile(r"\d+(\.\d*)?(e-?\d+)?")
@@ -109,7 +109,7 @@ def _read_plan(path: Path) -> list[dict[str, Any]]:
                     "feature_id": int(feature),
                     "kind": row.get("kind"),
                     "anchor_rate": float(rate) if _RATE.fullmatch(rate) else None,
-                    "span": shown_span(span),
+                    "span": shown(span),
                 }
             )
     return rows

@@ -49,7 +49,7 @@ class Waves:
         wave: Wave = []
         for task in self.tasks:
             feature = task.feature_id
-            if self.lacks(task) > 0 and not self._cap:
+            if self.lacks(task) > 0 and task.through is None and not self._cap:
                 n = min(self.settings.per_wave, self._left(feature))
                 indices = range(self.n_asked[feature], self.n_asked[feature] + n)
                 wave += [(feature, feature_request(task, index, self.settings)) for index in indices]

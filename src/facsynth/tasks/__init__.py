@@ -1,0 +1,67 @@
+"""What a set of samples is for, a file each: a name, a definition, a rubric, the form of its samples.
+
+A new task is one YAML file here, or one of the user's own (`task: my-task.yaml`).
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, StringConstraints, field_validator
+
+from facsynth.blocks import Block, parse_block, read_yaml, unknown_key
+from facsynth.errors import SettingsError
+from facsynth.records import Task
+from facsynth.text.forms import form_roles
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2_000)]
+
+
+def _known_form(value: str) -> str:
+    form_roles(value)
+    return value
+
+
+class _TaskFile(Block):
+    """What a task file says."""
+
+    name: Text
+    definition: Text
+    """What the data is for, in a sentence."""
+    rubric: tuple[Text, ...] = Field(min_length=1, max_length=40)
+    """What belongs to it, a line each."""
+    form: Annotated[str, AfterValidator(_known_form)] = "message"
+
+    @field_validator("rubric", mode="before")
+    @classmethod
+    def _lines(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+
+def task_names() -> list[str]:
+    """The tasks that ship, sorted."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _FOLDER.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_task(name: str) -> Task:
+    """A task that ships, by its name, or one of the user's own, by its file.
+
+    Raises:
+        SettingsError: neither; or a file that is no task.
+    """
+    if name in task_names():
+        path = Path(str(_FOLDER.joinpath(f"{name}.yaml")))
+    elif Path(name).suffix in {".yaml", ".yml"}:
+        path = Path(name)
+        if not path.is_file():
+            raise SettingsError(f"there is no task file {name}\nOr name one that ships: {', '.join(task_names())}.")
+    else:
+        told = unknown_key(name, task_names()).replace("unknown key", "unknown task")
+        raise SettingsError(f"{told}\nOr give a YAML file of yours with name, definition and rubric.")
+    found = parse_block(_TaskFile, read_yaml(path), str(path))
+    return Task(found.name, found.definition, found.rubric, found.form)
+
+
+_FOLDER = files("facsynth.tasks")

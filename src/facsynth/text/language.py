@@ -1,0 +1,33 @@
+"""Whether a short answer is in English: by its script, and by the small words of a few other languages."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_SMALL_WORDS = {
+    "German": "der die das und ist nicht ein eine von zu mit auf für über den dem des im wird oder text wörter",
+    "French": "le la les des et est une dans pour sur que qui avec aux du au ou texte mots",
+    "Spanish": "el la los las y es una en para por que con del o texto palabras sobre",
+    "Portuguese": "o os as e é uma em para por que com do da dos das ou texto palavras sobre",
+    "Italian": "il lo la gli le e è una in per che con del della di o testo parole su",
+    "Dutch": "de het een en is niet van te met op voor over dat die of tekst woorden",
+    "Polish": "i w na z do nie jest się że o dla lub tekst słowa oraz",
+}
+_ENGLISH = "the a an of to in and or is are with for on at by as that this it from about text texts words"
+
+
+def other_language(text: str) -> str:
+    """The language or script of `text`, where that is plainly not English; else empty.
+
+    An explanation quotes words of other languages now and then, so most of it has to be foreign.
+    """
+    letters = [character for character in text if character.isalpha()]
+    foreign = [c for c in letters if not unicodedata.name(c, "").startswith("LATIN")]
+    if letters and len(foreign) > len(letters) / 2:
+        return unicodedata.name(foreign[0], "another script").split()[0].capitalize() + " script"
+    words = re.findall(r"\w+", text.lower())
+    n_english = sum(word in _ENGLISH.split() for word in words)
+    counts = {name: sum(word in small.split() for word in words) for name, small in _SMALL_WORDS.items()}
+    best = max(counts, key=lambda name: counts[name])
+    return best if counts[best] >= 2 and counts[best] > 2 * n_english else ""

@@ -1,0 +1,101 @@
+"""Tables that a person edits in a spreadsheet: written so that no cell runs, read back with every mistake named."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from facsynth.errors import InputError
+from facsynth.store import write_text
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
+"""Cells that begin so are given a ' in front, lest a spreadsheet runs them (OWASP, CSV injection)."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a table, by the names of its columns."""
+
+    where: str
+    """The file and the number of the row, as a spreadsheet counts them."""
+    cells: Mapping[str, str]
+
+    def text(self, name: str) -> str:
+        """A cell of free text, without the mark against formulas; empty where it is not there."""
+        return shown(self.cells.get(name, ""))
+
+    def match(self, name: str, pattern: str, wanted: str) -> str:
+        """A cell that must be of some form, in small letters.
+
+        Raises:
+            InputError: it is not, naming row and column.
+        """
+        found = self.cells.get(name, "").strip().lower()
+        if not re.fullmatch(pattern, found):
+            told = f'{self.where}, {name}: found "{self.cells.get(name, "")[:80]}", wanted {wanted}'
+            raise InputError(f"{told}\nMend the cell, or delete the row.")
+        return found
+
+
+def write_sheet(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]], texts: Sequence[str]) -> None:
+    """Write a table as CSV, safe to open in a spreadsheet; `texts` are the columns of free text."""
+    written = io.StringIO(newline="")
+    table = csv.DictWriter(written, columns)
+    table.writeheader()
+    for row in rows:
+        marked = {name: f"'{row[name]}" for name in texts if row[name].startswith(FORMULA)}
+        table.writerow({**row, **marked})
+    write_text(path, written.getvalue())
+
+
+def read_sheet(path: Path, columns: Sequence[str], what: str) -> list[Line]:
+    """Read a table back, edited or not; `what` is the word for such a file.
+
+    Raises:
+        InputError: no such file or table, or one without one of `columns`.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig", "surrogatepass")
+    except FileNotFoundError as err:
+        raise InputError(f"no {what} {path}\nRun the same command again: it is written anew.") from err
+    except UnicodeDecodeError as err:
+        raise InputError(f"{path} is not a {what}: {err}\nSave it as CSV in UTF-8.") from err
+    table = _cells(text, path)
+    header = table[0] if table else []
+    missing = [name for name in columns if name not in header]
+    if missing:
+        raise InputError(
+            f"{path} has no column {missing[0]}; found: {', '.join(header) or 'an empty file'}\n"
+            f"Save it with commas between the columns, or write the {what} again."
+        )
+    return [
+        Line(f"{path}, row {number}", dict(zip(header, cells, strict=False)))
+        for number, cells in enumerate(table[1:], start=2)
+        if any(cells)
+    ]
+
+
+def shown(cell: str) -> str:
+    """A cell of free text, without the mark against formulas."""
+    return cell[1:] if cell[:1] == "'" and cell[1:].startswith(FORMULA) else cell
+
+
+def _cells(text: str, path: Path) -> list[list[str]]:
+    """All cells; a quote that is never closed would take in the rows that follow."""
+    reader, table = csv.reader(io.StringIO(text, newline=""), strict=True), []
+    try:
+        for cells in reader:
+            table.append(cells)
+    except csv.Error as err:
+        reason, way_out = str(err), "Save it as CSV."
+        if "field limit" in reason:
+            reason = f"a cell has more than {csv.field_size_limit():,} characters"
+            way_out = "Shorten it: a span is there to be read only."
+        elif "unexpected end" in reason:
+            reason, way_out = "a quote is never closed", "Close it, or take it out."
+        raise InputError(f"{path}, row {len(table) + 1}: {reason}\n{way_out}") from err
+    return table

@@ -1,0 +1,87 @@
+"""The sheet of features: what a person changes is known for it and kept; what is wrong is named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from facsynth.errors import InputError
+from facsynth.meaning.sheet import HUMAN, MODEL, Note, read_notes, write_notes
+
+NOTES = [
+    Note(7, "ovens and stoves", MODEL, 0.9, 0.5, "Yes", "cooking, as asked", MODEL, '"oven"', '"hot"', "a", "b"),
+    Note(3, "", MODEL, fires_on='"the"'),
+    Note(5, "=HYPERLINK(1)", MODEL, verdict="No", judged_by=MODEL),
+]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    write_notes(tmp_path / "features.csv", NOTES)
+    return tmp_path / "features.csv"
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text("utf-8")
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new), "utf-8")
+
+
+def test_what_nobody_changed_comes_back_as_it_was(path: Path) -> None:
+    assert read_notes(path) == {note.feature_id: note for note in NOTES}
+    assert list(read_notes(path)) == [3, 5, 7]
+    assert read_notes(path.parent / "nothing.csv") == {}
+
+
+def test_a_changed_explanation_is_a_persons_and_its_score_no_longer_holds(path: Path) -> None:
+    edit(path, "ovens and stoves", "hot kitchens")
+    note = read_notes(path)[7]
+    assert note == replace(NOTES[0], explanation="hot kitchens", explained_by=HUMAN, score=None, control=None)
+    write_notes(path, read_notes(path).values())
+    assert read_notes(path)[7] == note, "and stays so"
+
+
+def test_a_changed_verdict_is_a_persons(path: Path) -> None:
+    edit(path, ",Yes,", ", no ,")
+    note = read_notes(path)[7]
+    assert (note.verdict, note.judged_by, note.explained_by, note.score) == ("No", HUMAN, MODEL, 0.9)
+
+
+def test_a_row_that_a_person_added_is_read(path: Path) -> None:
+    with path.open("a", encoding="utf-8") as handle:
+        handle.write("11,my own words,,,,maybe\n")
+    note = read_notes(path)[11]
+    assert note == Note(11, "my own words", HUMAN, verdict="Maybe", judged_by=HUMAN)
+
+
+def test_an_emptied_cell_is_empty_again(path: Path) -> None:
+    edit(path, ",Yes,", ",,")
+    edit(path, "ovens and stoves", "")
+    note = read_notes(path)[7]
+    assert (note.verdict, note.judged_by, note.explanation, note.explained_by) == ("", "", "", HUMAN)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [(",Yes,", ",perhaps,", 'row 4, verdict: found "perhaps", wanted Yes, Probably, Maybe, No'),
+     ("0.9", "good", 'row 4, score: found "good"'), ("7,ovens", "3,ovens", "row 4, feature_id: 3 is there twice"),
+     ("explanation,", "text,", "no column explanation")],
+)  # fmt: skip
+def test_a_wrong_cell_is_named(path: Path, old: str, new: str, message: str) -> None:
+    edit(path, old, new)
+    with pytest.raises(InputError, match=message):
+        read_notes(path)
+
+
+@settings(max_examples=50)
+@given(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8")))
+def test_any_words_survive_the_file(tmp_path_factory: pytest.TempPathFactory, explanation: str, reason: str) -> None:
+    path = tmp_path_factory.mktemp("sheet") / "features.csv"
+    words, reason = " ".join(explanation.split()), " ".join(reason.split())
+    note = Note(1, words, MODEL, 0.5, None, "Yes", reason, MODEL)
+    write_notes(path, [note])
+    assert read_notes(path) == {1: note}

@@ -1,0 +1,231 @@
+"""Features of a run folder are explained, scored and judged, through a real server; no answer is asked for twice."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import tiny_run
+from facsynth.meaning.sheet import HUMAN, Note, read_notes
+from facsynth.understand import agreement
+from fault_server import MODEL, Act, FaultServer
+from tiny_cli import Done, facsynth
+
+
+def texts_in(prompt: str) -> list[str]:
+    return [json.loads(line) for line in re.findall(r'(?m)^\d+\.(?: \(\d+\))? (".*")$', prompt)]
+
+
+def answer(body: dict[str, Any], seen: int) -> Act:
+    """An annotator that names the commonest word, finds it again, and judges by it."""
+    prompt = body["messages"][0]["content"]
+    texts = texts_in(prompt)
+    if '"explanation": "..."' in prompt:
+        words = [word for text in texts for word in re.findall(r"⟦(\w+)", text)]
+        return Act(text=json.dumps({"explanation": f"the word {max(words, key=words.count)}" if words else None}))
+    word = re.findall(r"the word (\w+)", prompt)[0]
+    if '"fits"' in prompt:
+        return Act(text=json.dumps({"fits": [n for n, text in enumerate(texts, start=1) if word in text]}))
+    return Act(text=json.dumps({"reason": f"it is about {word}", "verdict": "Yes" if word[0] < "m" else "No"}))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FACSYNTH_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A folder in which coverage was measured, without any judge."""
+    config = tmp_path / "run.yaml"
+    config.write_text(yaml.safe_dump(tiny_run.parts(tmp_path)), encoding="utf-8")
+    done = facsynth("missing", tmp_path / "seed.jsonl", "--config", config, "-o", tmp_path / "run")
+    assert done.code == 0, done.stderr
+    return tmp_path / "run"
+
+
+def ask(command: str, run: Path, server: FaultServer, *words: str | Path) -> Done:
+    return facsynth(command, run, "--judge-url", server.url, "--judge-model", MODEL, "--json", *words)
+
+
+def rows_of(run: Path) -> list[dict[str, str]]:
+    with (run / "meaning" / "features.csv").open(encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_features_are_explained_scored_and_judged_and_no_answer_is_asked_for_twice(
+    run: Path, server: FaultServer
+) -> None:
+    server.script = answer
+    before = json.loads((run / "coverage" / "before.json").read_text("utf-8"))
+    done = ask("interpret", run, server)
+    assert done.code == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert figures["n_features"] == figures["n_explained"] + figures["n_cannot_tell"] == len(before["missing"])
+    assert sum(server.answered.values()) == len(before["missing"]), "one call a feature, none about any other"
+    rows = rows_of(run)
+    assert sorted(int(row["feature_id"]) for row in rows) == before["missing"]
+    assert all(row["fires_on"] and row["promotes"] and row["span_1"] for row in rows)
+    assert all(row["explained_by"] == "model" for row in rows)
+
+    figures = json.loads(ask("score", run, server).stdout)
+    assert figures["n_scored"] > 10
+    assert figures["score"] > figures["control"] and figures["beats_control"] > 0.5
+    n = sum(server.answered.values())
+    assert json.loads(ask("score", run, server).stdout) == figures
+    assert sum(server.answered.values()) == n and max(server.answered.values()) == 1
+
+    judged = json.loads(ask("relevance", run, server, "--task", "toxicity", "--method", "judge").stdout)
+    assert judged["verdicts"]["Yes"] > 3 and judged["verdicts"]["No"] > 3
+    ledger = json.loads(facsynth("ledger", run, "--json").stdout)
+    assert ledger["calls"] == sum(server.answered.values()) and max(server.answered.values()) == 1
+
+
+def test_the_plan_shows_what_is_known_and_stays_as_a_person_left_it(run: Path, server: FaultServer) -> None:
+    server.script = answer
+    assert ask("score", run, server).code == 0
+    with (run / "plan.csv").open(encoding="utf-8", newline="") as handle:
+        plan = list(csv.DictReader(handle))
+    notes = read_notes(run / "meaning" / "features.csv")
+    for row in plan:
+        note = notes[int(row["feature_id"])]
+        assert row["explanation"] == note.explanation
+        assert (row["score"] == "") == (note.score is None)
+    assert [float(row["weight"]) for row in plan] == sorted((float(row["weight"]) for row in plan), reverse=True)
+    done = facsynth("synthesize", run)
+    assert done.code in {0, 4}, done.stderr
+    kept = [json.loads(line) for line in (run / "provenance.jsonl").read_text("utf-8").splitlines()]
+    assert all(row["explanation"] == (notes[row["feature"]].explanation or None) for row in kept) and kept
+
+
+def test_what_a_person_changed_is_not_asked_about_and_survives(run: Path, server: FaultServer) -> None:
+    server.script = answer
+    ask("relevance", run, server, "--task", "toxicity", "--method", "judge")
+    path, rows = run / "meaning" / "features.csv", rows_of(run)
+    judged = [row for row in rows if row["judged_by"] == "model"]
+    mine = judged[0]["feature_id"]
+    text = path.read_text("utf-8").replace(judged[0]["reason"], "I know better", 1)
+    path.write_text(text.replace(f"{mine},{judged[0]['explanation']},", f"{mine},my own words,", 1), "utf-8")
+    n = sum(server.answered.values())
+    again = ask("relevance", run, server, "--task", "toxicity", "--method", "judge")
+    assert again.code == 0, again.stderr
+    assert sum(server.answered.values()) == n
+    note = read_notes(path)[int(mine)]
+    assert (note.explanation, note.reason, note.explained_by, note.judged_by) == (
+        "my own words", "I know better", HUMAN, HUMAN,
+    )  # fmt: skip
+    assert json.loads(again.stdout)["n_human"] == 1
+
+
+def test_replies_that_are_none_are_rows_and_no_answers(run: Path, server: FaultServer) -> None:
+    bad = ["", "not json", "I'm sorry, I can't help with that.", '{"explanation": "Wörter mit der und die Küche"}']
+
+    def script(body: dict[str, Any], seen: int) -> Act:
+        return Act(text=bad[len(body["messages"][0]["content"]) % 4]) if "oven" in str(body) else answer(body, seen)
+
+    server.script = script
+    done = ask("interpret", run, server)
+    assert done.code == 0, done.stderr
+    figures = json.loads(done.stdout)
+    failures = [json.loads(line) for line in (run / "meaning" / "failures.jsonl").read_text("utf-8").splitlines()]
+    assert len(failures) == figures["n_failures"] > 5
+    assert figures["n_explained"] + figures["n_cannot_tell"] + len(failures) == figures["n_features"]
+    assert {row["asked"] for row in failures} == {"interpret"}
+    n = sum(server.answered.values())
+    assert json.loads(ask("interpret", run, server).stdout) == figures
+    assert sum(server.answered.values()) == n, "a failed one is not asked for again either"
+
+
+def test_a_dry_run_counts_calls_and_asks_nothing(run: Path, server: FaultServer) -> None:
+    server.script = answer
+    found = json.loads(ask("score", run, server, "--dry-run").stdout)
+    assert not server.answered
+    assert ask("score", run, server).code == 0
+    assert sum(server.answered.values()) <= sum(found["calls"].values())
+    found = json.loads(ask("relevance", run, server, "--task", "toxicity", "--method", "judge", "--dry-run").stdout)
+    assert found["calls"]["judge"] > found["calls"]["interpret"] / 2 > 0
+
+
+def test_relevance_by_judge_decides_the_targets(tmp_path: Path, server: FaultServer) -> None:
+    server.script = answer
+    parts = tiny_run.parts(tmp_path)
+    parts["coverage"] |= {"relevance": "judge", "counts": ["Yes"]}
+    parts |= {"task": "toxicity", "judge": {"endpoint": {"url": server.url, "model": MODEL}}}
+    config = tmp_path / "run.yaml"
+    config.write_text(yaml.safe_dump(parts), encoding="utf-8")
+    done = facsynth("coverage", tmp_path / "seed.jsonl", "--config", config, "-o", tmp_path / "run", "--json")
+    assert done.code == 0, done.stderr
+    record = json.loads(done.stdout)
+    notes = read_notes(tmp_path / "run" / "meaning" / "features.csv")
+    relevant = {i for i, note in notes.items() if note.verdict == "Yes"}
+    assert record["relevance"] == "judge" and set(record["missing"]) <= relevant
+    assert record["n_target"] == len(relevant) > 3
+    screened = [note for note in notes.values() if note.judged_by == "screen"]
+    assert all(note.verdict == "No" and note.reason.startswith("fires on") for note in screened)
+
+
+def test_a_cap_ends_it_and_a_larger_one_goes_on(tmp_path: Path, server: FaultServer) -> None:
+    server.script = answer
+    parts = tiny_run.parts(tmp_path)
+    parts["budget"] |= {"max_calls": 5}
+    config = tmp_path / "run.yaml"
+    config.write_text(yaml.safe_dump(parts), encoding="utf-8")
+    facsynth("missing", tmp_path / "seed.jsonl", "--config", config, "-o", tmp_path / "run")
+    done = ask("interpret", tmp_path / "run", server)
+    assert done.code == 4, done.stderr
+    assert "questions were not asked: the cap on calls (5)" in done.stderr
+    assert sum(server.answered.values()) == 5
+    assert len(rows_of(tmp_path / "run")) > 5
+
+
+def test_agreement_is_counted_over_what_was_judged() -> None:
+    labels = {1: "Yes", 2: "Maybe", 3: "No", 4: "No", 5: "", 6: "Yes"}
+    notes = [Note(i, verdict=label) for i, label in labels.items()]
+    found = agreement(notes, {1, 4, 5}, ("Yes",))
+    assert found == {
+        "both": 1, "judge_alone": 1, "contrast_alone": 1, "neither": 2, "share": 0.6,
+        "kappa": pytest.approx((0.6 - (2 * 2 + 3 * 3) / 25) / (1 - (2 * 2 + 3 * 3) / 25)),
+    }  # fmt: skip
+    assert agreement([], {1}, ("Yes",))["kappa"] is None
+
+
+def test_judging_needs_a_task(run: Path, server: FaultServer) -> None:
+    done = ask("relevance", run, server)
+    assert done.code == 2 and "judged by which task?" in done.stderr and "toxicity" in done.stderr
+    done = ask("relevance", run, server, "--task", "toxic")
+    assert done.code == 2 and "did you mean `toxicity`" in done.stderr
+
+
+@pytest.mark.kill
+def test_killed_and_resumed_no_answer_is_asked_for_again(run: Path, server: FaultServer) -> None:
+    server.script, server.latency_s, rng = answer, 0.05, random.Random(5)
+    whole = Path(shutil.copytree(run, run.parent / "whole"))
+    command = [sys.executable, "-m", "facsynth", "score", run, "--judge-url", server.url, "--judge-model", MODEL]
+    n_killed = 0
+    for _ in range(4):
+        before = sum(server.seen.values())
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and sum(server.seen.values()) < before + rng.randint(20, 60):
+            time.sleep(0.005)
+        n_killed += process.poll() is None
+        process.kill()
+        process.wait(60)
+    done = ask("score", run, server)
+    assert done.code == 0 and n_killed >= 3, done.stderr
+    n_twice = sum(n - 1 for n in server.answered.values())
+    assert n_twice <= n_killed * (64 + 64 // 4 + 1), "no more than was out at the kills"
+    assert ask("score", whole, server).stdout == done.stdout
+    for name in ("meaning/features.csv", "meaning/summary.json", "plan.csv"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes()
+    assert list(run.rglob(".*.tmp")) == []
