@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from typing import Any
@@ -11,9 +12,9 @@ import pytest
 from facsynth.errors import IncompleteError, ModelError, SettingsError
 from facsynth.llm import Ledger, limiter
 from facsynth.llm.address import EndpointSettings
-from facsynth.llm.budget import NO_CAPS, Budget, Price
+from facsynth.llm.budget import NO_CAPS, Budget, Caps, Price
 from facsynth.llm.endpoint import Endpoint
-from facsynth.llm.endpoint_writer import EndpointWriter
+from facsynth.llm.endpoint_writer import EndpointWriter, identity_of
 from facsynth.llm.wire import Answered, Fault, Kind, read_response
 from fault_server import FINAL_FAULTS, MODEL, Act, FaultServer, refused
 from test_endpoint import Kept, asked, request
@@ -38,7 +39,7 @@ def test_an_outage_that_lasts_leaves_rows_that_the_next_command_asks_again(
 ) -> None:
     monkeypatch.setattr("facsynth.llm.endpoint.OUTAGE_S", 0.2)
     server.script = lambda body, seen: refused(503, "poison") if "number 3" in str(body) else Act()
-    kept = asked(server, [request(i) for i in range(30)], concurrency=4, max_attempts=2)
+    kept = asked(server, [request(i) for i in range(30)], concurrency=1, max_attempts=2)
     found = kept.found[3]
     assert isinstance(found, Fault) and found.kind is Kind.UNAVAILABLE and kept.sent.count(3) > 2
     assert len(kept.texts) == 29
@@ -133,7 +134,12 @@ def test_a_passing_fault_does_not_change_who_the_endpoint_is(server: FaultServer
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("ALL_PROXY", "socks5://127.0.0.1:1"), ("SSL_CERT_FILE", "/nowhere/certificates.pem")]
+    ("name", "value"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:1"),
+        ("ALL_PROXY", "http://proxy:port"),
+        ("SSL_CERT_FILE", "/nowhere/certificates.pem"),
+    ],
 )
 def test_a_proxy_or_certificates_that_cannot_be_used_are_said(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
@@ -145,7 +151,16 @@ def test_a_proxy_or_certificates_that_cannot_be_used_are_said(
 
 @pytest.mark.parametrize(
     "extra",
-    [{"n": 4}, {"max_completion_tokens": 9}, {"max_tokens": None}, {"stream": True}, {"a": float("nan")}, {"a": {1}}],
+    [
+        {"n": 4},
+        {"n_predict": 4096},
+        {"echo": True},
+        {"max_completion_tokens": 9},
+        {"max_tokens": None},
+        {"stream": True},
+        {"a": float("nan")},
+        {"a": {1}},
+    ],
 )
 def test_fields_that_break_caps_or_cannot_be_sent_are_refused(extra: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match=r"endpoint\.extra"):
@@ -169,11 +184,92 @@ def test_the_most_tokens_may_have_the_other_name(server: FaultServer) -> None:
         (502, b"<html>", Kind.UNAVAILABLE),
         (529, b'{"error": {"message": "overloaded"}}', Kind.UNAVAILABLE),
         (504, b"", Kind.TIMEOUT),
+        (429, b'{"error": {"message": "You exceeded your current quota. Please retry in 5.5s."}}', Kind.RATE_LIMIT),
+        (
+            403,
+            b'{"error": {"message": "Your chosen model requires moderation and your input was flagged"}}',
+            Kind.FILTER,
+        ),
+        (500, b'{"error": {"message": "index_not_found in model runner"}}', Kind.SERVER),
+        (
+            200,
+            b'{"choices": [{"error": {"code": 429, "message": "slow"}, "message": {"content": ""}}]}',
+            Kind.RATE_LIMIT,
+        ),
+        (200, b'{"choices": [{"finish_reason": "abort", "message": {"content": "A cut sen"}}]}', Kind.SERVER),
+        (200, b'{"choices": [{"finish_reason": "insufficient_system_resource", "text": "A cut"}]}', Kind.SERVER),
     ],
 )
 def test_what_a_status_means_depends_on_its_words(status: int, body: bytes, kind: Kind) -> None:
     found = read_response(status, {"retry-after": "Mon, 01 Jan 99999 00:00:00 GMT"}, body)
     assert isinstance(found, Fault) and found.kind is kind
+
+
+def test_a_wait_is_read_from_the_words_too_and_an_address_keeps_no_key() -> None:
+    found = read_response(429, {}, b'{"error": {"message": "Please retry in 58.8s."}}')
+    assert isinstance(found, Fault) and found.retry_after_s == 58.8
+    found = read_response(307, {"location": "https://x/v1?api_key=SECRET"}, b"")
+    assert isinstance(found, Fault) and "https://x/v1" in found.message and "SECRET" not in found.message
+
+
+@pytest.mark.parametrize(
+    ("usage", "counts"),
+    [
+        ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 400}, (10, 390)),
+        ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}, (10, 5)),
+        ({"prompt_tokens": 10, "completion_tokens": 5}, (10, 5)),
+        ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, (None, None)),
+    ],
+)
+def test_thoughts_that_only_the_total_counts_are_counted_and_a_text_never_costs_nothing(
+    usage: dict[str, int], counts: tuple[int | None, int | None]
+) -> None:
+    body = {"choices": [{"message": {"content": "a text"}, "finish_reason": "stop"}], "usage": usage}
+    found = read_response(200, {}, json.dumps(body).encode())
+    assert isinstance(found, Answered) and (found.prompt_tokens, found.written_tokens) == counts
+
+
+def test_what_extra_adds_to_a_prompt_is_reserved_too(server: FaultServer, tmp_path: Any) -> None:
+    with Ledger.open(tmp_path / "l") as ledger, Endpoint(EndpointSettings(server.url, MODEL)) as endpoint:
+        budget = Budget(Caps(tokens=3_000), Price(), more_bytes=5_000)
+        (reply,) = EndpointWriter(endpoint, ledger, budget, identity="w").write([request(0)])
+    assert reply.error == "budget: the cap on tokens (3,000)" and not server.seen
+
+
+def test_who_the_endpoint_is_does_not_change_with_a_price_or_a_fault(server: FaultServer) -> None:
+    settings = EndpointSettings(server.url, MODEL)
+    entry = {"id": MODEL, "max_model_len": 4096}
+    assert identity_of(settings, entry | {"pricing": {"prompt": "0.1"}, "created": 3}) == identity_of(settings, entry)
+    assert identity_of(settings, entry | {"max_model_len": 8192}) != identity_of(settings, entry)
+    server.models_act = [refused(500, "oops")] * 9
+    with Endpoint(settings) as endpoint, pytest.raises(ModelError, match="does not work: 500 oops"):
+        endpoint.described()
+    server.models_act = [refused(429, "slow", retry_after="0")] * 9
+    with Endpoint(settings) as endpoint, pytest.raises(IncompleteError, match="does not work: 429 slow"):
+        endpoint.described()
+
+
+def test_a_run_that_goes_on_stops_at_two_requests_that_are_refused_for_more_than_their_length(
+    server: FaultServer, tmp_path: Any
+) -> None:
+    asked_for = [request(i) for i in range(20)]
+
+    def write(n: int) -> None:
+        with Ledger.open(tmp_path / "l") as ledger, Endpoint(EndpointSettings(server.url, MODEL)) as endpoint:
+            EndpointWriter(endpoint, ledger, Budget(NO_CAPS, Price()), identity="w").write(asked_for[:n])
+
+    write(3)
+    server.script = lambda body, seen: refused(400, "unknown field seed")
+    with pytest.raises(ModelError, match="400 unknown field seed"):
+        write(20)
+
+
+def test_a_later_longer_wait_of_one_burst_is_kept_to() -> None:
+    told: list[float] = []
+    slots = limiter.Limiter(8, 60.0, lambda seconds, why: told.append(seconds))
+    slots.limited(0.0, 0.1, "slow")
+    slots.limited(0.0, 5.0, "slower")
+    assert slots._paused_until - time.monotonic() > 4.5
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,8 @@ WITHOUT_EFFECT: dict[str, Any] = {
     "writer": {"batch_size": True, "endpoint": ON_THE_WAY}, "judge": {"batch_size": True, "endpoint": ON_THE_WAY},
 }  # fmt: skip
 """What a run may be gone on with in another way: data sets count by their content, not by their place."""
-MAY_HOLD = {"facsynth.yaml", "seconds.json", "plan.csv", "ledger.sqlite", "meaning"}
+MAY_HOLD = {"facsynth.yaml", "seconds.json", "plan.csv", "meaning"}
+MAY_HOLD |= {f"ledger.sqlite{end}" for end in ("", "-wal", "-shm")}
 """What may lie in a folder before a run begins in it: a plan is followed, once it was checked; what a
 ledger holds is not asked again."""
 Corpora = tuple[Corpus, Corpus]

@@ -5,9 +5,10 @@ Before: `settings`, `assemble`. After: `pipeline` hands the writer to `synthesis
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
@@ -67,12 +68,15 @@ def opened_model(
         check_allowed(block, which)
 
         def tell(seconds: float, why: str) -> None:
-            progress(f"waiting {seconds:.0f} s, the endpoint said {why}", 0, None)
+            progress(f"waiting: {seconds:.0f} s, the endpoint: {why}", 0, None)
 
-        with Endpoint(endpoint_settings(block), tell) as endpoint:
+        with ExitStack() as ends, Endpoint(endpoint_settings(block), tell) as endpoint:
             identity = role + identity_of(endpoint.settings, endpoint.described())
-            budget = Budget(settings.caps, price_of(block), ledger.spent())
-            yield EndpointWriter(endpoint, ledger, budget, identity=identity, progress=progress)
+            more = len(json.dumps(block.extra))
+            budget = Budget(settings.caps, price_of(block), ledger.spent(), more_bytes=more)
+            writer = EndpointWriter(endpoint, ledger, budget, identity=identity, progress=progress)
+            ends.callback(writer.wait)
+            yield writer
 
 
 def endpoint_settings(block: EndpointBlock) -> EndpointSettings:

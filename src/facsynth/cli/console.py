@@ -17,7 +17,7 @@ from facsynth.errors import StorageError
 from facsynth.records import Progress
 
 Panel = dict[str, Callable[..., None]]
-LINE_EVERY_S = 5.0
+LINE_EVERY_S, REPEAT_S = 5.0, 60.0
 """Without a terminal: a plain line at most so often, and one when a step begins or ends."""
 
 
@@ -101,7 +101,8 @@ def _lines() -> Progress:
 
     def show(what: str, done: int, total: int | None) -> None:
         key, now = what.partition(":")[0], time.monotonic()
-        if key in last and (done == last[key][1] or (done != total and now - last[key][0] < LINE_EVERY_S)):
+        again = REPEAT_S if done == 0 else float("inf")  # what waits says so from time to time
+        if key in last and now - last[key][0] < (again if done == last[key][1] else LINE_EVERY_S * (done != total)):
             return
         last[key] = now, done
         count = f" {done}/{total}" if total else f" {done}" if done else ""

@@ -39,7 +39,10 @@ class EndpointSettings:
     """Further fields of a request's body, as `check_extra` allows; null leaves one out."""
 
 
-KEPT = {"model", "messages", "prompt", "stream", "n", "best_of", "max_tokens", "max_completion_tokens"}
+KEPT = {
+    "model", "messages", "prompt", "stream", "n", "best_of", "echo", "max_tokens", "max_completion_tokens", "n_predict",
+    "num_predict", "max_new_tokens", "options",
+}  # fmt: skip
 """Fields of a request that `extra` may not change: replies could not be read, or not be paid within a cap."""
 
 
@@ -105,10 +108,11 @@ def not_working(settings: EndpointSettings, found: Fault) -> FacsynthError:
     ways = {
         Kind.KEY: f"See {key}.",
         Kind.MODEL: f"Give a model that it has (asked for {settings.model!r}).",
+        Kind.RATE_LIMIT: "The same command goes on, later.",
         Kind.QUOTA: "See the account. What was answered is kept; the same command goes on.",
         Kind.ADDRESS: f"Give the address that ends before /{path_of(settings)}, often in /v1.",
         Kind.CONNECTION: "Is the server running, and is this its address?",
         Kind.REQUEST: "Change or leave out fields of the request (endpoint.extra).",
     }
-    kind = IncompleteError if found.kind is Kind.QUOTA else ModelError
+    kind = IncompleteError if found.kind in {Kind.QUOTA, Kind.RATE_LIMIT} else ModelError
     return kind(f"{settings.url} does not work: {found.message}\n{ways.get(found.kind, 'Try again.')}")

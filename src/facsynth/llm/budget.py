@@ -81,14 +81,15 @@ NO_CAPS, FREE = Caps(), Price()
 class Budget:
     """What is spent, what is reserved, and whether one more call fits."""
 
-    def __init__(self, caps: Caps, price: Price, spent: Amount = NOTHING) -> None:
-        """Go on from `spent`."""
-        self.caps, self.price = caps, price
+    def __init__(self, caps: Caps, price: Price, spent: Amount = NOTHING, *, more_bytes: int = 0) -> None:
+        """Go on from `spent`; each request carries `more_bytes` beside its messages."""
+        self.caps, self.price, self._more = caps, price, more_bytes
         self.spent, self.reserved = spent, Amount()
 
     def worst(self, request: Request) -> Amount:
         """What one call can cost."""
-        return self.price.of(*worst_tokens(request))
+        prompt, written = worst_tokens(request)
+        return self.price.of(prompt + self._more, written)
 
     def actual(self, reply: Reply) -> Amount:
         """What a reply did cost."""

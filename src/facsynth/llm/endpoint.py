@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, Self, TypeGuard
 
 import anyio.from_thread
+import httpx
 
 from facsynth.errors import FacsynthError, IncompleteError, ModelError, SettingsError
 from facsynth.llm.address import EndpointSettings, headers_of, not_working, path_of
@@ -28,6 +29,7 @@ from facsynth.llm.wire import (
     Fault,
     Kind,
     body_of,
+    is_too_long,
     models_in,
     read_response,
     refuses_schemas,
@@ -78,6 +80,7 @@ class Endpoint:
         """Until it refuses one."""
         self.has_answered = False
         """Ever; whoever knows it from before may say so."""
+        self._answered_here = False
         self._refused: set[int] = set()
         self._asking: dict[asyncio.Task[None], list[FacsynthError]] = {}
         """What is at work, each with what makes it stop."""
@@ -87,7 +90,8 @@ class Endpoint:
         self._portal = self._context.__enter__()
         try:
             self._portal.call(self._open)
-        except (ImportError, OSError, ValueError) as err:  # of a proxy or certificates that the environment names
+        except (ImportError, OSError, ValueError, httpx.InvalidURL) as err:
+            # Of a proxy or certificates that the environment names.
             self._context.__exit__(None, None, None)
             found = f"{self.settings.url} cannot be connected to: {err}"
             raise SettingsError(f"{found}\nSee ALL_PROXY, SSL_CERT_FILE and the like in the environment.") from err
@@ -95,7 +99,7 @@ class Endpoint:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Let go of the connections. After an error elsewhere what is out is waited for and kept; not after Ctrl-C."""
-        self._portal.call(self._close, kind is None or issubclass(kind, FacsynthError))
+        self._portal.call(self._close, kind is None or issubclass(kind, Exception))
         self._context.__exit__(None, None, None)
 
     async def _close(self, is_orderly: bool) -> None:
@@ -118,12 +122,13 @@ class Endpoint:
 
         Raises:
             ModelError: it does not answer, refuses the key, or has other models only.
+            IncompleteError: it limits.
         """
         found = self._portal.call(self._models)
         if isinstance(found, Fault):
-            if found.kind in {Kind.KEY, Kind.CONNECTION, Kind.TIMEOUT, Kind.RESET, Kind.UNAVAILABLE, Kind.RATE_LIMIT}:
-                raise not_working(self.settings, found)
-            return None
+            if found.kind in {Kind.ADDRESS, Kind.MODEL, Kind.REQUEST}:
+                return None
+            raise not_working(self.settings, found)
         entry = next((entry for entry in found if entry.get("id") == self.settings.model), None)
         if found and entry is None:
             names = ", ".join(str(entry.get("id")) for entry in found[:8]) + " …" * (len(found) > 8)
@@ -179,7 +184,7 @@ class Endpoint:
 
     async def _answer(self, number: int, request: Request, desk: Desk, stop: Sequence[FacsynthError]) -> None:
         """One request to its end; left open where another one found that all are to stop."""
-        waits, attempts, began = _waits(), 0, time.monotonic()
+        waits, attempts, away_since = _waits(), 0, 0.0
         while (sent := await self._attempt(number, request, desk, stop)) is not None:
             found, latency_s, with_schema = sent
             if isinstance(found, Answered) or found.kind in COUNTED:
@@ -193,7 +198,9 @@ class Endpoint:
             attempts += 1
             if self._stops_all(found, number, attempts):
                 raise not_working(self.settings, found)
-            if self._is_given_up(found, attempts, time.monotonic() - began):
+            if found.kind is Kind.UNAVAILABLE:
+                away_since = away_since or time.monotonic()
+            if self._is_given_up(found, attempts, time.monotonic() - away_since):
                 return await desk.settle(number, found, latency_s)
             await self._limiter.sleep(self._pause(next(waits), found))
         return None
@@ -233,7 +240,8 @@ class Endpoint:
                 self._limiter.limited(slot_at, found.retry_after_s, found.message, cut=found.kind is Kind.RATE_LIMIT)
             elif isinstance(found, Answered) or found.kind not in PASSING:
                 self._limiter.succeeded(slot_at)
-            self.has_answered |= isinstance(found, Answered)
+            self._answered_here |= isinstance(found, Answered)
+            self.has_answered |= self._answered_here
             return found, time.monotonic() - started, with_schema
         finally:
             self._limiter.release()
@@ -248,11 +256,10 @@ class Endpoint:
         """Whether every other request would end the same way; of what never answered, what the first ones show."""
         if found.kind in STOPPING:
             return True
-        if self.has_answered:
-            return False
-        self._refused |= {number} if found.kind is Kind.REQUEST else set()
-        away = found.kind in {Kind.CONNECTION, Kind.UNAVAILABLE} and attempts >= FIRST_TRIES
-        return away or len(self._refused) >= FEW_TRIES
+        if found.kind is Kind.REQUEST and not self._answered_here and not is_too_long(found):
+            self._refused.add(number)
+            return len(self._refused) >= FEW_TRIES
+        return not self.has_answered and found.kind in {Kind.CONNECTION, Kind.UNAVAILABLE} and attempts >= FIRST_TRIES
 
 
 def _waits() -> Iterator[float]:

@@ -5,6 +5,7 @@ Before: `synthesis` and `llm.structured` have requests. Inside: `llm.endpoint` s
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,15 +19,17 @@ from facsynth.llm.wire import PASSING
 from facsynth.records import Progress, Reply, Request, no_progress
 from facsynth.store import fingerprint
 
+AT_WORK = 16
+"""Threads that may be in `write`; waves have two."""
 ENOUGH = 4
 """Requests that all fail say something of the endpoint."""
-CHANGING = frozenset({"created", "permission", "loaded_instances", "status"})
-"""What endpoints say of a model that changes while the model stays."""
+LASTING = frozenset({"id", "root", "parent", "owned_by", "max_model_len", "quantization", "meta"})
+"""What endpoints say of a model that changes with it alone: not prices, dates or what is loaded."""
 
 
 def identity_of(settings: EndpointSettings, described: Mapping[str, Any] | None) -> str:
     """The model, what the endpoint says of it, and what every request says: not the address, and no key."""
-    entry = {key: value for key, value in (described or {}).items() if key not in CHANGING}
+    entry = {key: value for key, value in (described or {}).items() if key in LASTING}
     parts = {"model": settings.model, "api": settings.api, "extra": dict(settings.extra), "described": entry}
     return f"{settings.model}@{fingerprint(parts)[:16]}"
 
@@ -66,6 +69,13 @@ class EndpointWriter:
         self._endpoint, self._ledger, self._budget = endpoint, ledger, budget
         endpoint.has_answered |= ledger.has_answers(identity)
         self._progress = progress
+        self._at_work = threading.Semaphore(AT_WORK)
+
+    def wait(self) -> None:
+        """Until no other thread is in `write`: whoever closes the ledger waits for what is out to be in it."""
+        for _ in range(AT_WORK):
+            self._at_work.acquire()
+        self._at_work.release(AT_WORK)
 
     def write(self, requests: Sequence[Request]) -> list[Reply]:
         """Answer every request, from the ledger where it can.
@@ -86,7 +96,8 @@ class EndpointWriter:
         missing = [(key, request) for key, request in asked.items() if _is_open(before.get(key))]
         if not missing:
             return [before[key] for key in asked]
-        reason = self._send(missing, len(asked) - len(missing), len(asked))
+        with self._at_work:
+            reason = self._send(missing, len(asked) - len(missing), len(asked))
         found = self._ledger.lookup(asked)
         if reason:
             left = [(key, request) for key, request in missing if _is_open(found.get(key))]

@@ -2,18 +2,21 @@
 
 Starts low and grows by one with every reply until the first 429; a 429 takes a quarter away, and every 25 replies give
 one back. Requests wait while the endpoint says so (Retry-After), else 1 s, 2 s and so on. After that one of them goes
-ahead, and the others once there is a reply. Further 429s take nothing away until a request was let through that was
-sent after the first: what lasts says nothing more of how many are too many.
+ahead, and the others as soon as there is a reply to any. Further 429s take nothing away until a request was let through
+that was sent after the first: what lasts says nothing more of how many are too many.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 from facsynth.errors import IncompleteError
 
@@ -106,6 +109,8 @@ class Limiter:
         now = time.monotonic()
         self._waits_since = self._waits_since or now
         self._reason = reason
+        if retry_after_s is not None:
+            self._paused_until = max(self._paused_until, now + retry_after_s)
         if sent_at < self._limited_at:  # of the burst that was answered already
             return
         if cut and self._passed_at >= self._limited_at:
@@ -125,3 +130,19 @@ class Limiter:
             f"It would be waited for longer than {self._max_wait_s:g} s (--max-wait). What was answered is kept; the "
             "same command goes on."
         )
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait, of a number or a date; None where nothing is said, or nothing that can be read."""
+    milliseconds = headers.get("retry-after-ms", "")
+    if re.fullmatch(r"\d+(\.\d*)?", milliseconds):
+        return float(milliseconds) / 1000
+    value = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"\d+(\.\d*)?", value):
+        return float(value)
+    try:
+        then = parsedate_to_datetime(value)
+        now = parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
+        return max(0.0, (then - now).total_seconds())
+    except (ValueError, TypeError, OverflowError):  # no date; or one of the two has a time zone and the other has none
+        return None

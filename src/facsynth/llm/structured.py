@@ -54,7 +54,10 @@ def ask_json(writer: Writer, requests: Sequence[Request], form: type[_A]) -> lis
     again = [i for i, answer in enumerate(found) if isinstance(answer, str) and not replies[i].error]
     retried = write_to_end(writer, [_asked_again(asked[i], replies[i].text, str(found[i])) for i in again], N_TRIES)
     for i, reply in zip(again, retried, strict=True):
-        replies[i], found[i] = reply, _read(reply, form)
+        if reply.error:  # what it did say stays
+            found[i] = f"{found[i]}; asked again: {reply.error}"
+        else:
+            replies[i], found[i] = reply, _read(reply, form)
     return [
         Failure(f"request {i}", answer, replies[i].text[:RAW_CHARS]) if isinstance(answer, str) else answer
         for i, answer in enumerate(found)

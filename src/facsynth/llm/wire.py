@@ -9,11 +9,10 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any, Literal
 
+from facsynth.llm.limiter import retry_after_s
 from facsynth.records import Reply, Request
 
 RAW_CHARS = 4000
@@ -23,7 +22,12 @@ _THINK = re.compile(r"(?:\s*<think>)?(?:(?!<think>).)*?</think>\s*|\s*<think>.*\
 """The tag that opens it may stand in the template, behind the prompt."""
 
 
-NO_CREDIT = ("insufficient_quota", "credit balance", "billing_hard_limit", "exceeded your current quota")
+NO_CREDIT = ("insufficient_quota", "credit balance", "billing_hard_limit")
+LATER = ("retry in", "resource_exhausted")
+"""A quota that fills up again."""
+FLAGGED = ("content_filter", "content_policy", "moderation", "flagged")
+BROKEN_OFF = ("abort", "error", "cancel", "insufficient", "fail", "timeout")
+"""Parts of a finish_reason by which an endpoint says that the text is not whole."""
 TOO_LONG = ("context_length_exceeded", "maximum context length", "request too large", "prompt is too long")
 
 
@@ -140,7 +144,7 @@ def read_response(status: int, headers: Mapping[str, str], data: bytes) -> Answe
             what = "UTF-8" if isinstance(err, UnicodeDecodeError) else "JSON"
             return Fault(Kind.MALFORMED, f"the body is not {what}", raw=_shown(data))
         return _fault(status, headers, "", " ".join(_shown(data).split())[:300], data)
-    error = body.get("error") if isinstance(body, dict) else None
+    error = (body.get("error") or _first_choice(body).get("error")) if isinstance(body, dict) else None
     if status != 200 or error:
         code, message = _code_and_message(error if error else body)
         return _fault(_inner_status(code, status), headers, code, message, data)
@@ -167,30 +171,21 @@ def refuses_schemas(found: Fault) -> bool:
     return found.kind is Kind.REQUEST and any(word in words for word in ("response_format", "json_schema", "schema"))
 
 
-def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait, of a number or a date; None where nothing is said, or nothing that can be read."""
-    milliseconds = headers.get("retry-after-ms", "")
-    if re.fullmatch(r"\d+(\.\d*)?", milliseconds):
-        return float(milliseconds) / 1000
-    value = headers.get("retry-after", "").strip()
-    if re.fullmatch(r"\d+(\.\d*)?", value):
-        return float(value)
-    try:
-        then = parsedate_to_datetime(value)
-        now = parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
-        return max(0.0, (then - now).total_seconds())
-    except (ValueError, TypeError, OverflowError):  # no date; or one of the two has a time zone and the other has none
-        return None
-
-
 def _shown(data: bytes) -> str:
     return data[:RAW_CHARS].decode("utf-8", "replace")
 
 
+def is_too_long(found: Fault) -> bool:
+    """Whether a request was refused for its length."""
+    return any(word in found.message.lower() for word in TOO_LONG)
+
+
 def _fault(status: int, headers: Mapping[str, str], code: str, message: str, data: bytes) -> Fault:
-    to = f", which points to {headers['location']}" if "location" in headers else ""
-    kind = _kind_of(status, f"{code} {message}".lower())
-    return Fault(kind, f"{status} {message}".strip() + to, retry_after_s(headers), _shown(data))
+    to = f", which points to {headers['location'].partition('?')[0]}" if "location" in headers else ""
+    words, after = f"{code} {message}".lower(), retry_after_s(headers)
+    if after is None and (told := re.search(r"retry in (\d+(?:\.\d+)?) ?s", words)):
+        after = float(told[1])
+    return Fault(_kind_of(status, words, after), f"{status} {message}".strip() + to, after, _shown(data))
 
 
 def _code_and_message(error: Any) -> tuple[str, str]:
@@ -210,17 +205,19 @@ def _inner_status(code: str, status: int) -> int:
     return status if status != 200 else next((inner for word, inner in named.items() if word in code), 500)
 
 
-def _kind_of(status: int, words: str) -> Kind:
+def _kind_of(status: int, words: str, after_s: float | None) -> Kind:
     """What a status and the words of its body mean; words come first, since proxies change statuses."""
     about_model = "model" in words and (status == 404 or "not_found" in words or "does not exist" in words)
+    is_later = after_s is not None or any(word in words for word in LATER)
+    no_credit = any(word in words for word in NO_CREDIT) or ("exceeded your current quota" in words and not is_later)
     kinds = {
-        Kind.QUOTA: any(word in words for word in NO_CREDIT) or status == 402,
+        Kind.QUOTA: no_credit or status == 402,
+        Kind.FILTER: any(word in words for word in FLAGGED) and status in {400, 403, 422},
         Kind.REQUEST: any(word in words for word in TOO_LONG) and status in {400, 413, 422, 429},
         Kind.RATE_LIMIT: status == 429,
         Kind.KEY: status in {401, 403},
-        Kind.MODEL: about_model,
+        Kind.MODEL: about_model and status in {400, 404},
         Kind.ADDRESS: status == 404 or 300 <= status < 400,
-        Kind.FILTER: "content_filter" in words or "content_policy" in words,
         Kind.TIMEOUT: status in {408, 504},
         Kind.UNAVAILABLE: status in {502, 503, 529},
         Kind.SERVER: status >= 500,
@@ -233,25 +230,34 @@ def _of_choice(body: Any, shown: str) -> Answered | Fault:
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list):
         return Fault(Kind.MALFORMED, "there are no choices in it", raw=shown)
-    choice = choices[0] if choices and isinstance(choices[0], dict) else {}
+    choice = _first_choice(body)
     message = choice["message"] if isinstance(choice.get("message"), dict) else {}
     text = _joined(message.get("content") if message else choice.get("text"))
     reason = str(choice.get("finish_reason") or "stop")
     finish_reason = "length" if reason in {"length", "max_tokens"} else "stop"
     written = _without_thoughts(text) if isinstance(text, str) else ""
     refusal = " ".join(str(message.get("refusal") or "").split())[:300]
+    is_broken = any(word in reason.lower() for word in BROKEN_OFF)
     faults = {
         Kind.FILTER: "the endpoint stopped the text" if reason == "content_filter" else "",
+        Kind.SERVER: f"broken off, finish_reason {reason}" if is_broken else "",
         Kind.REFUSAL: refusal,
         Kind.MALFORMED: "" if isinstance(text, str | None) else f"its text is {type(text).__name__}",
         Kind.EMPTY: "" if written.strip() or finish_reason == "length" else f"no text, finish_reason {reason}",
     }
     prompt, tokens = _counts(body.get("usage"))
+    if written and not prompt and not tokens:  # a text that cost nothing was not counted
+        prompt = tokens = None
     for kind, why in faults.items():
         if why:
             is_known = kind in COUNTED and prompt is not None and tokens is not None
             return Fault(kind, why, raw=shown, counts=(prompt or 0, tokens or 0) if is_known else None)
     return Answered(written, finish_reason, prompt, tokens, body)
+
+
+def _first_choice(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    choices = body.get("choices")
+    return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
 
 
 def _joined(content: Any) -> Any:
@@ -262,10 +268,12 @@ def _joined(content: Any) -> Any:
 
 
 def _counts(usage: Any) -> tuple[int | None, int | None]:
-    """Prompt and written tokens; None where it does not say, or what cannot be."""
+    """Prompt and written tokens; None where it does not say, or what cannot be; some count thoughts in the total."""
     usage = usage if isinstance(usage, dict) else {}
-    found = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-    prompt, written = (n if type(n) is int and 0 <= n < MOST_TOKENS else None for n in found)
+    found = (usage.get(f"{name}_tokens") for name in ("prompt", "completion", "total"))
+    prompt, written, total = (n if type(n) is int and 0 <= n < MOST_TOKENS else None for n in found)
+    if prompt is not None and written is not None and total is not None:
+        written = max(written, total - prompt)
     return prompt, written
 
 

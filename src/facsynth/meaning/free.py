@@ -11,6 +11,8 @@ from facsynth.records import Span
 N_TOKENS = 5
 NEARLY_ALL = 0.9
 """Share of a feature's spans, from which on they are all of a kind."""
+FEW = 0.1
+"""Share of different texts, up to which they are boilerplate."""
 FEWEST = 5
 """Spans, under which no kind is told."""
 
@@ -33,12 +35,13 @@ def screened(spans: Sequence[Span], distinct_share: float) -> str:
     """
     if len(spans) < FEWEST:
         return ""
-    kinds = {
-        "fires on punctuation": [not any(c.isalnum() for c in span.token) for span in spans],
-        "fires on the first token, whatever it is": [span.text == span.token for span in spans],
-        "fires on the last token, whatever it is": [span.context == span.text for span in spans],
-    }
+    kinds = {"fires on punctuation": [not any(c.isalnum() for c in span.token) for span in spans]}
+    if len({span.token for span in spans}) > len(spans) / 2:  # else it is the word, which often stands there
+        kinds |= {
+            "fires on the first token, whatever it is": [span.text == span.token for span in spans],
+            "fires on the last token, whatever it is": [span.context == span.text for span in spans],
+        }
     for reason, is_so in kinds.items():
         if sum(is_so) >= NEARLY_ALL * len(spans):
             return reason
-    return "fires on the same few texts again and again" if distinct_share <= 1 - NEARLY_ALL else ""
+    return "fires on the same few texts again and again" if distinct_share <= FEW else ""
