@@ -327,6 +327,24 @@ def test_a_damaged_shard_saves_no_work_and_those_behind_it_do(backbone: Backbone
     assert (known.n_found, found.profile.n_samples) == (8, 12)
 
 
+def test_a_few_bytes_that_changed_inside_a_shard_are_damage_or_change_nothing(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    """Read without its checksums, such a shard gives other features, and no error."""
+    encode(corpus_of(chats(12)), space_of(backbone), tmp_path)
+    shard, n_told = tmp_path / "shards" / "00001.parquet", 0
+    whole, expected = shard.read_bytes(), list(Encoded.open(tmp_path).shards())
+    places = range(4, len(whole) * 2 // 3, len(whole) // 40)
+    for place in places:
+        shard.write_bytes(whole[:place] + bytes(b ^ 0x55 for b in whole[place : place + 4]) + whole[place + 4 :])
+        try:
+            assert list(Encoded.open(tmp_path).shards()) == expected
+        except InputError as err:
+            assert "00001.parquet is damaged" in str(err)
+            n_told += 1
+    assert n_told > len(places) / 2
+
+
 def test_a_folder_of_another_schema_saves_no_work_and_stops_none(backbone: Backbone, tmp_path: Path) -> None:
     space, plan = space_of(backbone), tmp_path / "old" / "plan.json"
     encode(corpus_of(chats(4)), space, tmp_path / "old")

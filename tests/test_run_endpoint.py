@@ -155,6 +155,7 @@ def test_a_public_address_gets_spans_only_where_that_is_allowed(server: FaultSer
     config = settings_file(tmp_path, server, url="https://8.8.8.8/v1")
     done = run(config, tmp_path / "out")
     assert (done.code, "8.8.8.8 is a public address" in done.stderr) == (2, True)
+    assert not (tmp_path / "out").exists(), "before anything is measured"
     assert "allow_spans_to_endpoint: true" in done.stderr
 
 
@@ -207,3 +208,9 @@ def test_check_tries_what_the_endpoint_will_be_asked_for(server: FaultServer, tm
     server.key = "wanted"
     done = facsynth("check", config)
     assert "writer, model: does not work" in done.stderr and "401 wrong key" in done.stderr
+
+
+def test_a_variable_that_was_named_for_the_key_has_to_be_set(server: FaultServer, tmp_path: Path) -> None:
+    done = run(settings_file(tmp_path, server, key_env="NOBODY_SET_THIS"), tmp_path / "out")
+    assert (done.code, server.seen.total()) == (2, 0)
+    assert "$NOBODY_SET_THIS is not set, and writer.endpoint.key_env names it" in done.stderr

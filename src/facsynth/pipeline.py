@@ -44,7 +44,7 @@ from facsynth.synthesis.candidates import Synthesis
 from facsynth.synthesis.loop import synthesize
 from facsynth.synthesis.requests import FeatureTask
 from facsynth.text.corpus import Corpus
-from facsynth.writers import opened_model
+from facsynth.writers import check_endpoints, opened_model
 
 
 def tell_nobody(out: Path) -> None:
@@ -71,6 +71,8 @@ def run(
         replay: the ledger of another run, which answers in the writer's place.
     """
     check_form(settings)
+    if replay is None:
+        check_endpoints(settings)
     with locked(out):
         corpora = read_unless_known(settings, out, progress)
         folder = open_run(settings, out, corpora)

@@ -36,6 +36,7 @@ from facsynth.run_folder import open_run, read_unless_known
 from facsynth.settings import RunSettings
 from facsynth.store import read_json, write_json
 from facsynth.tasks import load_task, task_names
+from facsynth.writers import check_endpoints
 
 Question = Literal["interpret", "score", "judge"]
 Features = Literal["planned", "targets", "contrast", "active"]
@@ -78,6 +79,7 @@ def understand(
     """
     if "judge" in questions and settings.task is None:
         raise SettingsError(f"judged by which task?\nName one (--task): {', '.join(task_names())}, or a file of yours.")
+    check_endpoints(settings)
     with locked(out):
         corpora = read_unless_known(settings, out, progress)
         open_run(settings, out, corpora)

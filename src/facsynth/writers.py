@@ -6,6 +6,7 @@ Before: `settings`, `assemble`. After: `pipeline` hands the writer to `synthesis
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -77,6 +78,23 @@ def opened_model(
             writer = EndpointWriter(endpoint, ledger, budget, identity=identity, progress=progress)
             ends.callback(writer.wait)
             yield writer
+
+
+def check_endpoints(settings: RunSettings) -> None:
+    """Refuse endpoints that cannot be asked, which is known before any work.
+
+    Raises:
+        SettingsError: spans may not be sent there, or the variable that was named for the key is not set.
+    """
+    for which, block in (("writer", settings.writer.endpoint), ("judge", settings.judge.endpoint)):
+        if block is None:
+            continue
+        check_allowed(block, which)
+        if block.key_env != EndpointBlock.model_fields["key_env"].default and not os.environ.get(block.key_env):
+            raise SettingsError(
+                f"${block.key_env} is not set, and {which}.endpoint.key_env names it\n"
+                "Set it to the key, or leave key_env out where none is needed."
+            )
 
 
 def endpoint_settings(block: EndpointBlock) -> EndpointSettings:

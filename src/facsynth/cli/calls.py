@@ -50,6 +50,7 @@ def figures_of(opened: Ledger) -> dict[str, Any]:
     totals, seconds = opened.totals(), opened.latencies()
     return {
         "calls": totals.calls,
+        "attempts": opened.spent().calls,
         "answered": totals.answered,
         "failed": totals.failed,
         "without_a_reply": totals.unsettled,

@@ -184,7 +184,7 @@ def _read_row(line: Line) -> PlanRow:
     return PlanRow(
         feature_id=int(line.match("feature_id", number, "a whole number")),
         kind=line.match("kind", "missing|under", "missing or under"),
-        n_wanted=int(line.match("n_wanted", r"0*[1-9]\d{0,8}", "a whole number of at least 1")),
+        n_wanted=int(line.match("n_wanted", r"0*[1-9]\d{0,8}", "a whole number from 1 to 999999999")),
         anchor_rate=float(line.match("anchor_rate", share, "a share such as 0.01")),
         seed_rate=float(line.match("seed_rate", share, "a share such as 0.01")),
         keep=line.match("keep", "yes|no", "yes or no") == "yes",

@@ -69,7 +69,9 @@ def rounded(activations: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 def write_shard(table: pa.Table, path: Path) -> None:
     """Write one shard; equal tables give equal bytes."""
-    pq.write_table(table, path, compression="zstd", use_dictionary=False, column_encoding=_ENCODING)
+    pq.write_table(
+        table, path, compression="zstd", use_dictionary=False, column_encoding=_ENCODING, write_page_checksum=True
+    )
 
 
 def read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -79,7 +81,7 @@ def read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         InputError: it is damaged or gone.
     """
     try:
-        return pq.read_table(path, columns=list(columns) if columns else None)
+        return pq.read_table(path, columns=list(columns) if columns else None, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as err:
         raise InputError(f"{path} is damaged: {err}\n{encode_anew(path.parent.parent)}") from err
 
