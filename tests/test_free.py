@@ -43,5 +43,9 @@ def test_what_fires_anywhere_is_screened_and_a_word_that_stands_there_often_is_n
 
 def test_the_same_text_again_and_again_is_boilerplate() -> None:
     spans = [span(f"text {i}", word) for i, word in enumerate(WORDS)]
-    assert screened(spans, 0.1) == "fires on the same few texts again and again"
+    assert screened(spans[:2], 0.1) == "fires on the same few texts again and again"
     assert screened(spans, 0.2) == ""
+
+
+def test_signs_that_mean_something_are_no_punctuation() -> None:
+    assert screened([span(f"text {i}", sign) for i, sign in enumerate(["$", "€", "😀", "+", "字", "="])], 1.0) == ""

@@ -174,3 +174,32 @@ def test_settings_that_mean_nothing_are_refused() -> None:
     with pytest.raises(SettingsError, match="n_texts is 2"):
         AskingSettings(n_texts=2)
     assert unusable("recipes for bread") == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["I'm sorry, I can't help with that.", "I’m sorry, but I can’t assist", "I won't provide this", "Unable to comply",
+     "Sorry, I cannot answer that."],
+)  # fmt: skip
+def test_a_refusal_is_told(text: str) -> None:
+    assert unusable(text).startswith("refusal")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['"I cannot" and other refusals', "I'm sorry phrases that open a refusal", "Sorry, apologies and regret",
+     "As an AI disclaimers", "questions beginning with 'how do I' or 'what do I do'", "First person: I, I do, I did",
+     "Die rolls: dice, die and what they show"],
+)  # fmt: skip
+def test_an_explanation_about_refusals_or_words_of_other_languages_is_one(text: str) -> None:
+    assert unusable(text) == ""
+
+
+def test_a_span_whose_last_character_has_several_tokens_is_not_doubled() -> None:
+    shown = marked(Span(1, "日\ufffd", "\ufffd", 1.0, "0" * 16, 2, "日本語です。"))
+    assert shown.count("日") == 1 and shown.endswith("本語です。")
+
+
+def test_what_ends_a_turn_in_a_template_is_broken_in_texts() -> None:
+    shown = marked(span("a text <|im_end|>\n<|im_start|>assistant </s> [INST] then", " then"))
+    assert not re.search(r"<\||</s>|\[INST", shown) and "im_end" in shown

@@ -81,7 +81,7 @@ def test_features_are_explained_scored_and_judged_and_no_answer_is_asked_for_twi
 
     figures = json.loads(ask("score", run, server).stdout)
     assert figures["n_scored"] > 10
-    assert figures["score"] > figures["control"] and figures["beats_control"] > 0.5
+    assert figures["score"] > figures["control"] and 0 < figures["beats_control"] < 1
     n = sum(server.answered.values())
     assert json.loads(ask("score", run, server).stdout) == figures
     assert sum(server.answered.values()) == n and max(server.answered.values()) == 1
@@ -173,9 +173,14 @@ def test_relevance_by_judge_decides_the_targets(tmp_path: Path, server: FaultSer
     assert record["n_target"] == len(relevant) > 3
     screened = [note for note in notes.values() if note.judged_by == "screen"]
     assert all(note.verdict == "No" and note.reason.startswith("fires on") for note in screened)
+    n = sum(server.answered.values())
+    for words in (("run", config, "-o", tmp_path / "dry"), ("interpret", tmp_path / "run")):
+        dry = facsynth(*words, "--dry-run")
+        assert dry.code == 2 and "no dry run" in dry.stderr
+    assert sum(server.answered.values()) == n
 
 
-def test_a_cap_ends_it_and_a_larger_one_goes_on(tmp_path: Path, server: FaultServer) -> None:
+def test_a_cap_ends_it_and_keeps_what_was_answered(tmp_path: Path, server: FaultServer) -> None:
     server.script = answer
     parts = tiny_run.parts(tmp_path)
     parts["budget"] |= {"max_calls": 5}
@@ -191,7 +196,8 @@ def test_a_cap_ends_it_and_a_larger_one_goes_on(tmp_path: Path, server: FaultSer
 
 def test_agreement_is_counted_over_what_was_judged() -> None:
     labels = {1: "Yes", 2: "Maybe", 3: "No", 4: "No", 5: "", 6: "Yes"}
-    notes = [Note(i, verdict=label) for i, label in labels.items()]
+    notes = [Note(i, verdict=label, judged_by="model" if label else "") for i, label in labels.items()]
+    notes += [Note(7, verdict="No", judged_by="screen"), Note(8, verdict="Yes", judged_by="human")]
     found = agreement(notes, {1, 4, 5}, ("Yes",))
     assert found == {
         "both": 1, "judge_alone": 1, "contrast_alone": 1, "neither": 2, "share": 0.6,

@@ -94,14 +94,14 @@ def gather(
 
 def explain(material: Material, writer: Writer) -> tuple[Failure, ...]:
     """Explain what no person has explained."""
-    answers = interpret(
-        {i: s for i, s in material.spans.items() if _is_open(material.notes[i])}, writer, material.asking
-    )
-    for i, text in answers.found.items():
-        note = material.notes[i]
-        if text != note.explanation:  # a score is of an explanation
+    spans = {i: rows for i, rows in material.spans.items() if _is_open(material.notes[i])}
+    answers = interpret(spans, writer, material.asking)
+    for i in spans:
+        note, text = material.notes[i], answers.found.get(i)
+        if text != note.explanation:  # score and verdict are of an explanation
             note = replace(note, score=None, control=None)
-        material.notes[i] = replace(note, explanation=text, explained_by=MODEL)
+            note = note if note.judged_by == HUMAN else replace(note, verdict="", reason="", judged_by="")
+        material.notes[i] = replace(note, explanation=text or "", explained_by="" if text is None else MODEL)
     return answers.failures
 
 
@@ -122,6 +122,7 @@ def judge_features(material: Material, task: Task, writer: Writer) -> tuple[Fail
         note, why = material.notes[i], screened(rows.firing, rows.distinct_share)
         if note.judged_by == HUMAN:
             continue
+        note = material.notes[i] = replace(note, verdict="", reason="", judged_by="")  # it may be of another task
         if why:
             material.notes[i] = replace(note, verdict="No", reason=why, judged_by="screen")
         elif note.explanation:
@@ -155,7 +156,7 @@ def keep(material: Material, failures: Mapping[str, Sequence[Failure]], out: Pat
     if unasked:
         raise IncompleteError(
             f"{len(unasked)} questions were not asked: {unasked[0]['reason'].removeprefix(f'{NOT_SENT}: ')}\n"
-            "What was answered is kept. Raise the cap, and run the same command again."
+            "What was answered is kept. For a higher cap, begin in a new folder, with a copy of ledger.sqlite in it."
         )
     return figures
 

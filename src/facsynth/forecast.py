@@ -22,7 +22,7 @@ from facsynth.run_folder import open_run, read_unless_known
 from facsynth.settings import RunSettings
 from facsynth.synthesis.requests import FeatureTask, SynthesisSettings, feature_request, plain_request, worst_amount
 from facsynth.synthesis.waves import n_control
-from facsynth.writers import endpoint_settings
+from facsynth.writers import check_no_bill, endpoint_settings
 
 
 def forecast(settings: RunSettings, out: Path, cache: Path, progress: Progress = no_progress) -> dict[str, Any]:
@@ -34,6 +34,7 @@ def forecast(settings: RunSettings, out: Path, cache: Path, progress: Progress =
         `n_known`: calls that are answered already; `caps` in words.
     """
     check_form(settings)
+    check_no_bill(settings, dry_run=True)
     with locked(out):
         corpora = read_unless_known(settings, out, progress)
         open_run(settings, out, corpora)

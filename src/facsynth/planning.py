@@ -55,6 +55,15 @@ def write_plan_file(
     return file_sha256(path)
 
 
+def refresh_plan(
+    before: Measured, anchor: Encoded, seed_set: Encoded, space: FeatureSpace, out: Path, *, rng_seed: int
+) -> None:
+    """Write a plan that nobody changed anew, once more is known of its features."""
+    record = out / "coverage" / "before.json"
+    plan = write_plan_file(before, anchor, seed_set, space, out, rng_seed=rng_seed)
+    write_json(record, read_json(record) | {"plan_sha256": plan})
+
+
 def fix_targets(
     before: Measured, settings: RunSettings, out: Path, anchor: Encoded, space: FeatureSpace
 ) -> list[FeatureTask]:

@@ -58,6 +58,10 @@ def _check_fields(value: dict[str, str]) -> dict[str, str]:
     return value
 
 
+def _task_name(value: Any) -> Any:
+    return value if value in task_names() else _whole_path(value)
+
+
 def _known_task(value: str) -> str:
     load_task(value)
     return value
@@ -65,7 +69,7 @@ def _known_task(value: str) -> str:
 
 Place = Annotated[str, BeforeValidator(_whole_path)]
 Files = Annotated[tuple[Place, ...], BeforeValidator(_one_file), AfterValidator(not_empty)]
-TaskName = Annotated[Place, AfterValidator(_known_task)]
+TaskName = Annotated[str, BeforeValidator(_task_name), AfterValidator(_known_task)]
 RowFields = Annotated[dict[str, str], AfterValidator(_check_fields)]
 
 
@@ -176,7 +180,7 @@ class RunSettings(Block):
     def _form_of_the_task(cls, raw: Any) -> Any:
         """Samples have the form of their task where nothing else is said."""
         if isinstance(raw, dict) and isinstance(raw.get("task"), str) and isinstance(raw.get("data"), dict):
-            return raw | {"data": {"form": load_task(raw["task"]).form} | raw["data"]}
+            return raw | {"data": {"form": load_task(str(_task_name(raw["task"]))).form} | raw["data"]}
         return raw
 
     @model_validator(mode="after")

@@ -26,17 +26,16 @@ from facsynth.explain import (
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded
 from facsynth.lock import locked
-from facsynth.meaning.sheet import SHEET, Note, read_notes
+from facsynth.meaning.sheet import MODEL, SHEET, Note, read_notes
 from facsynth.measure import Measured, candidates
 from facsynth.pipeline import measure_run
-from facsynth.planning import write_plan_file
+from facsynth.planning import refresh_plan
 from facsynth.protocols import Writer
 from facsynth.records import Failure, Progress, no_progress
 from facsynth.run_folder import open_run, read_unless_known
 from facsynth.settings import RunSettings
-from facsynth.store import read_json, write_json
 from facsynth.tasks import load_task, task_names
-from facsynth.writers import check_endpoints
+from facsynth.writers import check_endpoints, check_no_bill
 
 Question = Literal["interpret", "score", "judge"]
 Features = Literal["planned", "targets", "contrast", "active"]
@@ -80,6 +79,7 @@ def understand(
     if "judge" in questions and settings.task is None:
         raise SettingsError(f"judged by which task?\nName one (--task): {', '.join(task_names())}, or a file of yours.")
     check_endpoints(settings)
+    check_no_bill(settings, dry_run)
     with locked(out):
         corpora = read_unless_known(settings, out, progress)
         open_run(settings, out, corpora)
@@ -94,9 +94,7 @@ def understand(
         try:
             figures = keep(material, failures, out)
         finally:
-            plan = write_plan_file(before, anchor, seed_set, space, out, rng_seed=settings.rng_seed)
-            record = out / "coverage" / "before.json"
-            write_json(record, read_json(record) | {"plan_sha256": plan})
+            refresh_plan(before, anchor, seed_set, space, out, rng_seed=settings.rng_seed)
         asked = [material.notes[i] for i in ids]
         if "judge" in questions and features == "active" and open_background(settings, space) is not None:
             told = set(_chosen("contrast", before, anchor, space, settings))
@@ -110,7 +108,7 @@ def agreement(notes: Sequence[Note], told: Collection[int], counts: Collection[s
     Returns:
         The four counts; the share on which both agree; and Cohen's kappa, 0 where that is no more than chance.
     """
-    pairs = [(note.verdict in counts, note.feature_id in told) for note in notes if note.verdict]
+    pairs = [(note.verdict in counts, note.feature_id in told) for note in notes if note.judged_by == MODEL]
     n, both = len(pairs), sum(a and b for a, b in pairs)
     by_judge, by_contrast = sum(a for a, _ in pairs), sum(b for _, b in pairs)
     share = (n - by_judge - by_contrast + 2 * both) / n if n else None

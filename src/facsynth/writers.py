@@ -97,6 +97,19 @@ def check_endpoints(settings: RunSettings) -> None:
             )
 
 
+def check_no_bill(settings: RunSettings, dry_run: bool) -> None:
+    """Refuse a dry run that could not measure without asking an endpoint first.
+
+    Raises:
+        SettingsError: saying what can be done instead.
+    """
+    if dry_run and "judge" in settings.coverage.relevance and settings.judge.endpoint is not None:
+        raise SettingsError(
+            f"relevance by {settings.coverage.relevance} asks the judge before anything can be measured: no dry run\n"
+            "Measure by contrast in a folder of its own; `facsynth relevance FOLDER --dry-run` then counts the calls."
+        )
+
+
 def endpoint_settings(block: EndpointBlock) -> EndpointSettings:
     """What the client takes of a block."""
     return EndpointSettings(**block.model_dump(exclude={"price", "allow_spans_to_endpoint"}))

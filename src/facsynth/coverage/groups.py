@@ -51,7 +51,7 @@ def concepts(
         free = np.flatnonzero(stands < 0)
         common = both[[leader], :].toarray()[0, free]
         either = n_firing[leader] + n_firing[free] - common
-        alike = (unit[free] @ unit[leader] >= close) | ((common >= shared * either) & (common >= FEWEST))
+        alike = ((unit @ unit[leader])[free] >= close) | ((common >= shared * either) & (common >= FEWEST))
         stands[free[alike]] = leader
     return {int(i): int(ids[leader]) for i, leader in zip(ids, stands, strict=True)}
 

@@ -23,6 +23,8 @@ N_POOL = 1024
 """Samples among which the silent ones of every feature are looked for."""
 SPARE = 2
 """Times the wanted spans that are drawn: some texts are equal."""
+WAITING_ROWS = 200_000
+"""That wait at least before they are sorted in."""
 SILENT_SHARE = 0.25
 """Of its threshold, that a silent sample stays under."""
 _MIX = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
@@ -79,7 +81,7 @@ def draw(
     """
     limits = np.full(encoded.profile.d_sae, np.inf, np.float32)
     limits[list(feature_ids)] = thresholds[list(feature_ids)]
-    firing, pool = _lowest(encoded, limits, SPARE * n_firing, rng_seed)
+    firing, pool = _lowest(encoded, limits, SPARE * n_firing, N_POOL if n_silent else 0, rng_seed)
     chosen = {feature: _over_range(firing.of(feature)) for feature in feature_ids}
     pooled = [row.sample for row in pool.of(0)]
     wanted = {row.sample for rows in chosen.values() for row in rows}
@@ -91,11 +93,11 @@ def draw(
         quiet = [sample for sample in _shuffled(pooled, feature, rng_seed) if feature not in heard[sample]]
         hard = [sample for sample in quiet if tokens & words[sample]][: n_silent // 2]
         easy = [sample for sample in quiet if sample not in hard][: n_silent - len(hard)]
-        at = {sample: _place(texts[sample], tokens if sample in hard else set(), feature) for sample in (*hard, *easy)}
+        at = {s: _place(texts[s], tokens if s in hard else set(), s + feature) for s in (*hard, *easy)}
         spans = _spans(feature, rows, texts, tokenizer)
         found[feature] = Drawn(
             tuple(spans[:n_firing]),
-            len(spans) / max(len(rows), 1),
+            len(spans) / len(rows) if len(rows) >= n_firing else 1.0,
             *(
                 tuple(_spans(feature, [_Row(sample, at[sample], 0.0) for sample in part], texts, tokenizer))
                 for part in (hard, easy)
@@ -104,9 +106,9 @@ def draw(
     return found
 
 
-def _lowest(encoded: Encoded, limits: Floats, n: int, rng_seed: int) -> tuple[_Lowest, _Lowest]:
-    """`n` samples above the limit of each feature, and `N_POOL` of all."""
-    firing, pool = _Lowest(n, rng_seed), _Lowest(N_POOL, rng_seed)
+def _lowest(encoded: Encoded, limits: Floats, n: int, n_pool: int, rng_seed: int) -> tuple[_Lowest, _Lowest]:
+    """`n` samples above the limit of each feature, and `n_pool` of all."""
+    firing, pool = _Lowest(n, len(limits), rng_seed), _Lowest(n_pool, 1, rng_seed)
     for table in encoded.shards(["sample_id", *CODES]):
         ids = np.array([int(i, 16) for i in table["sample_id"].to_pylist()], np.uint64)
         entries = over_roles(entries_of(table))
@@ -117,29 +119,40 @@ def _lowest(encoded: Encoded, limits: Floats, n: int, rng_seed: int) -> tuple[_L
 
 
 class _Lowest:
-    """Of each key, the rows whose hashes are lowest: a random choice that no order enters."""
+    """Of each key, the `n` rows whose hashes are lowest: a random choice that no order enters."""
 
-    def __init__(self, n: int, rng_seed: int) -> None:
+    def __init__(self, n: int, n_keys: int, rng_seed: int) -> None:
         self._n, self._rng_seed = n, rng_seed
-        self._key, self._rank = np.zeros(0, np.int64), np.zeros(0, np.uint64)
-        self._rows = np.zeros(0, [("sample", "u8"), ("position", "i4"), ("activation", "f4")])
+        self._worst = np.full(n_keys, np.iinfo(np.uint64).max if n else 0, np.uint64)
+        """By key, the hash under which a row may still be among the lowest."""
+        none = np.zeros(0, [("key", "i8"), ("rank", "u8"), ("sample", "u8"), ("position", "i4"), ("activation", "f4")])
+        self._kept, self._waiting = none, [none]
 
     def add(self, key: Ints, sample: Ids, position: npt.ArrayLike, activation: npt.ArrayLike) -> None:
         """Take in rows, [n] each."""
-        rows = np.zeros(len(key), self._rows.dtype)
-        rows["sample"], rows["position"], rows["activation"] = sample, position, activation
-        keys = np.concatenate([self._key, key])
-        ranks = np.concatenate([self._rank, _hashed(sample, key, self._rng_seed)])
-        order = np.lexsort((ranks, keys))
-        keys = keys[order]
-        kept = np.arange(len(keys)) - np.searchsorted(keys, keys) < self._n
-        self._key, self._rank = keys[kept], ranks[order][kept]
-        self._rows = np.concatenate([self._rows, rows])[order][kept]
+        rows = np.zeros(len(key), self._kept.dtype)
+        rows["key"], rows["sample"], rows["position"], rows["activation"] = key, sample, position, activation
+        rows["rank"] = _hashed(sample, key, self._rng_seed)
+        self._waiting.append(rows[rows["rank"] < self._worst[key]])
+        if sum(map(len, self._waiting)) > max(WAITING_ROWS, len(self._kept)):
+            self._sort()
 
     def of(self, key: int) -> list[_Row]:
         """The rows of a key."""
-        start, end = np.searchsorted(self._key, [key, key + 1])
-        return [_Row(int(s), int(p), float(a)) for s, p, a in self._rows[start:end]]
+        self._sort()
+        start, end = np.searchsorted(self._kept["key"], [key, key + 1])
+        rows = self._kept[start:end]
+        return [_Row(int(row["sample"]), int(row["position"]), float(row["activation"])) for row in rows]
+
+    def _sort(self) -> None:
+        if not self._waiting:
+            return
+        rows = np.concatenate([self._kept, *self._waiting])
+        rows = rows[np.lexsort((rows["rank"], rows["key"]))]
+        place = np.arange(len(rows)) - np.searchsorted(rows["key"], rows["key"])
+        last = rows[place == self._n - 1]
+        self._worst[last["key"]] = last["rank"]
+        self._kept, self._waiting = rows[place < self._n], []
 
 
 def _hashed(sample: Ids, key: Ints, rng_seed: int) -> Ids:
@@ -180,19 +193,19 @@ def _read(
         for row, sample_id in enumerate(table["sample_id"].to_pylist()):
             sample = int(sample_id, 16)
             if sample in firing or sample in in_pool:
-                columns = (table[name][row].values.to_numpy() for name in ("token_ids", "token_role"))
+                columns = (table[name][row].values.to_numpy().copy() for name in ("token_ids", "token_role"))
                 texts[sample] = _Text(*columns)
             if sample in in_pool:
                 heard[sample] = set(entries.feature[starts[row] : starts[row + 1]].tolist())
     return texts, heard
 
 
-def _place(text: _Text, tokens: set[int], feature: int) -> int:
-    """A content position: of one of `tokens` where there is one, else any; the same each time."""
+def _place(text: _Text, tokens: set[int], key: int) -> int:
+    """A content position: of one of `tokens` where there is one, else any; by `key`, the same each time."""
     content = np.flatnonzero(text.roles > 0)
     among = content[np.isin(text.ids[content], list(tokens))]
     among = among if len(among) else content
-    return int(among[feature % len(among)])
+    return int(among[key % len(among)])
 
 
 def _spans(feature: int, rows: Sequence[_Row], texts: Mapping[int, _Text], tokenizer: Any) -> list[Span]:

@@ -25,8 +25,12 @@ _NO_MARKS = {ord(mark): None for mark in MARKS}
 LONGEST_BEFORE, LONGEST_AFTER = 600, 200
 """Characters of a text in a prompt, before and after its firing token."""
 _REFUSALS = re.compile(
-    r"(?i)^\W*(i'?m sorry|i am sorry|sorry,|i can(?:no|')t|i'?m (?:not able|unable)|i am (?:not able|unable)|as an ai)"
+    r"(?i)^\W*(?:i'?m sorry\W|i am sorry\W|sorry\W|unfortunately\W)?.{0,20}?\b"
+    r"(?:i (?:can(?:no|')t|won't|will not|am (?:un|not )able to|must decline)|i'm (?:not able|unable) to|unable to)"
+    r"\W+(?:\w+\W+){0,2}?(?:help|assist|comply|provide|answer|respond|fulfil|do that|do this|continue|explain)"
 )
+_CONTROL = re.compile(r"<(?=\|)|<(?=/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn)>)|\[(?=/?INST\])")
+"""Where what a chat template is made of begins; a space behind it leaves it a text."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,8 @@ def marked(span: Span) -> str:
     """The span and how its sentence goes on, the firing token between marks."""
     token = _flat(span.token)
     space, token = (" " if token[:1] == " " else ""), token.strip() or "⏎"
-    before, after = _flat(span.text.removesuffix(span.token)), _flat(span.context.removeprefix(span.text))
+    whole = span.text.rstrip("\ufffd")  # a character of several tokens ends behind the span
+    before, after = _flat(span.text.removesuffix(span.token)), _flat(span.context[len(whole) :])
     return f"{before[-LONGEST_BEFORE:]}{space}{MARKS[0]}{token}{MARKS[1]}{after[:LONGEST_AFTER]}".strip()
 
 
@@ -112,12 +117,12 @@ def unusable(text: str) -> str:
     """Why words of an answer cannot be used; empty where they can."""
     if not text.strip():
         return "empty: the answer holds no words"
-    if _REFUSALS.match(text):
+    if _REFUSALS.match(text.replace("’", "'")):
         return "refusal: the model would not answer"
     found = other_language(text)
     return f"wrong language: it seems to be {found}, English was asked for" if found else ""
 
 
 def _flat(text: str) -> str:
-    """On one line, without marks of its own."""
-    return re.sub(r"\s+", " ", text.translate(_NO_MARKS))
+    """On one line, without marks of its own, or anything that ends a turn."""
+    return _CONTROL.sub(lambda found: f"{found[0]} ", re.sub(r"\s+", " ", text.translate(_NO_MARKS)))

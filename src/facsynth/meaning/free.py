@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -31,17 +32,16 @@ def screened(spans: Sequence[Span], distinct_share: float) -> str:
 
     Args:
         spans: over the range of its activations.
-        distinct_share: how many of the texts around its firing tokens are different ones.
+        distinct_share: how many of the texts that were drawn around its firing tokens are different ones.
     """
+    if distinct_share <= FEW:
+        return "fires on the same few texts again and again"
     if len(spans) < FEWEST:
         return ""
-    kinds = {"fires on punctuation": [not any(c.isalnum() for c in span.token) for span in spans]}
+    kinds = {"fires on punctuation": [all(unicodedata.category(c)[0] in "PZC" for c in span.token) for span in spans]}
     if len({span.token for span in spans}) > len(spans) / 2:  # else it is the word, which often stands there
         kinds |= {
             "fires on the first token, whatever it is": [span.text == span.token for span in spans],
             "fires on the last token, whatever it is": [span.context == span.text for span in spans],
         }
-    for reason, is_so in kinds.items():
-        if sum(is_so) >= NEARLY_ALL * len(spans):
-            return reason
-    return "fires on the same few texts again and again" if distinct_share <= FEW else ""
+    return next((reason for reason, is_so in kinds.items() if sum(is_so) >= NEARLY_ALL * len(spans)), "")

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator
 
 from facsynth import prompts
 from facsynth.llm.structured import Answer
-from facsynth.meaning.asking import USUAL, Answers, AskingSettings, ask_each, listed, marked, question, unusable
+from facsynth.meaning.asking import USUAL, Answers, AskingSettings, ask_each, listed, marked, question
 from facsynth.protocols import Writer
 from facsynth.records import Span, Task
 
@@ -27,8 +27,6 @@ N_SHOWN = 4
 
 
 def _told(reason: str) -> str:
-    if reason and (found := unusable(reason)):
-        raise ValueError(found)
     return " ".join(reason.split())[:LONGEST_REASON]
 
 

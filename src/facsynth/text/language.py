@@ -6,13 +6,13 @@ import re
 import unicodedata
 
 _SMALL_WORDS = {
-    "German": "der die das und ist nicht ein eine von zu mit auf für über den dem des im wird oder text wörter",
-    "French": "le la les des et est une dans pour sur que qui avec aux du au ou texte mots",
-    "Spanish": "el la los las y es una en para por que con del o texto palabras sobre",
-    "Portuguese": "o os as e é uma em para por que com do da dos das ou texto palavras sobre",
-    "Italian": "il lo la gli le e è una in per che con del della di o testo parole su",
-    "Dutch": "de het een en is niet van te met op voor over dat die of tekst woorden",
-    "Polish": "i w na z do nie jest się że o dla lub tekst słowa oraz",
+    "German": "der das und ist nicht ein eine von zu mit auf für über den dem des wird oder wörter",
+    "French": "le la les des et est une dans pour sur que qui avec aux du ou texte mots",
+    "Spanish": "el la los las y es una en para por que del texto palabras sobre",
+    "Portuguese": "os é uma em para por que da dos das ou texto palavras sobre",
+    "Italian": "il lo gli le è una per che della di testo parole",
+    "Dutch": "het een en niet van te met op voor over dat tekst woorden",
+    "Polish": "w na z nie jest się że dla lub tekst słowa oraz",
 }
 _ENGLISH = "the a an of to in and or is are with for on at by as that this it from about text texts words"
 
@@ -26,7 +26,7 @@ def other_language(text: str) -> str:
     foreign = [c for c in letters if not unicodedata.name(c, "").startswith("LATIN")]
     if letters and len(foreign) > len(letters) / 2:
         return unicodedata.name(foreign[0], "another script").split()[0].capitalize() + " script"
-    words = re.findall(r"\w+", text.lower())
+    words = re.findall(r"\w+", re.sub(r"""(["'`“‘«]).+?["'`”’»]""", " ", text.lower()))  # what is quoted is not its own
     n_english = sum(word in _ENGLISH.split() for word in words)
     counts = {name: sum(word in small.split() for word in words) for name, small in _SMALL_WORDS.items()}
     best = max(counts, key=lambda name: counts[name])
