@@ -107,7 +107,7 @@ def _print(found: Understood) -> None:
     summary = [
         ("explained", f"{figures['n_explained']} of {figures['n_features']}; {figures['n_cannot_tell']} could not be"),
         ("balanced accuracy", f"{percent(figures['score'])}; control {percent(figures['control'])}"),
-        ("beat their control", f"{percent(figures['beats_control'])} of {figures['n_scored']}"),
+        ("beat their control", percent(figures["beats_control"])),
         ("verdicts", verdicts),
         ("corrected by hand", str(figures["n_human"])),
         ("no usable answer", f"{figures['n_failures']}, in meaning/failures.jsonl"),

@@ -1,7 +1,7 @@
 """What a feature reacts to, in words: from spans over the whole range of its activations, the firing token marked.
 
 Before: `features.draw`. After: `score` tests the explanation on other texts, `judge` asks whether a task needs the
-feature. An explanation is only a prompt: what a text fires is measured.
+feature. Nothing is decided by an explanation: what a text fires is measured.
 """
 
 from __future__ import annotations
