@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 
 from facsynth.records import Span
@@ -20,9 +19,10 @@ FEWEST = 5
 
 def firing_tokens(spans: Sequence[Span], n_tokens: int = N_TOKENS) -> str:
     """The tokens that fire it most, by the sum of their activations, in quotes."""
-    sums: Counter[str] = Counter()
+    sums: dict[str, float] = {}
     for span in spans:
-        sums[span.token.strip().lower() or "⏎"] += span.activation  # type: ignore[assignment]  # a sum of numbers
+        token = span.token.strip().lower() or "⏎"
+        sums[token] = sums.get(token, 0.0) + span.activation
     ordered = sorted(sums.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(json.dumps(token, ensure_ascii=False) for token, _ in ordered[:n_tokens])
 
