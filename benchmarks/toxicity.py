@@ -77,10 +77,13 @@ def read(path: Path) -> list[tuple[Sample, int]]:
 
 
 def ranked(part: Labelled, chosen: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """The features that tell the toxic among these samples from the others, the surest first."""
+    """The features that tell the toxic among these samples from the others, by their log-odds.
+
+    By q value, common words come first: of the training part 0.37 at best, by log-odds 0.53.
+    """
     is_toxic = part.labels == 1
     found = contrast(part.profile(chosen & is_toxic), part.profile(chosen & ~is_toxic), thresholds)
-    return found.feature_ids[np.lexsort((-found.log_odds, found.q_values))]
+    return found.feature_ids[np.argsort(-found.log_odds, kind="stable")]
 
 
 def scores(part: Labelled, features: np.ndarray, thresholds: np.ndarray) -> np.ndarray:

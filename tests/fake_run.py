@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from facsynth.coverage.plan import PlanRow, write_plan
-from facsynth.store import write_json, write_jsonl
+from facsynth.coverage.plan import PlanRow, plan_text
+from facsynth.store import write_json, write_jsonl, write_text
 from facsynth.synthesis.accept import text_sha256
 from facsynth.text.forms import to_sample
 
@@ -61,7 +61,7 @@ def make_run(
     after = _coverage(run / "coverage/after.json", N_COVERED + len(tried) - len(lost), sorted(lost + others))
     write_json(run / "targets.json", {"attempted": attempted, "rng_seed": 7, "n_planned": len(ids)})
     plan = [PlanRow(i, "missing", 2, 0.06 / (1 + n), 0.0, True, span=texts[n][0]) for n, i in enumerate(ids)]
-    write_plan(run / "plan.csv", plan)
+    write_text(run / "plan.csv", plan_text(plan))
     (run / "facsynth.yaml").write_text("model: {name: embedded}\ndata: {seed: seed.jsonl, anchor: anchor.jsonl}\n")
     n_recovered = len(tried) - len(lost)
     write_json(run / "summary.json", {

@@ -166,7 +166,7 @@ def test_without_an_anchor_it_is_a_first_look_and_says_how_to_take_a_second(tiny
 def test_missing_prints_the_plan_that_it_writes(tiny: Parts) -> None:
     out = tiny.folder / "planned here"
     done = facsynth("missing", tiny.seed, *tiny.options, "-o", out, "--top", "3")
-    with (out / "plan.csv").open(encoding="utf-8", newline="") as handle:
+    with (out / "plan.csv").open(encoding="utf-8-sig", newline="") as handle:
         plan = list(csv.DictReader(handle))
     assert done.code == 0
     kept = [row for row in plan if row["keep"] == "yes"]
@@ -273,7 +273,7 @@ def test_show_and_report_read_a_finished_run(finished: tuple[Path, Done]) -> Non
 def test_show_tells_of_features_before_anything_is_written_and_of_files_that_are_gone(tiny: Parts) -> None:
     out = tiny.folder / "early"
     assert facsynth("missing", tiny.seed, *tiny.options, "-o", out).code == 0
-    with (out / "plan.csv").open(encoding="utf-8", newline="") as handle:
+    with (out / "plan.csv").open(encoding="utf-8-sig", newline="") as handle:
         feature = next(csv.DictReader(handle))["feature_id"]
     about = facsynth("show", out, "--feature", feature)
     assert f"feature {feature}, missing, not attempted" in about.stdout

@@ -14,9 +14,10 @@ from facsynth.llm import Ledger, LedgerWriter, ScriptedWriter
 from facsynth.meaning.asking import AskingSettings, marked, unusable
 from facsynth.meaning.interpret import CANNOT_TELL, interpret
 from facsynth.meaning.judge import Verdict, judge
-from facsynth.meaning.score import Detection, Trial, n_calls, score, trials_of
+from facsynth.meaning.score import Detection, Trial, controls_of, mean_interval, n_calls, score, trials_of
 from facsynth.records import Request, Span, Task
 
+BOTH, CONTROLS = {3: "ovens", 4: "trees"}, {3: "trees", 4: "ovens"}
 TASK = Task("billing", "Requests about bills.", ("money that is owed", "due dates"))
 
 
@@ -46,10 +47,19 @@ def test_the_model_sees_marked_spans_with_their_strength_the_strongest_first() -
 
 
 def test_a_small_model_goes_on_from_a_beginning() -> None:
-    writer = ScriptedWriter(lambda request: "ovens")
-    found = interpret({3: SPANS}, writer, AskingSettings(asks="continue")).found
-    assert found == {3: "ovens"}
-    assert (writer.history[0].prefix, writer.history[0].stop) == ('{"explanation": "', '"')
+    settings = AskingSettings(asks="continue")
+    writer = ScriptedWriter(['"ovens"', "null", "", ""])
+    answers = interpret({3: SPANS, 4: SPANS, 5: SPANS}, writer, settings)
+    assert answers.found == {3: "ovens", 4: CANNOT_TELL} and [f.where for f in answers.failures] == ["feature 5"]
+    assert (writer.history[0].prefix, writer.history[0].stop) == ('{"explanation": ', "}")
+    writer = ScriptedWriter(['"No", "reason": "it is grammar"', '"Maybe"', "", ""])
+    verdicts = judge(dict.fromkeys((3, 4, 5), "ovens"), dict.fromkeys((3, 4, 5), SPANS), TASK, writer, settings)
+    assert (
+        verdicts.found == {3: Verdict("No", "it is grammar"), 4: Verdict("Maybe", "")} and len(verdicts.failures) == 1
+    )
+    writer = ScriptedWriter(lambda request: "" if "trees" in request.messages[0].content else "[1, 3]")
+    answers = score({3: "ovens", 4: "trees"}, {}, {3: trials(), 4: trials()}, writer, settings)
+    assert list(answers.found) == [3], "nothing is no list of none"
 
 
 def test_cannot_tell_is_an_outcome_and_no_failure() -> None:
@@ -94,7 +104,7 @@ def by_word(request: Request) -> str:
 def test_a_right_explanation_is_told_from_its_control() -> None:
     settings = AskingSettings(texts_per_call=10)
     writer = ScriptedWriter(by_word)
-    answers = score({3: "ovens", 4: "trees"}, {3: trials(), 4: trials()}, writer, settings)
+    answers = score(BOTH, CONTROLS, {3: trials(), 4: trials()}, writer, settings)
     assert answers.found[3].explained == Detection(10, 10, 10, 0)
     assert answers.found[3].control == Detection(10, 10, 0, 10)
     assert answers.found[3].explained.balanced_accuracy == 1.0
@@ -116,24 +126,50 @@ def test_a_part_that_failed_or_names_what_is_not_there_fails_the_feature() -> No
     def answer(request: Request) -> str:
         return "no idea" if "number 19" in request.messages[0].content else '{"fits": [1]}'
 
-    answers = score({3: "ovens", 4: "trees"}, {3: trials(), 4: trials(4)}, ScriptedWriter(answer))
+    answers = score(BOTH, CONTROLS, {3: trials(), 4: trials(4)}, ScriptedWriter(answer))
     assert list(answers.found) == [4]
     assert [f.where for f in answers.failures] == ["feature 3"] and answers.failures[0].raw == "no idea"
-    answers = score({3: "ovens"}, {3: trials()}, ScriptedWriter(lambda request: '{"fits": [11]}'))
+    answers = score({3: "ovens"}, {}, {3: trials()}, ScriptedWriter(lambda request: '{"fits": [11]}'))
     assert "text 11 of 10" in answers.failures[0].reason
 
 
-def test_one_explanation_has_no_control_and_equal_ones_are_none_for_each_other() -> None:
-    found = score({3: "ovens"}, {3: trials()}, ScriptedWriter(by_word)).found
-    assert found[3].control is None
-    found = score({3: "ovens", 4: "Ovens"}, {3: trials(), 4: trials()}, ScriptedWriter(by_word)).found
-    assert found[3].control is None and found[4].control is None
+def nothing_is_close(a: int, b: int) -> bool:
+    return False
+
+
+def test_a_control_is_of_another_feature_in_other_words_and_not_of_a_close_one() -> None:
+    assert controls_of({3: "ovens"}, nothing_is_close) == {}
+    assert controls_of({3: "ovens", 4: "Ovens"}, nothing_is_close) == {}
+    assert controls_of(BOTH, nothing_is_close) == CONTROLS
+    assert controls_of(BOTH, lambda a, b: {a, b} == {3, 4}) == {}
+    texts = {i: f"kind {i % 7}" for i in range(60)}
+    found = controls_of(texts, lambda a, b: abs(a - b) < 5)
+    assert all(
+        any(texts[j] == text and abs(i - j) >= 5 for j in texts) and text != texts[i] for i, text in found.items()
+    )
+    assert len(found) == 60 and len(set(found.values())) == 7
+
+
+def test_explanations_that_come_later_change_few_controls() -> None:
+    texts = {i: f"number {i}" for i in range(200)}
+    before, after = (controls_of(part, nothing_is_close) for part in ({i: texts[i] for i in range(190)}, texts))
+    assert sum(before[i] != after[i] for i in before) <= 10
+    assert controls_of(texts, nothing_is_close, rng_seed=1) != after
+
+
+def test_a_control_without_an_answer_leaves_the_score() -> None:
+    def answer(request: Request) -> str:
+        return "no idea" if '"trees"' in request.messages[0].content else by_word(request)
+
+    answers = score(BOTH, CONTROLS, {3: trials(), 4: trials()}, ScriptedWriter(answer))
+    assert list(answers.found) == [3] and answers.found[3].control is None
+    assert [f.where for f in answers.failures] == ["feature 3", "feature 4"]
 
 
 def test_too_few_texts_are_not_scored_and_said() -> None:
     few = [Trial("an oven", True), Trial("a tree", False), Trial("a bush", False)]
     writer = ScriptedWriter(by_word)
-    answers = score({3: "ovens", 4: ""}, {3: few, 4: few}, writer)
+    answers = score({3: "ovens", 4: ""}, {}, {3: few, 4: few}, writer)
     assert not answers.found and not writer.history
     assert [f.reason for f in answers.failures] == ["too few texts to test its explanation on: 3"]
 
@@ -147,6 +183,13 @@ def test_the_interval_holds_what_it_says() -> None:
         inside = np.mean([i.low <= np.mean(skill) <= i.high for i in intervals])
         assert 0.92 <= inside <= 0.99
         assert all(-0.01 <= i.low <= i.high <= 1.01 for i in intervals)
+
+
+def test_the_interval_of_a_mean_holds_what_it_says() -> None:
+    rng = np.random.default_rng(1)
+    found = [mean_interval(rng.normal(0.6, 0.2, 8).tolist()) for _ in range(2000)]
+    assert 0.93 <= np.mean([i is not None and i.low <= 0.6 <= i.high for i in found]) <= 0.97
+    assert mean_interval([0.5]) is None
 
 
 def test_verdicts_are_read_and_the_rubric_is_shown() -> None:
@@ -164,9 +207,9 @@ def test_no_call_is_made_twice(tmp_path: Path) -> None:
     writer = ScriptedWriter(by_word)
     with Ledger.open(tmp_path / "ledger.sqlite") as ledger:
         through = LedgerWriter(writer, ledger)
-        first = score({3: "ovens", 4: "trees"}, {3: trials(), 4: trials()}, through)
+        first = score(BOTH, CONTROLS, {3: trials(), 4: trials()}, through)
         n = len(writer.history)
-        assert score({3: "ovens", 4: "trees"}, {3: trials(), 4: trials()}, through) == first
+        assert score(BOTH, CONTROLS, {3: trials(), 4: trials()}, through) == first
         assert len(writer.history) == n == ledger.totals().answered
 
 

@@ -157,9 +157,10 @@ def test_thresholds_that_moved_since_the_targets_were_fixed_are_refused(finished
     copy = copied(out, tmp_path)
     (copy / "manifest.json").unlink()
     moved = settings.model_copy(update={"coverage": settings.coverage.model_copy(update={"threshold": "r0.6"})})
-    before, space, anchor, _ = pipeline.measure_run(moved, copy, cache, None)
+    record = (copy / "coverage" / "before.json").read_bytes()
     with pytest.raises(MismatchError, match="target features or thresholds"):
-        pipeline.fix_targets(before, moved, copy, anchor, space)
+        pipeline.measure_run(moved, copy, cache, None)
+    assert (copy / "coverage" / "before.json").read_bytes() == record
 
 
 def test_data_that_changed_is_refused_by_a_finished_run_and_other_names_for_it_are_not(

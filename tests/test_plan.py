@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facsynth.coverage.coverage import coverage, targets, under_represented
-from facsynth.coverage.plan import COLUMNS, Known, PlanRow, attempted, make_plan, read_plan, write_plan
+from facsynth.coverage.plan import COLUMNS, Meaning, PlanRow, attempted, make_plan, plan_text, read_plan
 from facsynth.errors import InputError
+from facsynth.store import write_text
 from test_coverage import profile_of_counts
 
 ROWS = [
@@ -22,12 +23,16 @@ ROWS = [
 ]
 
 
+def write_plan(path: Path, rows: list[PlanRow]) -> None:
+    write_text(path, plan_text(rows))
+
+
 def plan_for(found: list[int], known: list[int], n_seed: int, n_anchor: int) -> list[PlanRow]:
     anchor, seed_set = profile_of_counts(np.array(known), n_anchor), profile_of_counts(np.array(found), n_seed)
     thresholds = np.zeros(len(known), np.float32)
     chosen = targets(anchor, thresholds)
     under = under_represented(seed_set, anchor, chosen, thresholds)
-    known = {0: Known(span="first\nsecond\r\nthird")}
+    known = {0: Meaning(span="first\nsecond\r\nthird")}
     measured = coverage(seed_set, chosen, thresholds)
     return make_plan(measured, under, seed_set, anchor, thresholds, known=known)
 
@@ -82,8 +87,8 @@ def test_what_is_known_of_a_feature_weighs_and_screens() -> None:
     chosen = targets(anchor, thresholds)
     measured = coverage(seed_set, chosen, thresholds)
     facts = {
-        0: Known(verdict="Yes", score=1.0), 1: Known(verdict="Maybe", score=0.75), 3: Known(why_not="punctuation"),
-        4: Known(verdict="No", score=0.4),
+        0: Meaning(verdict="Yes", score=1.0), 1: Meaning(verdict="Maybe", score=0.75),
+        3: Meaning(why_not="punctuation"), 4: Meaning(verdict="No", score=0.4),
     }  # fmt: skip
     under = under_represented(seed_set, anchor, chosen, thresholds)
     rows = make_plan(measured, under, seed_set, anchor, thresholds, known=facts)
@@ -114,7 +119,7 @@ def test_no_cell_begins_as_a_formula_does(tmp_path: Path) -> None:
     write_plan(
         tmp_path / "p.csv", [PlanRow(i, "missing", 1, 0.1, 0.0, True, span=span) for i, span in enumerate(spans)]
     )
-    with (tmp_path / "p.csv").open(encoding="utf-8", newline="") as handle:
+    with (tmp_path / "p.csv").open(encoding="utf-8-sig", newline="") as handle:
         cells = [cell for row in csv.reader(handle) for cell in row]
     assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t"))]
 
@@ -122,7 +127,7 @@ def test_no_cell_begins_as_a_formula_does(tmp_path: Path) -> None:
 def test_edits_of_a_spreadsheet_are_read(tmp_path: Path) -> None:
     path = tmp_path / "plan.csv"
     write_plan(path, ROWS)
-    text = path.read_text("utf-8").replace("7,missing,1,0.25,0.0,yes", "7,missing,4,0.25,0,NO ")
+    text = path.read_text("utf-8-sig").replace("7,missing,1,0.25,0.0,yes", "7,missing,4,0.25,0,NO ")
     path.write_bytes(b"\xef\xbb\xbf" + (text + ",,,,,,\n\n").encode())
     first, second = read_plan(path, [3, 7])
     assert (first.n_wanted, first.keep, second) == (4, False, ROWS[1])

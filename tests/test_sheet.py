@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facsynth.errors import InputError
-from facsynth.meaning.sheet import HUMAN, MODEL, Note, read_notes, write_notes
+from facsynth.meaning.sheet import HUMAN, MODEL, UNSCORED, Note, read_notes, write_notes
 
 NOTES = [
-    Note(7, "ovens and stoves", MODEL, 0.9, 0.5, "Yes", "cooking, as asked", MODEL, '"oven"', '"hot"', "a", "b"),
+    Note(7, "ovens and stoves", MODEL, 0.9, 0.6, 0.95, 0.5, "Yes", "cooking, as asked", MODEL, "baking", "", '"oven"'),
     Note(3, "", MODEL, fires_on='"the"'),
     Note(5, "=HYPERLINK(1)", MODEL, verdict="No", judged_by=MODEL),
 ]
@@ -40,7 +41,7 @@ def test_what_nobody_changed_comes_back_as_it_was(path: Path) -> None:
 def test_a_changed_explanation_is_a_persons_and_its_score_no_longer_holds(path: Path) -> None:
     edit(path, "ovens and stoves", "hot kitchens")
     note = read_notes(path)[7]
-    assert note == replace(NOTES[0], explanation="hot kitchens", explained_by=HUMAN, score=None, control=None)
+    assert note == replace(NOTES[0], explanation="hot kitchens", explained_by=HUMAN, **UNSCORED)
     write_notes(path, read_notes(path).values())
     assert read_notes(path)[7] == note, "and stays so"
 
@@ -53,7 +54,7 @@ def test_a_changed_verdict_is_a_persons(path: Path) -> None:
 
 def test_a_row_that_a_person_added_is_read(path: Path) -> None:
     with path.open("a", encoding="utf-8") as handle:
-        handle.write("11,my own words,,,,maybe\n")
+        handle.write("11,my own words,,,,,,maybe\n")
     note = read_notes(path)[11]
     assert note == Note(11, "my own words", HUMAN, verdict="Maybe", judged_by=HUMAN)
 
@@ -68,7 +69,7 @@ def test_an_emptied_cell_is_empty_again(path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [(",Yes,", ",perhaps,", 'row 4, verdict: found "perhaps", wanted Yes, Probably, Maybe, No'),
-     ("0.9", "good", 'row 4, score: found "good"'), ("7,ovens", "3,ovens", "row 4, feature_id: 3 is there twice"),
+     ("0.95", "good", 'row 4, score_high: found "good"'), ("7,ovens", "3,ovens", "row 4, feature_id: 3 is there twice"),
      ("explanation,", "text,", "no column explanation")],
 )  # fmt: skip
 def test_a_wrong_cell_is_named(path: Path, old: str, new: str, message: str) -> None:
@@ -82,6 +83,31 @@ def test_a_wrong_cell_is_named(path: Path, old: str, new: str, message: str) -> 
 def test_any_words_survive_the_file(tmp_path_factory: pytest.TempPathFactory, explanation: str, reason: str) -> None:
     path = tmp_path_factory.mktemp("sheet") / "features.csv"
     words, reason = " ".join(explanation.split()), " ".join(reason.split())
-    note = Note(1, words, MODEL, 0.5, None, "Yes", reason, MODEL)
+    note = Note(1, words, MODEL, 0.5, verdict="Yes", reason=reason, judged_by=MODEL)
     write_notes(path, [note])
     assert read_notes(path) == {1: note}
+
+
+def test_edits_that_were_saved_since_it_was_read_win_and_columns_of_ones_own_stay(path: Path) -> None:
+    read = read_notes(path)
+    with path.open(encoding="utf-8-sig", newline="") as handle:
+        rows = list(csv.reader(handle))
+    rows[0].append("mine")
+    for row in rows[1:]:
+        row.append("=look")
+    edited = next(row for row in rows if row[0] == "7")
+    edited[1], edited[rows[0].index("verdict")] = "hot kitchens", "no"
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        csv.writer(handle).writerows([*rows, ["12", "one more"]])
+    answered = {i: replace(note, explanation="something else", verdict="Maybe") for i, note in read.items()}
+    found = write_notes(path, answered.values())
+    assert found == read_notes(path)
+    assert (found[7].explanation, found[7].explained_by, found[7].score) == ("hot kitchens", HUMAN, None)
+    assert (found[7].verdict, found[7].judged_by) == ("No", HUMAN)
+    assert found[3] == answered[3] and found[12].explanation == "one more"
+    with path.open(encoding="utf-8-sig", newline="") as handle:
+        assert {row["mine"] for row in csv.DictReader(handle)} == {"'=look", ""}
+
+
+def test_it_begins_with_the_mark_by_which_excel_knows_utf_8(path: Path) -> None:
+    assert path.read_bytes().startswith(b"\xef\xbb\xbffeature_id,")

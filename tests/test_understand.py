@@ -17,9 +17,14 @@ import pytest
 import yaml
 
 import tiny_run
+from facsynth.explain import Material, judge_features
+from facsynth.features.draw import Drawn
+from facsynth.llm import ScriptedWriter
+from facsynth.meaning.asking import AskingSettings
+from facsynth.meaning.figures import agreement
 from facsynth.meaning.sheet import HUMAN, Note, read_notes
-from facsynth.understand import agreement
-from fault_server import MODEL, Act, FaultServer
+from facsynth.records import Span, Task
+from fault_server import MODEL, Act, FaultServer, refused
 from tiny_cli import Done, facsynth
 
 
@@ -59,23 +64,28 @@ def ask(command: str, run: Path, server: FaultServer, *words: str | Path) -> Don
     return facsynth(command, run, "--judge-url", server.url, "--judge-model", MODEL, "--json", *words)
 
 
-def rows_of(run: Path) -> list[dict[str, str]]:
-    with (run / "meaning" / "features.csv").open(encoding="utf-8", newline="") as handle:
+def rows_of(run: Path, name: str = "meaning/features.csv") -> list[dict[str, str]]:
+    with (run / name).open(encoding="utf-8-sig", newline="") as handle:
         return list(csv.DictReader(handle))
+
+
+def kept(run: Path) -> list[int]:
+    return sorted(int(row["feature_id"]) for row in rows_of(run, "plan.csv") if row["keep"] == "yes")
 
 
 def test_features_are_explained_scored_and_judged_and_no_answer_is_asked_for_twice(
     run: Path, server: FaultServer
 ) -> None:
     server.script = answer
-    before = json.loads((run / "coverage" / "before.json").read_text("utf-8"))
+    before, planned = json.loads((run / "coverage" / "before.json").read_text("utf-8")), kept(run)
     done = ask("interpret", run, server)
     assert done.code == 0, done.stderr
     figures = json.loads(done.stdout)
-    assert figures["n_features"] == figures["n_explained"] + figures["n_cannot_tell"] == len(before["missing"])
-    assert sum(server.answered.values()) == len(before["missing"]), "one call a feature, none about any other"
+    assert set(planned) < set(before["missing"]), "some are screened out"
+    assert figures["n_features"] == figures["n_explained"] + figures["n_cannot_tell"] == len(planned)
+    assert sum(server.answered.values()) == len(planned), "one call a feature, none about any other"
     rows = rows_of(run)
-    assert sorted(int(row["feature_id"]) for row in rows) == before["missing"]
+    assert [int(row["feature_id"]) for row in rows] == planned
     assert all(row["fires_on"] and row["promotes"] and row["span_1"] for row in rows)
     assert all(row["explained_by"] == "model" for row in rows)
 
@@ -83,7 +93,10 @@ def test_features_are_explained_scored_and_judged_and_no_answer_is_asked_for_twi
     assert figures["n_scored"] > 10
     assert figures["score"] > figures["control"] and 0 < figures["beats_control"] < 1
     n = sum(server.answered.values())
-    assert json.loads(ask("score", run, server).stdout) == figures
+    again = json.loads(ask("score", run, server).stdout)
+    order = [int(row["feature_id"]) for row in rows_of(run, "plan.csv") if row["keep"] == "yes"]
+    assert [note["feature_id"] for note in again["features"]] == order, "as the plan ranks them by now"
+    assert again | {"features": 0} == figures | {"features": 0}
     assert sum(server.answered.values()) == n and max(server.answered.values()) == 1
 
     judged = json.loads(ask("relevance", run, server, "--task", "toxicity", "--method", "judge").stdout)
@@ -95,11 +108,10 @@ def test_features_are_explained_scored_and_judged_and_no_answer_is_asked_for_twi
 def test_the_plan_shows_what_is_known_and_stays_as_a_person_left_it(run: Path, server: FaultServer) -> None:
     server.script = answer
     assert ask("score", run, server).code == 0
-    with (run / "plan.csv").open(encoding="utf-8", newline="") as handle:
-        plan = list(csv.DictReader(handle))
+    plan = rows_of(run, "plan.csv")
     notes = read_notes(run / "meaning" / "features.csv")
     for row in plan:
-        note = notes[int(row["feature_id"])]
+        note = notes.get(int(row["feature_id"]), Note(0))
         assert row["explanation"] == note.explanation
         assert (row["score"] == "") == (note.score is None)
     assert [float(row["weight"]) for row in plan] == sorted((float(row["weight"]) for row in plan), reverse=True)
@@ -153,8 +165,13 @@ def test_a_dry_run_counts_calls_and_asks_nothing(run: Path, server: FaultServer)
     assert not server.answered
     assert ask("score", run, server).code == 0
     assert sum(server.answered.values()) <= sum(found["calls"].values())
-    found = json.loads(ask("relevance", run, server, "--task", "toxicity", "--method", "judge", "--dry-run").stdout)
-    assert found["calls"]["judge"] > found["calls"]["interpret"] / 2 > 0
+    words = ("--task", "toxicity", "--method", "judge")
+    found = json.loads(ask("relevance", run, server, *words, "--dry-run").stdout)
+    assert found["calls"]["judge"] == found["calls"]["interpret"] > 0
+    assert found["calls_by_method"] == {"all": 0, "judge": sum(found["calls"].values())}
+    n = sum(server.answered.values())
+    assert ask("relevance", run, server, *words).code == 0
+    assert sum(server.answered.values()) <= n + sum(found["calls"].values())
 
 
 def test_relevance_by_judge_decides_the_targets(tmp_path: Path, server: FaultServer) -> None:
@@ -171,8 +188,7 @@ def test_relevance_by_judge_decides_the_targets(tmp_path: Path, server: FaultSer
     relevant = {i for i, note in notes.items() if note.verdict == "Yes"}
     assert record["relevance"] == "judge" and set(record["missing"]) <= relevant
     assert record["n_target"] == len(relevant) > 3
-    screened = [note for note in notes.values() if note.judged_by == "screen"]
-    assert all(note.verdict == "No" and note.reason.startswith("fires on") for note in screened)
+    assert {note.task for note in notes.values()} == {"toxicity"}
     n = sum(server.answered.values())
     for words in (("run", config, "-o", tmp_path / "dry"), ("interpret", tmp_path / "run")):
         dry = facsynth(*words, "--dry-run")
@@ -204,6 +220,69 @@ def test_agreement_is_counted_over_what_was_judged() -> None:
         "kappa": pytest.approx((0.6 - (2 * 2 + 3 * 3) / 25) / (1 - (2 * 2 + 3 * 3) / 25)),
     }  # fmt: skip
     assert agreement([], {1}, ("Yes",))["kappa"] is None
+
+
+def test_what_is_screened_out_is_not_asked_about_unless_a_person_explained_it() -> None:
+    span = Span(0, "so,", ",", 1.0, "0" * 16, 1, "so, then")
+    notes = {
+        1: Note(1, screened="fires on punctuation"), 2: Note(2, "ovens", "model"), 3: Note(3),
+        4: Note(4, "commas of lists", HUMAN, screened="fires on punctuation"),
+        5: Note(5, "bread", "model", verdict="Maybe", judged_by=HUMAN, task="baking"),
+    }  # fmt: skip
+    spans: dict[int, tuple[Span, ...]] = dict.fromkeys(notes, (span,))
+    drawn = dict.fromkeys(notes, Drawn((span,), 1.0, (), ()))
+    material = Material(notes, spans, spans, drawn, {}, AskingSettings())
+    assert material.open() == [2, 3, 5]
+    writer = ScriptedWriter(lambda request: '{"reason": "it is", "verdict": "Yes"}')
+    assert judge_features(material, Task("cooking", "Cooking.", ("ovens",)), writer) == ()
+    found = {i: (note.verdict, note.judged_by, note.reason, note.task) for i, note in material.notes.items()}
+    assert found == {
+        1: ("No", "screen", "fires on punctuation", "cooking"), 2: ("Yes", "model", "it is", "cooking"),
+        3: ("", "", "", ""), 4: ("Yes", "model", "it is", "cooking"), 5: ("Maybe", HUMAN, "", "baking"),
+    }  # fmt: skip
+    assert len(writer.history) == 2
+
+
+def test_where_the_endpoint_fails_for_now_nothing_is_decided(tmp_path: Path, server: FaultServer) -> None:
+    """An outage is not a verdict: targets stay open until the same command finds answers."""
+    is_down = True
+
+    def script(body: dict[str, Any], seen: int) -> Act:
+        is_judging = '"verdict"' in str(body) and "the word o" in str(body)
+        return refused(500) if is_down and is_judging else answer(body, seen)
+
+    server.script = script
+    parts = tiny_run.parts(tmp_path)
+    parts["coverage"] |= {"relevance": "judge", "counts": ["Yes", "No"]}
+    parts |= {"task": "toxicity", "judge": {"endpoint": {"url": server.url, "model": MODEL, "max_attempts": 1}}}
+    config, out = tmp_path / "run.yaml", tmp_path / "run"
+    config.write_text(yaml.safe_dump(parts), encoding="utf-8")
+    done = facsynth("run", config, "-o", out)
+    assert done.code == 4 and "questions have no answer yet: server error" in done.stderr, done.stderr
+    assert "the same command asks again" in done.stderr and not (out / "targets.json").exists()
+    n_open = sum(not note.verdict for note in read_notes(out / "meaning" / "features.csv").values())
+    assert n_open > 0
+    n, is_down = sum(server.answered.values()), False
+    done = facsynth("coverage", tmp_path / "seed.jsonl", "--config", config, "-o", out)
+    assert done.code == 0, done.stderr
+    assert sum(server.answered.values()) == n + n_open
+    assert all(note.verdict for note in read_notes(out / "meaning" / "features.csv").values())
+
+
+def test_another_rubric_is_another_run(tmp_path: Path, server: FaultServer) -> None:
+    server.script = answer
+    task = tmp_path / "mine.yaml"
+    task.write_text("name: mine\ndefinition: Cooking.\nrubric: [ovens]\n", encoding="utf-8")
+    parts = tiny_run.parts(tmp_path)
+    parts["coverage"] |= {"relevance": "judge"}
+    parts |= {"task": str(task), "judge": {"endpoint": {"url": server.url, "model": MODEL}}}
+    config = tmp_path / "run.yaml"
+    config.write_text(yaml.safe_dump(parts), encoding="utf-8")
+    words = ("coverage", tmp_path / "seed.jsonl", "--config", config, "-o", tmp_path / "run")
+    assert facsynth(*words).code == 0
+    task.write_text("name: mine\ndefinition: Cooking.\nrubric: [stoves]\n", encoding="utf-8")
+    done = facsynth(*words)
+    assert done.code == 1 and "begun with another task.rubric" in done.stderr, done.stderr
 
 
 def test_judging_needs_a_task(run: Path, server: FaultServer) -> None:

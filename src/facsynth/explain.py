@@ -6,16 +6,17 @@ verdicts decide. Each answer is in the ledger once; what a person wrote into the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from facsynth.bins import Floats
+from facsynth.coverage.groups import CLOSE
 from facsynth.errors import IncompleteError
 from facsynth.features.draw import Drawn, draw
 from facsynth.features.encode import FeatureSpace
@@ -23,12 +24,25 @@ from facsynth.features.encoded import Encoded
 from facsynth.features.spans import best_spans
 from facsynth.llm import Ledger
 from facsynth.llm.budget import NOT_SENT
+from facsynth.llm.endpoint_writer import is_passing
 from facsynth.meaning.asking import AskingSettings
+from facsynth.meaning.figures import figures_of
 from facsynth.meaning.free import firing_tokens, screened
 from facsynth.meaning.interpret import interpret
 from facsynth.meaning.judge import judge
-from facsynth.meaning.score import FEWEST, n_calls, score, trials_of
-from facsynth.meaning.sheet import HUMAN, MODEL, SHEET, Note, read_notes, spans_of, write_notes
+from facsynth.meaning.score import FEWEST, Trial, controls_of, n_calls, score, trials_of
+from facsynth.meaning.sheet import (
+    HUMAN,
+    MODEL,
+    SCREEN,
+    SHEET,
+    UNJUDGED,
+    UNSCORED,
+    Note,
+    read_notes,
+    spans_of,
+    write_notes,
+)
 from facsynth.measure import Judged, candidates
 from facsynth.model.promoted import promoted_tokens
 from facsynth.model.writer import LocalWriter
@@ -36,7 +50,7 @@ from facsynth.profile import Profile
 from facsynth.protocols import Writer
 from facsynth.records import Failure, Progress, Span, Task, no_progress
 from facsynth.settings import RunSettings
-from facsynth.store import write_json, write_jsonl
+from facsynth.store import read_jsonl, write_json, write_jsonl
 from facsynth.tasks import load_task
 from facsynth.writers import opened_model
 
@@ -44,18 +58,31 @@ EXPLAINED_SHARE = 2 / 3
 """Of a feature's spans, at most, that its explanation is made from; the rest is there to test it."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Material:
-    """What is shown of features, and all that is known of them so far."""
+    """What is shown of some features, and what is known of all so far."""
 
     notes: dict[int, Note]
+    """Filled in as answers come."""
     spans: Mapping[int, Sequence[Span]]
     """To explain each feature from."""
     best: Mapping[int, Sequence[Span]]
     drawn: Mapping[int, Drawn]
+    directions: Mapping[int, npt.NDArray[np.float32]]
+    """Decoder rows, each [d_model], of length 1."""
     asking: AskingSettings
 
-    def trials(self, feature: int) -> list[Any]:
+    def open(self) -> list[int]:
+        """The features that a model is asked to explain: no person did, and nothing speaks against them."""
+        notes = {i: self.notes[i] for i in self.drawn}
+        return [i for i, note in notes.items() if note.explained_by != HUMAN and not note.screened]
+
+    def unjudged(self) -> list[int]:
+        """The features that no person has judged, but for those that are screened out and that nobody explained."""
+        notes = {i: self.notes[i] for i in self.drawn if self.notes[i].judged_by != HUMAN}
+        return [i for i, note in notes.items() if not note.screened or note.explained_by == HUMAN]
+
+    def trials(self, feature: int) -> list[Trial]:
         """Texts that had no part in its explanation."""
         found = self.drawn[feature]
         firing = found.firing[len(self.spans[feature]) :]
@@ -84,23 +111,25 @@ def gather(
     best = best_spans(anchor, tokenizer, feature_ids)
     promoted = promoted_tokens(space.backbone, space.sae, feature_ids)
     filled = dict(notes)
-    for i in feature_ids:
-        cells: dict[str, Any] = {"fires_on": firing_tokens(drawn[i].firing), "promotes": ", ".join(promoted.get(i, ()))}
-        filled[i] = replace(notes.get(i, Note(i)), **cells | spans_of(best[i]))
+    for i, rows in drawn.items():
+        cells: dict[str, Any] = {"fires_on": firing_tokens(rows.firing), "promotes": ", ".join(promoted.get(i, ()))}
+        cells |= {"screened": screened(rows.firing, rows.distinct_share), **spans_of(best[i])}
+        filled[i] = replace(notes.get(i, Note(i)), **cells)
     n_shown = {i: min(asking.n_spans, round(len(rows.firing) * EXPLAINED_SHARE)) for i, rows in drawn.items()}
     spans = {i: rows.firing[: n_shown[i]] or tuple(best[i]) for i, rows in drawn.items()}
-    return Material(filled, spans, best, drawn, asking)
+    decoder = space.sae.W_dec[list(feature_ids)].float().cpu().numpy()
+    directions = decoder / np.maximum(np.linalg.norm(decoder, axis=1, keepdims=True), 1e-12)
+    return Material(filled, spans, best, drawn, dict(zip(feature_ids, directions, strict=True)), asking)
 
 
 def explain(material: Material, writer: Writer) -> tuple[Failure, ...]:
-    """Explain what no person has explained."""
-    spans = {i: rows for i, rows in material.spans.items() if _is_open(material.notes[i])}
+    """Explain what no person has explained, and is not screened out."""
+    spans = {i: material.spans[i] for i in material.open()}
     answers = interpret(spans, writer, material.asking)
     for i in spans:
         note, text = material.notes[i], answers.found.get(i)
         if text != note.explanation:  # score and verdict are of an explanation
-            note = replace(note, score=None, control=None)
-            note = note if note.judged_by == HUMAN else replace(note, verdict="", reason="", judged_by="")
+            note = replace(note, **UNSCORED | ({} if note.judged_by == HUMAN else UNJUDGED))
         material.notes[i] = replace(note, explanation=text or "", explained_by="" if text is None else MODEL)
     return answers.failures
 
@@ -108,91 +137,80 @@ def explain(material: Material, writer: Writer) -> tuple[Failure, ...]:
 def score_explanations(material: Material, writer: Writer) -> tuple[Failure, ...]:
     """Test every explanation that there is, a person's too."""
     texts = {i: material.notes[i].explanation for i in material.drawn if material.notes[i].explanation}
-    answers = score(texts, {i: material.trials(i) for i in texts}, writer, material.asking)
-    for i, found in answers.found.items():
-        control = None if found.control is None else found.control.balanced_accuracy
-        material.notes[i] = replace(material.notes[i], score=found.explained.balanced_accuracy, control=control)
+
+    def is_close(a: int, b: int) -> bool:
+        return float(material.directions[a] @ material.directions[b]) >= CLOSE
+
+    controls = controls_of(texts, is_close, material.asking.rng_seed)
+    answers = score(texts, controls, {i: material.trials(i) for i in texts}, writer, material.asking)
+    for i in texts:
+        found, cells = answers.found.get(i), UNSCORED
+        if found is not None:
+            interval = found.explained.interval
+            cells = UNSCORED | {
+                "score": found.explained.balanced_accuracy, "score_low": interval.low, "score_high": interval.high,
+                "control": found.control.balanced_accuracy if found.control else None,
+            }  # fmt: skip
+        material.notes[i] = replace(material.notes[i], **cells)
     return answers.failures
 
 
 def judge_features(material: Material, task: Task, writer: Writer) -> tuple[Failure, ...]:
     """Judge what is explained and no person has judged; what is screened out is not asked about, and says why."""
-    texts = {}
-    for i, rows in material.drawn.items():
-        note, why = material.notes[i], screened(rows.firing, rows.distinct_share)
-        if note.judged_by == HUMAN:
-            continue
-        note = material.notes[i] = replace(note, verdict="", reason="", judged_by="")  # it may be of another task
-        if why:
-            material.notes[i] = replace(note, verdict="No", reason=why, judged_by="screen")
-        elif note.explanation:
-            texts[i] = note.explanation
+    asked = set(material.unjudged())
+    for i in material.drawn:
+        note = material.notes[i]
+        if note.judged_by != HUMAN:  # what there is may be of another task
+            no = _verdict("No", note.screened, SCREEN, task)
+            material.notes[i] = replace(note, **UNJUDGED if i in asked else no)
+    texts = {i: material.notes[i].explanation for i in material.drawn if i in asked and material.notes[i].explanation}
     answers = judge(texts, material.best, task, writer, material.asking)
     for i, verdict in answers.found.items():
-        note = material.notes[i]
-        material.notes[i] = replace(note, verdict=verdict.label, reason=verdict.reason, judged_by=MODEL)
+        material.notes[i] = replace(material.notes[i], **_verdict(verdict.label, verdict.reason, MODEL, task))
     return answers.failures
 
 
 def keep(material: Material, failures: Mapping[str, Sequence[Failure]], out: Path) -> dict[str, Any]:
-    """Write the sheet, what failed, and the figures.
+    """Write the sheet, what failed, and the figures; what the sheet holds besides stays.
 
     Args:
         material: with all notes.
         failures: by what was asked.
         out: the run folder.
 
+    Returns:
+        The figures, of all features of the sheet.
+
     Raises:
-        IncompleteError: a cap kept questions from being asked.
+        IncompleteError: questions have no answer yet, and the same command could find one.
     """
     folder = out / SHEET.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    write_notes(out / SHEET, material.notes.values())
-    rows = [{"asked": asked, **asdict(failure)} for asked, found in failures.items() for failure in found]
+    material.notes = write_notes(out / SHEET, material.notes.values())
+    asked = {f"feature {i}" for i in material.drawn}
+    rows = [
+        row for row in read_jsonl(folder / "failures.jsonl")
+        if row["asked"] not in failures or row["where"] not in asked
+    ]  # fmt: skip
+    rows += [{"asked": what, **asdict(failure)} for what, found in failures.items() for failure in found]
     write_jsonl(folder / "failures.jsonl", rows)
-    figures = figures_of([material.notes[i] for i in material.drawn]) | {"n_failures": len(rows)}
+    figures = figures_of(list(material.notes.values())) | {"n_failures": len(rows)}
     write_json(folder / "summary.json", figures)
-    unasked = [row for row in rows if row["reason"].startswith(f"{NOT_SENT}:")]
-    if unasked:
-        raise IncompleteError(
-            f"{len(unasked)} questions were not asked: {unasked[0]['reason'].removeprefix(f'{NOT_SENT}: ')}\n"
-            "What was answered is kept. For a higher cap, begin in a new folder, with a copy of ledger.sqlite in it."
-        )
+    _check_all_asked([failure.reason for found in failures.values() for failure in found], out)
     return figures
 
 
-def figures_of(notes: Sequence[Note]) -> dict[str, Any]:
-    """How many features are explained, and how far their explanations can be trusted."""
-    scored = [note for note in notes if note.score is not None]
-    beside = [(note.score, note.control) for note in scored if note.score is not None and note.control is not None]
-    labels = [note.verdict for note in notes if note.verdict]
-    return {
-        "n_features": len(notes),
-        "n_explained": sum(bool(note.explanation) for note in notes),
-        "n_cannot_tell": sum(note.explained_by == MODEL and not note.explanation for note in notes),
-        "n_human": sum(HUMAN in {note.explained_by, note.judged_by} for note in notes),
-        "n_scored": len(scored),
-        "score": mean(note.score for note in scored if note.score is not None) if scored else None,
-        "control": mean(control for _, control in beside) if beside else None,
-        "beats_control": mean(a > b for a, b in beside) if beside else None,
-        "ties_control": mean(a == b for a, b in beside) if beside else None,
-        "verdicts": {label: labels.count(label) for label in ("Yes", "Probably", "Maybe", "No")},
-    }
-
-
-def calls_of(material: Material) -> dict[str, int]:
-    """Calls that each question takes, where every answer is usable at once; the ledger's are among them."""
-    n_open = sum(_is_open(material.notes[i]) for i in material.spans)
-    trials = [material.trials(i) for i in material.drawn]
+def calls_of(material: Material, feature_ids: Collection[int]) -> dict[str, int]:
+    """Calls that each question about some features takes, where every answer is usable at once; those that the ledger
+    answers are among them.
+    """
+    trials = [
+        material.trials(i) for i in feature_ids if not material.notes[i].screened or material.notes[i].explanation
+    ]
     tested = [len(rows) for rows in trials if sum(t.fires for t in rows) >= FEWEST]
-    judged = [
-        i for i, rows in material.drawn.items()
-        if material.notes[i].judged_by != HUMAN and not screened(rows.firing, rows.distinct_share)
-    ]  # fmt: skip
     return {
-        "interpret": n_open,
+        "interpret": len(set(material.open()) & set(feature_ids)),
         "score": 2 * sum(n_calls(n, material.asking) for n in tested),
-        "judge": len(judged),
+        "judge": len(set(material.unjudged()) & set(feature_ids)),
     }
 
 
@@ -203,17 +221,18 @@ def judged_features(
     anchor: Encoded,
     background: Profile | None,
     *,
+    replay: Path | None = None,
     progress: Progress = no_progress,
 ) -> Judged:
     """Explain and judge whatever could be a target, and keep it in the sheet.
 
     Raises:
-        IncompleteError: a cap kept features from being judged.
+        IncompleteError: features that could be judged by the same command are not yet.
     """
     assert settings.task is not None, "the settings see to it"
     ids, thresholds = candidates(anchor.profile, background, settings)
     material = gather(anchor, space, ids, thresholds, notes=read_notes(out / SHEET), asking=settings.asking)
-    with opened_judge(settings, out, space, progress) as writer:
+    with opened_judge(settings, out, space, replay=replay, progress=progress) as writer:
         failures = {"interpret": explain(material, writer)}
         failures["judge"] = judge_features(material, load_task(settings.task), writer)
     keep(material, failures, out)
@@ -223,19 +242,40 @@ def judged_features(
 
 @contextmanager
 def opened_judge(
-    settings: RunSettings, out: Path, space: FeatureSpace, progress: Progress = no_progress
+    settings: RunSettings,
+    out: Path,
+    space: FeatureSpace,
+    *,
+    replay: Path | None = None,
+    progress: Progress = no_progress,
 ) -> Iterator[Writer]:
-    """Whoever explains and judges features in a run folder, through its ledger."""
+    """Whoever explains and judges features in a run folder, through its ledger; `replay` as `run` takes it."""
 
     def local() -> Writer:
         return LocalWriter(space.backbone, space.template.prompt_ids, {}, batch_size=settings.judge.batch_size)
 
     with (
         Ledger.open(out / "ledger.sqlite") as ledger,
-        opened_model(settings, "judge", ledger, local, progress=progress) as writer,
+        opened_model(settings, "judge", ledger, local, replay=replay, progress=progress) as writer,
     ):
         yield writer
 
 
-def _is_open(note: Note) -> bool:
-    return note.explained_by != HUMAN
+def _verdict(label: str, reason: str, judged_by: str, task: Task) -> dict[str, Any]:
+    return {"verdict": label, "reason": reason, "judged_by": judged_by, "task": task.name}
+
+
+def _check_all_asked(reasons: Sequence[str], out: Path) -> None:
+    passing = [reason for reason in reasons if is_passing(reason)]
+    if not passing:
+        return
+    unsent = [reason for reason in passing if reason.startswith(f"{NOT_SENT}:")]
+    if unsent:
+        raise IncompleteError(
+            f"{len(unsent)} questions were not asked: {unsent[0].removeprefix(f'{NOT_SENT}: ')}\n"
+            "What was answered is kept. For a higher cap, begin in a new folder, with a copy of ledger.sqlite in it."
+        )
+    raise IncompleteError(
+        f"{len(passing)} questions have no answer yet: {passing[0]}\n"
+        f"What was answered is kept, and the same command asks again. Or fill in by hand what is missing: {out / SHEET}"
+    )

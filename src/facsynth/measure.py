@@ -25,12 +25,13 @@ from facsynth.coverage.coverage import (
     targets,
     under_represented,
 )
-from facsynth.coverage.richness import Interval, coverage_interval
+from facsynth.coverage.richness import coverage_interval
 from facsynth.coverage.threshold import Threshold, feature_thresholds
 from facsynth.errors import InputError, SettingsError
 from facsynth.features.encoded import Encoded
 from facsynth.meaning.relevance import Relevance, contrast, everything, kept
 from facsynth.profile import Profile
+from facsynth.records import Interval
 from facsynth.settings import EMBEDDED, RunSettings
 from facsynth.store import read_jsonl
 

@@ -29,7 +29,7 @@ from facsynth.features.reuse import Known, known_folders, remember
 from facsynth.llm import Ledger
 from facsynth.lock import locked
 from facsynth.measure import Measured, check_background, measure
-from facsynth.planning import fix_targets, write_plan_file
+from facsynth.planning import check_targets, fix_targets, keep_plan
 from facsynth.profile import merge
 from facsynth.proof import measurer
 from facsynth.protocols import Writer
@@ -39,7 +39,7 @@ from facsynth.report.shapes import SUMMARY, read_object
 from facsynth.run_folder import Corpora, open_run, read_unless_known, timed
 from facsynth.selfcheck import check_before_measuring
 from facsynth.settings import RunSettings
-from facsynth.store import Artifact, file_sha256, write_json
+from facsynth.store import Artifact, file_sha256
 from facsynth.synthesis.candidates import Synthesis
 from facsynth.synthesis.loop import synthesize
 from facsynth.synthesis.requests import FeatureTask
@@ -68,7 +68,7 @@ def run(
         cache: for converted models and hashes.
         progress: told of every stage.
         measured: called with `out` once coverage and plan are there, before anything is written.
-        replay: the ledger of another run, which answers in the writer's place.
+        replay: the ledger of another run, which answers in place of writer and judge.
     """
     check_form(settings)
     if replay is None:
@@ -78,7 +78,7 @@ def run(
         folder = open_run(settings, out, corpora)
         if folder.manifest is None:
             with timed(out) as seconds:
-                before, space, anchor, seed_set = measure_run(settings, out, cache, corpora, progress)
+                before, space, anchor, seed_set = measure_run(settings, out, cache, corpora, progress, replay=replay)
                 measured(out)
                 tasks = fix_targets(before, settings, out, anchor, space)
                 exact = open_space(settings, cache, dtype="float32")
@@ -103,10 +103,12 @@ def measure_run(
     cache: Path,
     corpora: Corpora | None,
     progress: Progress = no_progress,
+    *,
+    replay: Path | None = None,
 ) -> tuple[Measured, FeatureSpace, Encoded, Encoded]:
     """Encode anchor and seed set, and write `coverage/before.json` and `plan.csv`.
 
-    `corpora` are anchor and seed set; None where both are encoded and gone.
+    `corpora` are anchor and seed set; None where both are encoded and gone. `replay` as `run` takes it.
     """
     _check_background(settings, cache)
     progress("loading the model", 0, None)
@@ -120,11 +122,11 @@ def measure_run(
     )
     judged = None
     if "judge" in settings.coverage.relevance:
-        judged = judged_features(settings, out, space, anchor, background, progress=progress)
+        judged = judged_features(settings, out, space, anchor, background, replay=replay, progress=progress)
     before = measure(anchor, seed_set, background, settings, judged)
+    check_targets(before, out)
     record = outcome.coverage_record(before, space, settings, notes)
-    plan = write_plan_file(before, anchor, seed_set, space, out, rng_seed=settings.rng_seed)
-    write_json(out / "coverage" / "before.json", record | {"plan_sha256": plan})
+    keep_plan(before, anchor, seed_set, space, out, record=record, rng_seed=settings.rng_seed)
     return before, space, anchor, seed_set
 
 

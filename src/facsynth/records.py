@@ -90,6 +90,14 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """95 %."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Measurement:
     """What a text was found to fire, by encoding it."""
 

@@ -9,6 +9,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from facsynth.errors import MismatchError
 from facsynth.records import Progress, no_progress
 from facsynth.settings import RunSettings, dump_settings, load_settings
 from facsynth.store import Artifact, file_sha256, read_json, write_json, write_text
+from facsynth.tasks import load_task
 from facsynth.text.corpus import Corpus
 
 RESOLVED = "# The settings of this run, all of them; written by facsynth.\n"
@@ -72,9 +74,11 @@ def open_run(settings: RunSettings, out: Path, corpora: Corpora | None) -> Artif
 
 
 def effective(settings: RunSettings) -> dict[str, Any]:
-    """The settings that a run's results depend on."""
-    without: dict[str, Any] = {} if "judge" in settings.coverage.relevance else {"judge": True, "task": True}
-    return settings.model_dump(mode="json", exclude=WITHOUT_EFFECT | without)
+    """The settings that a run's results depend on; of a task its content, which may stand in a file of the user's."""
+    if "judge" not in settings.coverage.relevance or settings.task is None:
+        return settings.model_dump(mode="json", exclude=WITHOUT_EFFECT | {"judge": True, "task": True})
+    task = asdict(load_task(settings.task))
+    return settings.model_dump(mode="json", exclude=WITHOUT_EFFECT) | {"task": task | {"rubric": list(task["rubric"])}}
 
 
 def read_unless_known(settings: RunSettings, out: Path, progress: Progress = no_progress) -> Corpora | None:

@@ -16,7 +16,6 @@ from facsynth.explain import (
     Material,
     calls_of,
     explain,
-    figures_of,
     gather,
     judge_features,
     keep,
@@ -26,10 +25,11 @@ from facsynth.explain import (
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded
 from facsynth.lock import locked
-from facsynth.meaning.sheet import MODEL, SHEET, Note, read_notes
+from facsynth.meaning.figures import agreement
+from facsynth.meaning.sheet import SHEET, Note, read_notes
 from facsynth.measure import Measured, candidates
 from facsynth.pipeline import measure_run
-from facsynth.planning import refresh_plan
+from facsynth.planning import features_to_fill, refresh_plan
 from facsynth.protocols import Writer
 from facsynth.records import Failure, Progress, no_progress
 from facsynth.run_folder import open_run, read_unless_known
@@ -47,8 +47,9 @@ class Understood:
     """What is known of some features."""
 
     notes: list[Note]
+    """Those of the plan in its order."""
     figures: dict[str, Any]
-    """As in `meaning/summary.json`; `calls` that the questions take, where nothing was asked yet."""
+    """As in `meaning/summary.json`, of the whole sheet; in a dry run the calls that the questions take."""
 
 
 def understand(
@@ -74,7 +75,7 @@ def understand(
 
     Raises:
         SettingsError: features are to be judged, and the task is not known.
-        IncompleteError: a cap kept questions from being asked; what was answered is kept.
+        IncompleteError: questions have no answer yet; what was answered is kept.
     """
     if "judge" in questions and settings.task is None:
         raise SettingsError(f"judged by which task?\nName one (--task): {', '.join(task_names())}, or a file of yours.")
@@ -84,60 +85,76 @@ def understand(
         corpora = read_unless_known(settings, out, progress)
         open_run(settings, out, corpora)
         before, space, anchor, seed_set = measure_run(settings, out, cache, corpora, progress)
-        ids = _chosen(features, before, anchor, space, settings)
-        notes = read_notes(out / SHEET)
-        material = gather(anchor, space, ids, before.thresholds, notes=notes, asking=settings.asking)
+        known = _Known(settings, out, before, space, anchor)
+        ids = known.chosen(features)
         if dry_run:
-            return Understood([], _forecast(material, questions))
-        with opened_judge(settings, out, space, progress) as judge:
+            return Understood([], _forecast(known, questions, ids))
+        material = known.material(sorted(ids))
+        with opened_judge(settings, out, space, progress=progress) as judge:
             failures = _ask(material, questions, settings, judge)
         try:
             figures = keep(material, failures, out)
         finally:
             refresh_plan(before, anchor, seed_set, space, out, rng_seed=settings.rng_seed)
         asked = [material.notes[i] for i in ids]
-        if "judge" in questions and features == "active" and open_background(settings, space) is not None:
-            told = set(_chosen("contrast", before, anchor, space, settings))
-            figures |= {"agreement": agreement(asked, told, settings.coverage.counts)}
+        if "judge" in questions and features == "active" and known.has_background():
+            figures |= {"agreement": agreement(asked, set(known.chosen("contrast")), settings.coverage.counts)}
     return Understood(asked, figures)
 
 
-def agreement(notes: Sequence[Note], told: Collection[int], counts: Collection[str]) -> dict[str, Any]:
-    """How far judge and contrast hold the same features relevant, over those that were judged.
+@dataclass(frozen=True)
+class _Known:
+    """A measured run folder."""
 
-    Returns:
-        The four counts; the share on which both agree; and Cohen's kappa, 0 where that is no more than chance.
-    """
-    pairs = [(note.verdict in counts, note.feature_id in told) for note in notes if note.judged_by == MODEL]
-    n, both = len(pairs), sum(a and b for a, b in pairs)
-    by_judge, by_contrast = sum(a for a, _ in pairs), sum(b for _, b in pairs)
-    share = (n - by_judge - by_contrast + 2 * both) / n if n else None
-    chance = (by_judge * by_contrast + (n - by_judge) * (n - by_contrast)) / n**2 if n else 1.0
-    kappa = None if share is None or chance == 1 else (share - chance) / (1 - chance)
-    return {
-        "both": both, "judge_alone": by_judge - both, "contrast_alone": by_contrast - both,
-        "neither": n - by_judge - by_contrast + both, "share": share, "kappa": kappa,
-    }  # fmt: skip
+    settings: RunSettings
+    out: Path
+    before: Measured
+    space: FeatureSpace
+    anchor: Encoded
+
+    def has_background(self) -> bool:
+        return open_background(self.settings, self.space) is not None
+
+    def chosen(self, features: Features) -> list[int]:
+        """None of them never fires in the anchor."""
+        if features == "planned":
+            return features_to_fill(self.before, self.out)
+        if features == "targets":
+            return [int(i) for i in self.before.targets.feature_ids]
+        method: Any = "contrast+judge" if features == "contrast" else "judge"
+        coverage = self.settings.coverage.model_copy(update={"relevance": method})
+        settings = self.settings.model_copy(update={"coverage": coverage})
+        ids, _ = candidates(self.anchor.profile, open_background(self.settings, self.space), settings)
+        return ids
+
+    def material(self, feature_ids: Sequence[int]) -> Material:
+        """What is shown of these."""
+        return gather(
+            self.anchor, self.space, feature_ids, self.before.thresholds,
+            notes=read_notes(self.out / SHEET), asking=self.settings.asking,
+        )  # fmt: skip
 
 
-def _chosen(
-    features: Features, before: Measured, anchor: Encoded, space: FeatureSpace, settings: RunSettings
-) -> list[int]:
-    """None of them never fires in the anchor."""
-    if features == "planned":
-        return [*before.coverage.missing.tolist(), *before.under.feature_ids.tolist()]
-    if features == "targets":
-        return [int(i) for i in before.targets.feature_ids]
-    method: Any = "contrast+judge" if features == "contrast" else "judge"
-    coverage = settings.coverage.model_copy(update={"relevance": method})
-    background = open_background(settings, space)
-    ids, _ = candidates(anchor.profile, background, settings.model_copy(update={"coverage": coverage}))
-    return ids
+def _forecast(known: _Known, questions: Collection[Question], ids: Sequence[int]) -> dict[str, Any]:
+    """Calls that the questions take; where features are to be judged, those of every way to relevance too."""
+    if "judge" not in questions:
+        calls = calls_of(known.material(ids), ids)
+        return {
+            "n_features": len(ids),
+            "calls": {n: calls[n] for n in ("interpret", "score") if n in {"interpret", *questions}},
+        }
+    active = known.chosen("active")
+    material = known.material(active)
+    told = known.chosen("contrast") if known.has_background() else None
 
+    def of(feature_ids: Sequence[int]) -> dict[str, int]:
+        calls = calls_of(material, feature_ids)
+        return {name: calls[name] for name in ("interpret", "judge")}
 
-def _forecast(material: Material, questions: Collection[Question]) -> dict[str, Any]:
-    calls = {name: n for name, n in calls_of(material).items() if name in {"interpret", *questions}}
-    return figures_of([material.notes[i] for i in material.drawn]) | {"calls": calls}
+    methods = {"all": 0, "judge": sum(of(active).values())}
+    if told is not None:
+        methods |= {"contrast": 0, "contrast+judge": sum(of(told).values())}
+    return {"n_features": len(ids), "calls": of(ids), "calls_by_method": methods}
 
 
 def _ask(

@@ -84,8 +84,7 @@ def _ask(
     if json:
         print_json(found.figures if dry_run else found.figures | {"features": [vars(n) for n in found.notes]})
     elif dry_run:
-        rows = [(name, f"{n:,} calls") for name, n in found.figures["calls"].items()]
-        print_table(f"{found.figures['n_features']} features; nothing was asked", ("", ""), rows)
+        _print_calls(found.figures)
     else:
         _print(found)
     if not dry_run:
@@ -103,11 +102,15 @@ def _print(found: Understood) -> None:
     print_table("", ("feature", "explanation, or tokens that fire it", "score", "control", "verdict"), rows)
     if len(found.notes) > N_SHOWN:
         note(f"… and {len(found.notes) - N_SHOWN} more in the sheet")
-    verdicts = ", ".join(f"{n} {label}" for label, n in figures["verdicts"].items())
+    n_told, verdicts = figures["n_explained"], ", ".join(f"{n} {label}" for label, n in figures["verdicts"].items())
+    above = percent(figures["above_control"]) + _ends(figures["above_control_interval"])
     summary = [
-        ("explained", f"{figures['n_explained']} of {figures['n_features']}; {figures['n_cannot_tell']} could not be"),
-        ("balanced accuracy", f"{percent(figures['score'])}; control {percent(figures['control'])}"),
-        ("beat their control", percent(figures["beats_control"])),
+        ("features in the sheet", f"{figures['n_features']}; {figures['n_screened']} are screened out"),
+        ("explained", f"{n_told}; of {figures['n_cannot_tell']} the model could not tell"),
+        ("tested", f"{figures['n_scored']} of {n_told} explanations"),
+        ("balanced accuracy", f"{percent(figures['score'])}{_ends(figures['score_interval'])}; chance is 50 %"),
+        ("above the control", above),
+        ("explanations that beat it", f"{percent(figures['beats_control'])}{_ends(figures['beats_control_interval'])}"),
         ("verdicts", verdicts),
         ("corrected by hand", str(figures["n_human"])),
         ("no usable answer", f"{figures['n_failures']}, in meaning/failures.jsonl"),
@@ -116,6 +119,18 @@ def _print(found: Understood) -> None:
         told = f"{percent(agreement['share'])} of the features, kappa {_share(agreement['kappa']) or 'not defined'}"
         summary.append(("judge and contrast agree", told))
     print_table("", ("", ""), summary)
+
+
+def _print_calls(figures: dict[str, Any]) -> None:
+    rows = [(name, f"{n:,} calls") for name, n in figures["calls"].items()]
+    print_table(f"{figures['n_features']} features; nothing was asked", ("", ""), rows)
+    if methods := figures.get("calls_by_method"):
+        rows = [(name, f"{n:,} calls") for name, n in methods.items()]
+        print_table("What decides relevance, and what it takes", ("", ""), rows)
+
+
+def _ends(interval: list[float] | None) -> str:
+    return f" ({percent(interval[0])} to {percent(interval[1])})" if interval else ""
 
 
 def _share(value: float | None) -> str:

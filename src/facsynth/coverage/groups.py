@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
+BLOCK = 512
+"""Features that are compared with all others at a time."""
 CLOSE, SHARED, FEWEST = 0.7, 0.7, 5
 """Cosine of two decoder directions, and share of samples firing either that fire both (so many at least), from which
 on two features are one concept. Among 4,096 random directions of width 576 the highest cosine is 0.22."""
@@ -42,29 +44,34 @@ def concepts(
         return {}
     lengths = np.linalg.norm(directions, axis=1, keepdims=True)
     unit = np.divide(directions, lengths, out=np.zeros_like(directions), where=lengths > 0)
-    both, n_firing = _together(ids, firing)
+    fires = _firing(ids, firing)
     stands = np.full(len(ids), -1)
-    for leader in range(len(ids)):
-        if stands[leader] >= 0:
-            continue
-        stands[leader] = leader
-        free = np.flatnonzero(stands < 0)
-        common = both[[leader], :].toarray()[0, free]
-        either = n_firing[leader] + n_firing[free] - common
-        alike = ((unit @ unit[leader])[free] >= close) | ((common >= shared * either) & (common >= FEWEST))
-        stands[free[alike]] = leader
+    for start in range(0, len(ids), BLOCK):
+        block = slice(start, start + BLOCK)
+        alike = csr_array((unit[block] @ unit.T >= close) | _share_samples(fires, block, shared))
+        for row, leader in enumerate(range(start, min(start + BLOCK, len(ids)))):
+            if stands[leader] < 0:
+                found = alike.indices[alike.indptr[row] : alike.indptr[row + 1]]
+                stands[found[stands[found] < 0]] = leader
+                stands[leader] = leader
     return {int(i): int(ids[leader]) for i, leader in zip(ids, stands, strict=True)}
 
 
-def _together(
-    ids: npt.NDArray[np.int64], firing: tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]
-) -> tuple[csr_array, npt.NDArray[np.int64]]:
-    """In how many samples each two features fire together, [n, n], and each alone or not, [n]."""
+def _firing(ids: npt.NDArray[np.int64], firing: tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]) -> csr_array:
+    """Whether a feature fires in a sample, [n_features, n_samples], in the order of `ids`."""
     samples, features = firing
     order = np.argsort(ids)
     at = np.searchsorted(ids[order], features)
     known = (at < len(ids)) & (ids[order][np.minimum(at, len(ids) - 1)] == features)
-    column = order[at[known]]
-    shape = (int(samples.max(initial=-1)) + 1, len(ids))
-    fires = csr_array((np.ones(len(column), np.int64), (samples[known], column)), shape=shape)
-    return csr_array(fires.T @ fires), np.bincount(column, minlength=len(ids))
+    rows = order[at[known]]
+    return csr_array(
+        (np.ones(len(rows), np.float32), (rows, samples[known])), shape=(len(ids), int(samples.max(initial=-1)) + 1)
+    )
+
+
+def _share_samples(fires: csr_array, block: slice, shared: float) -> npt.NDArray[np.bool_]:
+    """Which features fire in the same samples as those of a block, [n_block, n_features]."""
+    n_firing = fires.sum(axis=1)
+    both = (fires[block] @ fires.T).toarray()
+    is_shared: npt.NDArray[np.bool_] = (both >= FEWEST) & (both >= shared * (n_firing[block, None] + n_firing - both))
+    return is_shared

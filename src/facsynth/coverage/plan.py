@@ -13,7 +13,7 @@ from facsynth.bins import Floats
 from facsynth.coverage.coverage import Coverage, UnderRepresented
 from facsynth.errors import InputError
 from facsynth.profile import Profile
-from facsynth.text.sheets import Line, read_sheet, write_sheet
+from facsynth.text.sheets import Line, read_sheet, sheet_text
 
 LARGE_SEED = 5_000
 """Above so many seed samples the plan takes the under-represented features too: one sample covers too easily."""
@@ -48,7 +48,7 @@ class PlanRow:
 
 
 @dataclass(frozen=True)
-class Known:
+class Meaning:
     """What is known of a feature's meaning before it is planned for."""
 
     why_not: str = ""
@@ -72,7 +72,7 @@ class Known:
 COLUMNS = tuple(field.name for field in fields(PlanRow))
 VERDICT_WEIGHTS = {"Yes": 1.0, "Probably": 0.75, "Maybe": 0.5, "No": 0.1}
 TEXTS = ("why", "verdict", "explanation", "span")
-NOTHING = Known()
+NOTHING = Meaning()
 
 
 def make_plan(
@@ -82,7 +82,7 @@ def make_plan(
     anchor: Profile,
     thresholds: Floats,
     *,
-    known: Mapping[int, Known] | None = None,
+    known: Mapping[int, Meaning] | None = None,
     deficit: float = 0.1,
 ) -> list[PlanRow]:
     """The features to fill, those first that the anchor fires most and the seed set lacks most.
@@ -147,14 +147,14 @@ def attempted(plan: Sequence[PlanRow], n_concepts: int | None, rng: np.random.Ge
     return [replace(row, group=None if i == row.feature_id else i) for row, i in rows if i in chosen]
 
 
-def write_plan(path: Path, rows: Sequence[PlanRow]) -> None:
-    """Write the plan as CSV, safe to open in a spreadsheet."""
+def plan_text(rows: Sequence[PlanRow]) -> str:
+    """The plan as CSV, safe to open in a spreadsheet."""
     told = {True: "yes", False: "no", None: ""}
     cells = [
         {name: told[value] if isinstance(value, bool | None) else str(value) for name, value in asdict(row).items()}
         for row in rows
     ]
-    write_sheet(path, COLUMNS, cells, TEXTS)
+    return sheet_text(COLUMNS, cells, TEXTS)
 
 
 def read_plan(path: Path, known: Collection[int]) -> list[PlanRow]:

@@ -5,8 +5,6 @@ A feature is to samples what a species is to plots; the formulas are those of ec
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
@@ -15,17 +13,10 @@ from scipy.stats import betabinom, poisson
 
 from facsynth.bins import Ints
 from facsynth.errors import InputError
+from facsynth.records import Interval
 
 N_SPLITS = 200
 """Random halvings an interval is made from: its own noise is then 5 % of its width."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Both ends in [0, 1]."""
-
-    low: float
-    high: float
 
 
 def expected_coverage(

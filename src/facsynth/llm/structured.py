@@ -55,7 +55,7 @@ def ask_json(writer: Writer, requests: Sequence[Request], form: type[_A]) -> lis
     retried = write_to_end(writer, [_asked_again(asked[i], replies[i].text, str(found[i])) for i in again], N_TRIES)
     for i, reply in zip(again, retried, strict=True):
         if reply.error:  # what it did say stays
-            found[i] = f"{found[i]}; asked again: {reply.error}"
+            found[i] = f"{reply.error}; asked because of the first answer: {found[i]}"
         else:
             replies[i], found[i] = reply, _read(reply, form)
     return [

@@ -50,8 +50,7 @@ def interpret(spans: Mapping[int, Sequence[Span]], writer: Writer, settings: Ask
             prompts.fill("explain", spans=_shown(rows[: settings.n_spans])),
             feature,
             settings,
-            begin='{"explanation": "',
-            stop='"',
+            begin='{"explanation": ',
         )
         for feature, rows in spans.items()
         if rows

@@ -30,7 +30,7 @@ def _told(reason: str) -> str:
     return " ".join(reason.split())[:LONGEST_REASON]
 
 
-class _Judged(Answer):
+class _Verdict(Answer):
     reason: Annotated[str, AfterValidator(_told)] = ""
     verdict: Annotated[Label, BeforeValidator(lambda v: v.strip().strip(".").capitalize() if isinstance(v, str) else v)]
 
@@ -71,11 +71,10 @@ def judge(
             ),
             feature,
             settings,
-            begin='{"verdict": "',
-            stop='"',
+            begin='{"verdict": ',
         )
         for feature, explanation in explanations.items()
         if explanation
     }
-    answers = ask_each(writer, questions, _Judged)
+    answers = ask_each(writer, questions, _Verdict)
     return Answers({f: Verdict(a.verdict, a.reason) for f, a in answers.found.items()}, answers.failures)

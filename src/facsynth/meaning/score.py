@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import norm
+from scipy.stats import t as student
 
 from facsynth import prompts
 from facsynth.llm.structured import Answer, ask_json
 from facsynth.meaning.asking import USUAL, Answers, AskingSettings, bare, listed, question
 from facsynth.protocols import Writer
-from facsynth.records import Failure, Request, Span
+from facsynth.records import Failure, Interval, Request, Span
 
 FEWEST = 2
 """Texts of each kind, under which nothing is scored."""
@@ -35,13 +37,6 @@ class Trial(NamedTuple):
 
     text: str
     fires: bool
-
-
-class Interval(NamedTuple):
-    """95 %."""
-
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -62,10 +57,14 @@ class Detection:
 
     @property
     def interval(self) -> Interval:
-        """Of the balanced accuracy: Wilson's for each share, put together by MOVER (Zou and Donner 2008)."""
+        """Of the balanced accuracy: Wilson's for each share, put together by MOVER (Zou and Donner 2008).
+
+        It takes each text for one of many; that a judge reads ten of them together is not in it.
+        """
         shares = (self.n_hits, self.n_firing), (self.n_silent - self.n_false, self.n_silent)
-        parts = [(n / of, *_wilson(n, of)) for n, of in shares]
-        below, above = (math.hypot(*(part[0] - part[side] for part in parts)) / 2 for side in (1, 2))
+        parts = [(n / of, share_interval(n, of)) for n, of in shares]
+        below = math.hypot(*(value - part.low for value, part in parts)) / 2
+        above = math.hypot(*(part.high - value for value, part in parts)) / 2
         return Interval(self.balanced_accuracy - below, self.balanced_accuracy + above)
 
 
@@ -75,27 +74,47 @@ class Score:
 
     explained: Detection
     control: Detection | None
-    """By the explanation of another feature; None where there is no other."""
+    """By the explanation of another feature; None where there is no other, or no usable answer."""
+
+
+def controls_of(
+    explanations: Mapping[int, str], is_close: Callable[[int, int], bool], rng_seed: int = 0
+) -> dict[int, str]:
+    """For each feature the explanation of another one, in other words and of a feature that is not close to it.
+
+    The next such one on a ring in random order: explanations that are added later change few controls.
+    """
+    ring = sorted(explanations, key=lambda f: (np.random.default_rng([rng_seed, f]).random(), f))
+    found = {}
+    for at, feature in enumerate(ring):
+        own = explanations[feature].casefold()
+        others = (ring[(at + step) % len(ring)] for step in range(1, len(ring)))
+        other = next((o for o in others if explanations[o].casefold() != own and not is_close(feature, o)), None)
+        if other is not None:
+            found[feature] = explanations[other]
+    return found
 
 
 def score(
     explanations: Mapping[int, str],
+    controls: Mapping[int, str],
     trials: Mapping[int, Sequence[Trial]],
     writer: Writer,
     settings: AskingSettings = USUAL,
 ) -> Answers[Score]:
-    """Test each explanation, and for each feature the explanation of another one, on the same texts.
+    """Test each explanation, and for each feature its control, on the same texts.
 
     Takes `n_calls` calls a feature and explanation. Features with too few texts are among the failures.
 
     Args:
         explanations: by feature; an empty one is not tested.
+        controls: by feature; those of `controls_of`.
         trials: for each of them, as `trials_of` gives them.
         writer: the model that judges.
         settings: texts a call.
     """
     tested = {f: text for f, text in explanations.items() if text and _is_enough(trials[f])}
-    words = {f: [text, *_of_another(f, tested, settings.rng_seed)] for f, text in tested.items()}
+    words = {f: [text, *([controls[f]] if f in controls else [])] for f, text in tested.items()}
     asked = {f: [_questions(text, f, trials[f], settings) for text in texts] for f, texts in words.items()}
     every = [request for parts in asked.values() for part in parts for request in part]
     replies = iter(ask_json(writer, every, _Detected))
@@ -107,13 +126,28 @@ def score(
     ]
     for feature, parts in asked.items():
         counts = [_counted([next(replies) for _ in part], trials[feature], settings) for part in parts]
+        explained, control = counts[0], counts[1] if len(counts) > 1 else None
         failed = [c for c in counts if isinstance(c, Failure)]
-        done = [c for c in counts if isinstance(c, Detection)]
-        if failed:
-            failures.append(Failure(f"feature {feature}", failed[0].reason, failed[0].raw))
-        else:
-            found[feature] = Score(done[0], done[1] if len(done) > 1 else None)
+        failures += [Failure(f"feature {feature}", c.reason, c.raw) for c in failed[:1]]
+        if isinstance(explained, Detection):
+            found[feature] = Score(explained, control if isinstance(control, Detection) else None)
     return Answers(found, tuple(failures))
+
+
+def share_interval(n: int, of: int) -> Interval:
+    """Wilson's score interval of a share."""
+    z = float(norm.ppf(0.975))
+    centre = (n + z * z / 2) / (of + z * z)
+    half = z / (of + z * z) * math.sqrt(n * (of - n) / of + z * z / 4)
+    return Interval(centre - half, centre + half)
+
+
+def mean_interval(values: Sequence[float]) -> Interval | None:
+    """Student's interval of a mean; None under two values."""
+    if len(values) < 2:
+        return None
+    half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return Interval(fmean(values) - half, fmean(values) + half)
 
 
 def trials_of(
@@ -138,12 +172,6 @@ def _is_enough(trials: Sequence[Trial]) -> bool:
     return n_firing >= FEWEST and len(trials) - n_firing >= FEWEST
 
 
-def _of_another(feature: int, explanations: Mapping[int, str], rng_seed: int) -> list[str]:
-    """The explanation of a feature drawn at random among those that are explained in other words; none without one."""
-    others = [f for f in sorted(explanations) if explanations[f].casefold() != explanations[feature].casefold()]
-    return [explanations[int(np.random.default_rng([rng_seed, feature, 1]).choice(others))]] if others else []
-
-
 def _questions(explanation: str, feature: int, trials: Sequence[Trial], settings: AskingSettings) -> list[Request]:
     size, described = settings.texts_per_call, json.dumps(explanation, ensure_ascii=False)
     return [
@@ -151,8 +179,7 @@ def _questions(explanation: str, feature: int, trials: Sequence[Trial], settings
             prompts.fill("detect", explanation=described, texts=listed(t.text for t in trials[start : start + size])),
             feature * settings.n_texts + start,
             settings,
-            begin='{"fits": [',
-            stop="]",
+            begin='{"fits": ',
         )
         for start in range(0, len(trials), size)
     ]
@@ -173,11 +200,3 @@ def _counted(
         said |= {start + n - 1 for n in answer.fits}
     fires = {i for i, trial in enumerate(trials) if trial.fires}
     return Detection(len(fires), len(trials) - len(fires), len(said & fires), len(said - fires))
-
-
-def _wilson(n: int, of: int) -> Interval:
-    """Wilson's score interval of a share."""
-    z = float(norm.ppf(0.975))
-    centre = (n + z * z / 2) / (of + z * z)
-    half = z / (of + z * z) * math.sqrt(n * (of - n) / of + z * z / 4)
-    return Interval(centre - half, centre + half)

@@ -6,19 +6,19 @@ mark of the cells it was written with, so that a changed cell is known for one w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from facsynth.errors import InputError
 from facsynth.records import Span
-from facsynth.store import fingerprint
-from facsynth.text.sheets import Line, read_sheet, write_sheet
+from facsynth.store import fingerprint, write_text
+from facsynth.text.sheets import Line, read_sheet, sheet_text
 
 SHEET = Path("meaning", "features.csv")
 """In a run folder."""
-MODEL, HUMAN = "model", "human"
+MODEL, HUMAN, SCREEN = "model", "human", "screen"
 N_SPANS = 3
 MARK = "mark"
 """Column of the mark; no cell for a person."""
@@ -34,11 +34,19 @@ class Note:
     """model or human; model without an explanation: it could not tell."""
     score: float | None = None
     """Balanced accuracy of the explanation, 0.5 is chance."""
+    score_low: float | None = None
+    """95 % interval of the score, as is `score_high`."""
+    score_high: float | None = None
     control: float | None = None
-    """That of another feature's explanation."""
+    """Balanced accuracy of another feature's explanation."""
     verdict: str = ""
     reason: str = ""
     judged_by: str = ""
+    """model, human or screen."""
+    task: str = ""
+    """That the verdict is of."""
+    screened: str = ""
+    """Why nobody is asked about it."""
     fires_on: str = ""
     """The tokens that fire it most."""
     promotes: str = ""
@@ -49,16 +57,30 @@ class Note:
 
 
 COLUMNS = tuple(field.name for field in fields(Note))
-_TEXTS = tuple(name for name in COLUMNS if name not in {"feature_id", "score", "control"})
+_NUMBERS = ("score", "score_low", "score_high", "control")
+_TEXTS = tuple(name for name in COLUMNS if name not in {"feature_id", *_NUMBERS})
+UNSCORED: dict[str, Any] = dict.fromkeys(_NUMBERS)
+UNJUDGED: dict[str, Any] = dict.fromkeys(("verdict", "reason", "judged_by", "task"), "")
 
 
-def write_notes(path: Path, notes: Iterable[Note]) -> None:
-    """Write the sheet, by feature id."""
+def write_notes(path: Path, notes: Iterable[Note]) -> dict[int, Note]:
+    """Write the sheet, by feature id. What a person changed in it since it was read wins, and their own columns stay.
+
+    Returns:
+        What the sheet holds now.
+
+    Raises:
+        InputError: as `read_notes`; nothing is written over what cannot be read.
+    """
+    edited, foreign = read_notes(path), _foreign(path)
+    found = edited | {note.feature_id: _with_edits(note, edited.get(note.feature_id)) for note in notes}
     rows = []
-    for note in sorted(notes, key=lambda note: note.feature_id):
+    for note in sorted(found.values(), key=lambda note: note.feature_id):
         cells = {name: _cell(getattr(note, name)) for name in COLUMNS}
-        rows.append({**cells, MARK: _mark(note)})
-    write_sheet(path, (*COLUMNS, MARK), rows, _TEXTS)
+        rows.append({**dict.fromkeys(foreign.columns, ""), **foreign.cells.get(note.feature_id, {}), **cells})
+        rows[-1][MARK] = _mark(note)
+    write_text(path, sheet_text((*COLUMNS, *foreign.columns, MARK), rows, (*_TEXTS, *foreign.columns)))
+    return found
 
 
 def read_notes(path: Path) -> dict[int, Note]:
@@ -70,12 +92,45 @@ def read_notes(path: Path) -> dict[int, Note]:
     if not path.exists():
         return {}
     notes: dict[int, Note] = {}
-    for line in read_sheet(path, ("feature_id", "explanation", "verdict"), "sheet of features"):
+    for line in _lines(path):
         note = _read_row(line)
         if note.feature_id in notes:
             raise InputError(f"{line.where}, feature_id: {note.feature_id} is there twice\nDelete one row.")
         notes[note.feature_id] = note
     return notes
+
+
+class _Foreign(NamedTuple):
+    """Columns that a person added."""
+
+    columns: tuple[str, ...]
+    cells: Mapping[int, Mapping[str, str]]
+    """By feature id."""
+
+
+def _foreign(path: Path) -> _Foreign:
+    lines = _lines(path) if path.exists() else []
+    columns = tuple(name for name in (lines[0].cells if lines else ()) if name and name not in {*COLUMNS, MARK})
+    return _Foreign(columns, {_id_of(line): {name: line.text(name) for name in columns} for line in lines})
+
+
+def _with_edits(note: Note, edited: Note | None) -> Note:
+    """A note that was changed by this program, with what a person changed in the file."""
+    if edited is None:
+        return note
+    if edited.explained_by == HUMAN and edited.explanation != note.explanation:
+        note = replace(note, explanation=edited.explanation, explained_by=HUMAN, **UNSCORED)
+    if edited.judged_by == HUMAN:
+        note = replace(note, **{name: getattr(edited, name) for name in UNJUDGED})
+    return note
+
+
+def _lines(path: Path) -> list[Line]:
+    return read_sheet(path, ("feature_id", "explanation", "verdict"), "sheet of features")
+
+
+def _id_of(line: Line) -> int:
+    return int(line.match("feature_id", r"\d{1,18}", "a whole number"))
 
 
 def spans_of(spans: Sequence[Span]) -> dict[str, str]:
@@ -87,15 +142,15 @@ def spans_of(spans: Sequence[Span]) -> dict[str, str]:
 def _read_row(line: Line) -> Note:
     share = r"(\d+(\.\d*)?(e-?\d+)?)?"
     values: dict[str, Any] = {name: " ".join(line.text(name).split()) for name in _TEXTS}
-    for name in ("score", "control"):
+    for name in _NUMBERS:
         number = line.match(name, share, "a share such as 0.8, or nothing")
         values[name] = float(number) if number else None
     verdict = line.match("verdict", "yes|probably|maybe|no|", "Yes, Probably, Maybe, No or nothing")
     values["verdict"] = verdict.capitalize()
-    note = Note(int(line.match("feature_id", r"\d{1,18}", "a whole number")), **values)
+    note = Note(_id_of(line), **values)
     explained, _, judged = line.cells.get(MARK, "").partition("-")
     if explained != _mark(note).split("-")[0] and (note.explanation or explained):
-        note = replace(note, explained_by=HUMAN, score=None, control=None)
+        note = replace(note, explained_by=HUMAN, **UNSCORED)
     if judged != _mark(note).split("-")[1] and (note.verdict or judged):
         note = replace(note, judged_by=HUMAN if note.verdict else "")
     return note

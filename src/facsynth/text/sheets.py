@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from facsynth.errors import InputError
-from facsynth.store import write_text
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
 """Cells that begin so are given a ' in front, lest a spreadsheet runs them (OWASP, CSV injection)."""
@@ -41,15 +40,19 @@ class Line:
         return found
 
 
-def write_sheet(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]], texts: Sequence[str]) -> None:
-    """Write a table as CSV, safe to open in a spreadsheet; `texts` are the columns of free text."""
-    written = io.StringIO(newline="")
+def sheet_text(columns: Sequence[str], rows: Iterable[Mapping[str, str]], texts: Sequence[str]) -> str:
+    """A table as CSV, safe to open in a spreadsheet; `texts` are the columns of free text.
+
+    It begins with a byte order mark, by which Excel knows it for UTF-8.
+    """
+    written = io.StringIO("\ufeff", newline="")
+    written.seek(0, io.SEEK_END)
     table = csv.DictWriter(written, columns)
     table.writeheader()
     for row in rows:
         marked = {name: f"'{row[name]}" for name in texts if row[name].startswith(FORMULA)}
         table.writerow({**row, **marked})
-    write_text(path, written.getvalue())
+    return written.getvalue()
 
 
 def read_sheet(path: Path, columns: Sequence[str], what: str) -> list[Line]:
