@@ -48,18 +48,13 @@ def test_the_model_sees_marked_spans_with_their_strength_the_strongest_first() -
 
 def test_a_small_model_goes_on_from_a_beginning() -> None:
     settings = AskingSettings(asks="continue")
-    writer = ScriptedWriter(['"ovens"', "null", "", ""])
+    writer = ScriptedWriter(["ovens", "null", "", ""])
     answers = interpret({3: SPANS, 4: SPANS, 5: SPANS}, writer, settings)
     assert answers.found == {3: "ovens", 4: CANNOT_TELL} and [f.where for f in answers.failures] == ["feature 5"]
-    assert (writer.history[0].prefix, writer.history[0].stop) == ('{"explanation": ', "}")
-    writer = ScriptedWriter(['"No", "reason": "it is grammar"', '"Maybe"', "", ""])
-    verdicts = judge(dict.fromkeys((3, 4, 5), "ovens"), dict.fromkeys((3, 4, 5), SPANS), TASK, writer, settings)
-    assert (
-        verdicts.found == {3: Verdict("No", "it is grammar"), 4: Verdict("Maybe", "")} and len(verdicts.failures) == 1
-    )
-    writer = ScriptedWriter(lambda request: "" if "trees" in request.messages[0].content else "[1, 3]")
-    answers = score({3: "ovens", 4: "trees"}, {}, {3: trials(), 4: trials()}, writer, settings)
-    assert list(answers.found) == [3], "nothing is no list of none"
+    assert (writer.history[0].prefix, writer.history[0].stop) == ('{"explanation": "', '"')
+    writer = ScriptedWriter(["No", "perhaps", "perhaps"])
+    verdicts = judge({3: "ovens", 4: "ovens"}, {3: SPANS, 4: SPANS}, TASK, writer, settings)
+    assert verdicts.found == {3: Verdict("No", "")} and [f.where for f in verdicts.failures] == ["feature 4"]
 
 
 def test_cannot_tell_is_an_outcome_and_no_failure() -> None:

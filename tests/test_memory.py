@@ -73,6 +73,7 @@ def files(folder: Path) -> dict[str, Path]:
     return {**found, "model": tiny.save_model(folder / "model", n_blocks=8, width=256)}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's memory")
 def test_weights_that_the_memory_does_not_hold_are_said_to_be_too_large(tmp_path: Path) -> None:
     places = files(tmp_path)

@@ -50,14 +50,21 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FACSYNTH_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which coverage was measured, without any judge."""
-    config = tmp_path / "run.yaml"
-    config.write_text(yaml.safe_dump(tiny_run.parts(tmp_path)), encoding="utf-8")
-    done = facsynth("missing", tmp_path / "seed.jsonl", "--config", config, "-o", tmp_path / "run")
+    folder = tmp_path_factory.mktemp("measured")
+    config = folder / "run.yaml"
+    config.write_text(yaml.safe_dump(tiny_run.parts(folder)), encoding="utf-8")
+    done = facsynth("missing", folder / "seed.jsonl", "--config", config, "-o", folder / "run")
     assert done.code == 0, done.stderr
-    return tmp_path / "run"
+    return folder / "run"
+
+
+@pytest.fixture
+def run(measured: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(measured, tmp_path / "run"))
 
 
 def ask(command: str, run: Path, server: FaultServer, *words: str | Path) -> Done:

@@ -27,6 +27,8 @@ _WHERE = {
     "load_settings": "settings",
     "run": "pipeline",
     "measure_run": "pipeline",
+    "understand_run": "understand",
+    "load_task": "tasks",
     "verify_run": "proof",
     "FacsynthError": "errors",
     "IncompleteError": "errors",

@@ -52,7 +52,7 @@ class Understood:
     """As in `meaning/summary.json`, of the whole sheet; in a dry run the calls that the questions take."""
 
 
-def understand(
+def understand_run(
     settings: RunSettings,
     out: Path,
     cache: Path,

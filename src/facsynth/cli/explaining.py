@@ -78,9 +78,11 @@ def _ask(
     o.check_run_folder(folder)
     settings = o.resolve(folder / "facsynth.yaml", **options)
     with shown_progress() as progress:
-        from facsynth.understand import understand
+        from facsynth.understand import understand_run
 
-        found = understand(settings, folder, cache_folder(), questions, features, dry_run=dry_run, progress=progress)
+        found = understand_run(
+            settings, folder, cache_folder(), questions, features, dry_run=dry_run, progress=progress
+        )
     if json:
         print_json(found.figures if dry_run else found.figures | {"features": [vars(n) for n in found.notes]})
     elif dry_run:

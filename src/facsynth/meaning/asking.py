@@ -66,8 +66,8 @@ class Answers(Generic[_T]):
     """`where` is the feature."""
 
 
-def question(prompt: str, number: int, settings: AskingSettings, *, begin: str) -> Request:
-    """A prompt as a request; a small model goes on from `begin` and ends where the object does."""
+def question(prompt: str, number: int, settings: AskingSettings, *, begin: str, stop: str) -> Request:
+    """A prompt as a request; a small model goes on from `begin` and ends at `stop`: an object is too much."""
     goes_on = settings.asks == "continue"
     return Request(
         messages=(Message("user", prompt),),
@@ -77,7 +77,7 @@ def question(prompt: str, number: int, settings: AskingSettings, *, begin: str) 
         rng_seed=settings.rng_seed,
         sample_index=number,
         prefix=begin if goes_on else "",
-        stop="}" if goes_on else "",
+        stop=stop if goes_on else "",
     )
 
 

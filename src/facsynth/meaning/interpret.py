@@ -22,10 +22,16 @@ CANNOT_TELL = ""
 """The explanation of a feature whose spans share nothing that could be named."""
 
 
+_NOTHING = {"null", "none", "cannot tell"}
+"""Words for null, of models that have begun a string."""
+
+
 def _usable(text: str | None) -> str | None:
-    if text is not None and (reason := unusable(text)):
+    if text is None or text.strip(" .").casefold() in _NOTHING:
+        return None
+    if reason := unusable(text):
         raise ValueError(reason)
-    if text is not None and len(text) > LONGEST_EXPLANATION:
+    if len(text) > LONGEST_EXPLANATION:
         raise ValueError(f"it has {len(text)} characters, at most {LONGEST_EXPLANATION} were asked for")
     return text
 
@@ -50,7 +56,8 @@ def interpret(spans: Mapping[int, Sequence[Span]], writer: Writer, settings: Ask
             prompts.fill("explain", spans=_shown(rows[: settings.n_spans])),
             feature,
             settings,
-            begin='{"explanation": ',
+            begin='{"explanation": "',
+            stop='"',
         )
         for feature, rows in spans.items()
         if rows

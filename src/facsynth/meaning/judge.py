@@ -71,7 +71,8 @@ def judge(
             ),
             feature,
             settings,
-            begin='{"verdict": ',
+            begin='{"verdict": "',
+            stop='"',
         )
         for feature, explanation in explanations.items()
         if explanation

@@ -179,7 +179,8 @@ def _questions(explanation: str, feature: int, trials: Sequence[Trial], settings
             prompts.fill("detect", explanation=described, texts=listed(t.text for t in trials[start : start + size])),
             feature * settings.n_texts + start,
             settings,
-            begin='{"fits": ',
+            begin='{"fits": [',
+            stop="]",
         )
         for start in range(0, len(trials), size)
     ]
