@@ -80,7 +80,7 @@ def test_a_few_spans_in_a_row_cover_the_range_of_activations(encoded: Encoded, s
         for part in (ranks[:4], ranks[4:]):
             shares.append(np.ptp(part) / 7)
     assert len(shares) > 20
-    assert np.mean(shares) > 0.6
+    assert np.mean(shares) > 0.82, "four of eight at random: 0.77"
 
 
 def test_order_and_shards_change_nothing_and_the_seed_does(
