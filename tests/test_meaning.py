@@ -107,6 +107,10 @@ def test_a_right_explanation_is_told_from_its_control() -> None:
     assert len(writer.history) == 2 * 2 * n_calls(20, settings) == 8
 
 
+def test_equal_scores_are_equal_however_they_come_about() -> None:
+    assert len({Detection(10, 10, n, n).balanced_accuracy for n in range(11)}) == 1
+
+
 def test_the_order_of_texts_tells_nothing_and_those_of_the_explanation_are_not_among_them() -> None:
     firing, silent = ([span(f"{kind} {i}", str(i)) for i in range(10)] for kind in ("yes", "no"))
     found = trials_of(firing, silent[:5], silent[5:], 3, AskingSettings())

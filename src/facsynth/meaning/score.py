@@ -53,7 +53,8 @@ class Detection:
     @property
     def balanced_accuracy(self) -> float:
         """Mean of the shares of firing and of silent texts that were told rightly; 0.5 is chance."""
-        return (self.n_hits / self.n_firing + 1 - self.n_false / self.n_silent) / 2
+        share = (self.n_hits / self.n_firing + 1 - self.n_false / self.n_silent) / 2
+        return round(share, 9)  # equal ones are equal
 
     @property
     def interval(self) -> Interval:
