@@ -11,7 +11,9 @@ from facsynth.text.language import other_language
     "text",
     ["Recipe quantities, oven temperatures, phone numbers", "", "1, 2, 3", "a word of French such as 'le' or 'les des'",
      "the letter é in names", "Requests for a poem", "Code: `def f(x):`", "numbers of people in a group",
-     "the German articles der, die and das at the start of a sentence"],
+     "the German articles der, die and das at the start of a sentence", "variables w, x, y, z",
+     "French articles le, la, les", "Spanish place names: El Paso, Los Angeles",
+     "Names like Van der Berg, von Neumann und Co"],
 )  # fmt: skip
 def test_english_is_english(text: str) -> None:
     assert other_language(text) == ""

@@ -198,8 +198,18 @@ def test_verdicts_are_read_and_the_rubric_is_shown() -> None:
     prompt = writer.history[0].messages[0].content
     assert "Requests about bills." in prompt and "- due dates" in prompt and '"bills"' in prompt
     assert len(writer.history) == 1, "what could not be explained is not asked about"
-    writer = ScriptedWriter(lambda request: '{"reason": "", "verdict": "perhaps"}')
-    assert "verdict" in judge({3: "bills"}, {3: SPANS}, TASK, writer).failures[0].reason
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [('{"reason": "so it is", "verdict": "perhaps"}', "verdict"), ('{"verdict": "No"}', "reason: Field required"),
+     ('{"reason": "I\'m sorry, I can\'t help with that.", "verdict": "No"}', "refusal"),
+     ('{"reason": "Es ist nicht das, was die Aufgabe von uns will", "verdict": "No"}', "wrong language"),
+     ('{"reason": " ", "verdict": "Yes"}', "empty")],
+)  # fmt: skip
+def test_a_verdict_without_a_usable_reason_is_none(reply: str, reason: str) -> None:
+    answers = judge({3: "bills"}, {3: SPANS}, TASK, ScriptedWriter(lambda request: reply))
+    assert not answers.found and reason in answers.failures[0].reason
 
 
 def test_no_call_is_made_twice(tmp_path: Path) -> None:
@@ -221,7 +231,8 @@ def test_settings_that_mean_nothing_are_refused() -> None:
 @pytest.mark.parametrize(
     "text",
     ["I'm sorry, I can't help with that.", "I’m sorry, but I can’t assist", "I won't provide this", "Unable to comply",
-     "Sorry, I cannot answer that."],
+     "Sorry, I cannot answer that.", "As an AI language model, I cannot provide this",
+     "Unfortunately, I am unable to help"],
 )  # fmt: skip
 def test_a_refusal_is_told(text: str) -> None:
     assert unusable(text).startswith("refusal")
@@ -231,7 +242,8 @@ def test_a_refusal_is_told(text: str) -> None:
     "text",
     ['"I cannot" and other refusals', "I'm sorry phrases that open a refusal", "Sorry, apologies and regret",
      "As an AI disclaimers", "questions beginning with 'how do I' or 'what do I do'", "First person: I, I do, I did",
-     "Die rolls: dice, die and what they show"],
+     "Die rolls: dice, die and what they show", "Refusals: I can't help with that", "phrases like I cannot assist",
+     'Phrases such as "I cannot provide"', "Being unable to answer questions", "Users who are unable to continue"],
 )  # fmt: skip
 def test_an_explanation_about_refusals_or_words_of_other_languages_is_one(text: str) -> None:
     assert unusable(text) == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -78,7 +79,7 @@ def check(codes: Codes, expected: list[dict[int, float]]) -> None:
     assert bool(ordered.all())
     for ours, theirs in zip(by_token(codes), expected, strict=True):
         assert all(max(ours.get(i, 0), theirs.get(i, 0)) < 1e-3 for i in ours.keys() ^ theirs.keys())
-        assert all(ours[i] == pytest.approx(theirs[i], rel=1e-3, abs=1e-3) for i in ours.keys() & theirs.keys())
+        assert all(math.isclose(ours[i], theirs[i], rel_tol=1e-3, abs_tol=1e-3) for i in ours.keys() & theirs.keys())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

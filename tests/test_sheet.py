@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facsynth.errors import InputError
-from facsynth.meaning.sheet import HUMAN, MODEL, UNSCORED, Note, read_notes, write_notes
+from facsynth.meaning.score import Detection
+from facsynth.meaning.sheet import HUMAN, MODEL, UNJUDGED, UNSCORED, Note, read_notes, write_notes
 
 NOTES = [
     Note(7, "ovens and stoves", MODEL, 0.9, 0.6, 0.95, 0.5, "Yes", "cooking, as asked", MODEL, "baking", "", '"oven"'),
@@ -41,7 +42,7 @@ def test_what_nobody_changed_comes_back_as_it_was(path: Path) -> None:
 def test_a_changed_explanation_is_a_persons_and_its_score_no_longer_holds(path: Path) -> None:
     edit(path, "ovens and stoves", "hot kitchens")
     note = read_notes(path)[7]
-    assert note == replace(NOTES[0], explanation="hot kitchens", explained_by=HUMAN, **UNSCORED)
+    assert note == replace(NOTES[0], explanation="hot kitchens", explained_by=HUMAN, **UNSCORED, **UNJUDGED)
     write_notes(path, read_notes(path).values())
     assert read_notes(path)[7] == note, "and stays so"
 
@@ -111,3 +112,45 @@ def test_edits_that_were_saved_since_it_was_read_win_and_columns_of_ones_own_sta
 
 def test_it_begins_with_the_mark_by_which_excel_knows_utf_8(path: Path) -> None:
     assert path.read_bytes().startswith(b"\xef\xbb\xbffeature_id,")
+
+
+def test_a_remark_in_a_column_without_a_name_stays(path: Path) -> None:
+    with path.open(encoding="utf-8-sig", newline="") as handle:
+        rows = list(csv.reader(handle))
+    rows[0].append("")
+    rows[1].append("look at this")
+    rows[2] += ["", "and at this"]
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        csv.writer(handle).writerows(rows)
+    for _ in range(2):
+        write_notes(path, read_notes(path).values())
+    assert path.read_text("utf-8-sig").count("look at this") == path.read_text("utf-8-sig").count("and at this") == 1
+
+
+def test_a_spreadsheet_of_much_of_europe_sets_semicolons_and_decimal_commas(path: Path) -> None:
+    with path.open(encoding="utf-8-sig", newline="") as handle:
+        rows = list(csv.reader(handle))
+    with path.open("w", encoding="utf-8-sig", newline="") as handle:
+        csv.writer(handle, delimiter=";").writerows([[cell.replace("0.", "0,") for cell in row] for row in rows])
+    assert read_notes(path) == {note.feature_id: note for note in NOTES}
+
+
+def test_without_its_marks_the_sheet_is_refused_before_everything_counts_as_human(path: Path) -> None:
+    edit(path, ",mark", ",remark")
+    with pytest.raises(InputError, match="no column mark, which tells what a person changed"):
+        read_notes(path)
+
+
+def test_a_score_of_zero_survives_the_file(tmp_path: Path) -> None:
+    """Its interval ended below zero by rounding, and no later command could read the sheet."""
+    interval = Detection(10, 10, 0, 10).interval
+    assert interval.low == 0 and Detection(10, 10, 10, 0).interval.high == 1
+    note = Note(1, "ovens", MODEL, 0.0, interval.low, 0.2)
+    write_notes(tmp_path / "features.csv", [note])
+    assert read_notes(tmp_path / "features.csv") == {1: note}
+
+
+def test_the_verdict_on_an_explanation_that_a_person_changed_no_longer_holds(path: Path) -> None:
+    edit(path, "ovens and stoves", "hot kitchens")
+    edit(path, ",Yes,", ",Maybe,")
+    assert (read_notes(path)[7].verdict, read_notes(path)[7].judged_by) == ("Maybe", HUMAN)

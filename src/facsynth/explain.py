@@ -27,7 +27,6 @@ from facsynth.llm.budget import NOT_SENT
 from facsynth.llm.endpoint_writer import is_passing
 from facsynth.meaning.asking import AskingSettings
 from facsynth.meaning.figures import figures_of
-from facsynth.meaning.free import firing_tokens, screened
 from facsynth.meaning.interpret import interpret
 from facsynth.meaning.judge import judge
 from facsynth.meaning.score import FEWEST, Trial, controls_of, n_calls, score, trials_of
@@ -49,6 +48,7 @@ from facsynth.model.writer import LocalWriter
 from facsynth.profile import Profile
 from facsynth.protocols import Writer
 from facsynth.records import Failure, Progress, Span, Task, no_progress
+from facsynth.screening import screen
 from facsynth.settings import RunSettings
 from facsynth.store import read_jsonl, write_json, write_jsonl
 from facsynth.tasks import load_task
@@ -72,10 +72,12 @@ class Material:
     """Decoder rows, each [d_model], of length 1."""
     asking: AskingSettings
 
-    def open(self) -> list[int]:
-        """The features that a model is asked to explain: no person did, and nothing speaks against them."""
+    def unexplained(self, *, anew: bool) -> list[int]:
+        """The features that a model is asked to explain: not screened out, and nobody did, or with `anew` no person."""
         notes = {i: self.notes[i] for i in self.drawn}
-        return [i for i, note in notes.items() if note.explained_by != HUMAN and not note.screened]
+        return [
+            i for i, note in notes.items() if not note.screened and note.explained_by in {"", MODEL if anew else ""}
+        ]
 
     def unjudged(self) -> list[int]:
         """The features that no person has judged, but for those that are screened out and that nobody explained."""
@@ -109,12 +111,12 @@ def gather(
         n_firing=asking.n_spans + half, n_silent=asking.n_texts - half, rng_seed=asking.rng_seed,
     )  # fmt: skip
     best = best_spans(anchor, tokenizer, feature_ids)
+    known = screen(anchor, tokenizer, feature_ids, thresholds, asking.rng_seed)
     promoted = promoted_tokens(space.backbone, space.sae, feature_ids)
     filled = dict(notes)
-    for i, rows in drawn.items():
-        cells: dict[str, Any] = {"fires_on": firing_tokens(rows.firing), "promotes": ", ".join(promoted.get(i, ()))}
-        cells |= {"screened": screened(rows.firing, rows.distinct_share), **spans_of(best[i])}
-        filled[i] = replace(notes.get(i, Note(i)), **cells)
+    for i in drawn:
+        cells: dict[str, Any] = {"screened": known[i].why_not, "fires_on": known[i].fires_on} | spans_of(best[i])
+        filled[i] = replace(notes.get(i, Note(i)), promotes=", ".join(promoted.get(i, ())), **cells)
     n_shown = {i: min(asking.n_spans, round(len(rows.firing) * EXPLAINED_SHARE)) for i, rows in drawn.items()}
     spans = {i: rows.firing[: n_shown[i]] or tuple(best[i]) for i, rows in drawn.items()}
     decoder = space.sae.W_dec[list(feature_ids)].float().cpu().numpy()
@@ -122,15 +124,18 @@ def gather(
     return Material(filled, spans, best, drawn, dict(zip(feature_ids, directions, strict=True)), asking)
 
 
-def explain(material: Material, writer: Writer) -> tuple[Failure, ...]:
-    """Explain what no person has explained, and is not screened out."""
-    spans = {i: material.spans[i] for i in material.open()}
+def explain(material: Material, writer: Writer, *, anew: bool) -> tuple[Failure, ...]:
+    """Explain what is not explained yet and not screened out; `anew` too what another model may have explained.
+
+    Where there is no usable answer, what was known stays.
+    """
+    spans = {i: material.spans[i] for i in material.unexplained(anew=anew)}
     answers = interpret(spans, writer, material.asking)
-    for i in spans:
-        note, text = material.notes[i], answers.found.get(i)
+    for i, text in answers.found.items():
+        note = material.notes[i]
         if text != note.explanation:  # score and verdict are of an explanation
             note = replace(note, **UNSCORED | ({} if note.judged_by == HUMAN else UNJUDGED))
-        material.notes[i] = replace(note, explanation=text or "", explained_by="" if text is None else MODEL)
+        material.notes[i] = replace(note, explanation=text, explained_by=MODEL)
     return answers.failures
 
 
@@ -160,9 +165,12 @@ def judge_features(material: Material, task: Task, writer: Writer) -> tuple[Fail
     asked = set(material.unjudged())
     for i in material.drawn:
         note = material.notes[i]
-        if note.judged_by != HUMAN:  # what there is may be of another task
+        if note.judged_by != HUMAN:
             no = _verdict("No", note.screened, SCREEN, task)
             material.notes[i] = replace(note, **UNJUDGED if i in asked else no)
+    for i, note in material.notes.items():
+        if note.judged_by != HUMAN and note.task != task.name:  # one sheet, one task
+            material.notes[i] = replace(note, **UNJUDGED)
     texts = {i: material.notes[i].explanation for i in material.drawn if i in asked and material.notes[i].explanation}
     answers = judge(texts, material.best, task, writer, material.asking)
     for i, verdict in answers.found.items():
@@ -199,7 +207,7 @@ def keep(material: Material, failures: Mapping[str, Sequence[Failure]], out: Pat
     return figures
 
 
-def calls_of(material: Material, feature_ids: Collection[int]) -> dict[str, int]:
+def calls_of(material: Material, feature_ids: Collection[int], *, anew: bool) -> dict[str, int]:
     """Calls that each question about some features takes, where every answer is usable at once; those that the ledger
     answers are among them.
     """
@@ -208,7 +216,7 @@ def calls_of(material: Material, feature_ids: Collection[int]) -> dict[str, int]
     ]
     tested = [len(rows) for rows in trials if sum(t.fires for t in rows) >= FEWEST]
     return {
-        "interpret": len(set(material.open()) & set(feature_ids)),
+        "interpret": len(set(material.unexplained(anew=anew)) & set(feature_ids)),
         "score": 2 * sum(n_calls(n, material.asking) for n in tested),
         "judge": len(set(material.unjudged()) & set(feature_ids)),
     }
@@ -233,7 +241,7 @@ def judged_features(
     ids, thresholds = candidates(anchor.profile, background, settings)
     material = gather(anchor, space, ids, thresholds, notes=read_notes(out / SHEET), asking=settings.asking)
     with opened_judge(settings, out, space, replay=replay, progress=progress) as writer:
-        failures = {"interpret": explain(material, writer)}
+        failures = {"interpret": explain(material, writer, anew=False)}
         failures["judge"] = judge_features(material, load_task(settings.task), writer)
     keep(material, failures, out)
     counted = [i for i in ids if material.notes[i].verdict in settings.coverage.counts]
@@ -273,7 +281,8 @@ def _check_all_asked(reasons: Sequence[str], out: Path) -> None:
     if unsent:
         raise IncompleteError(
             f"{len(unsent)} questions were not asked: {unsent[0].removeprefix(f'{NOT_SENT}: ')}\n"
-            "What was answered is kept. For a higher cap, begin in a new folder, with a copy of ledger.sqlite in it."
+            "What was answered is kept. For a higher cap, begin in a new folder, with copies of ledger.sqlite and of "
+            "meaning, where it has corrections of yours."
         )
     raise IncompleteError(
         f"{len(passing)} questions have no answer yet: {passing[0]}\n"

@@ -130,7 +130,7 @@ def measure(
     support = asked.anchor_support or threshold.anchor_support
     aims = targets(anchor.profile, thresholds, relevance.feature_ids, support)
     if not len(aims.feature_ids):
-        raise no_targets(aims, settings.data.limit)
+        raise _nothing_judged(judged) if judged is not None else no_targets(aims, settings.data.limit)
     covered = coverage(seed_set.profile, aims, thresholds, asked.min_support)
     scale = _scale(anchor, seed_set.profile, background, aims, thresholds, settings, judged)
     return Measured(
@@ -149,6 +149,14 @@ def measure(
             *_notes_on_sets(anchor, seed_set),
         ),
     )  # fmt: skip
+
+
+def _nothing_judged(judged: Judged) -> InputError:
+    return InputError(
+        f"there are no target features: the judge holds none relevant ({judged.n_unjudged} could not be judged)\n"
+        "Look at meaning/features.csv and meaning/failures.jsonl, and correct verdicts there; let more verdicts count "
+        "(coverage.counts); or ask a larger model (judge.endpoint)."
+    )
 
 
 def check_background(background: Profile | Path | None, settings: RunSettings) -> None:

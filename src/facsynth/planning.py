@@ -17,21 +17,17 @@ from facsynth import outcome
 from facsynth.coverage.groups import concepts
 from facsynth.coverage.plan import Meaning, PlanRow, attempted, grouped, make_plan, plan_text, read_plan
 from facsynth.errors import MismatchError
-from facsynth.features.draw import Drawn, draw
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded
 from facsynth.features.spans import best_spans
-from facsynth.meaning.free import screened
 from facsynth.meaning.sheet import SHEET, Note, read_notes
 from facsynth.measure import Measured
 from facsynth.records import Span
 from facsynth.run_folder import check_plan_file
+from facsynth.screening import Screened, screen
 from facsynth.settings import RunSettings
 from facsynth.store import file_sha256, fingerprint, read_json, write_json, write_text
 from facsynth.synthesis.requests import FeatureTask
-
-N_SCREENED = 20
-"""Spans by which a feature is screened."""
 
 
 def keep_plan(
@@ -132,7 +128,7 @@ def planned(
     """The rows of plan.csv that are attempted, the spans of their features, and how many rows there are."""
     rows, notes = read_plan(out / "plan.csv", _to_fill(before)), read_notes(out / SHEET)
     chosen = [
-        replace(row, explanation=notes[row.feature_id].explanation if row.feature_id in notes else row.explanation)
+        replace(row, explanation=notes.get(row.feature_id, Note(0)).explanation or row.explanation)
         for row in attempted(rows, settings.budget.features, np.random.default_rng(settings.rng_seed))
     ]
     spans = best_spans(anchor, space.backbone.tokenizer, [row.feature_id for row in chosen], n_spans=8)
@@ -149,9 +145,9 @@ def _ranked(
     rng_seed: int,
 ) -> list[PlanRow]:
     ids, tokenizer = _to_fill(before), space.backbone.tokenizer
-    drawn = draw(anchor, tokenizer, ids, before.thresholds, n_firing=N_SCREENED, n_silent=0, rng_seed=rng_seed)
+    found = screen(anchor, tokenizer, ids, before.thresholds, rng_seed)
     best = best_spans(anchor, tokenizer, ids, n_spans=1)
-    known = {i: _meaning(drawn[i], best[i], notes.get(i, Note(i))) for i in ids}
+    known = {i: _meaning(found[i], best[i], notes.get(i, Note(i))) for i in ids}
     rows = make_plan(before.coverage, before.under, seed_set.profile, anchor.profile, before.thresholds, known=known)
     missing = [row.feature_id for row in rows if row.kind == "missing" and row.keep]
     directions = space.sae.W_dec[missing].float().cpu().numpy()
@@ -168,12 +164,13 @@ def _to_fill(before: Measured) -> list[int]:
     return [*before.coverage.missing.tolist(), *before.under.feature_ids.tolist()]
 
 
-def _meaning(drawn: Drawn, best: Sequence[Span], note: Note) -> Meaning:
+def _meaning(found: Screened, best: Sequence[Span], note: Note) -> Meaning:
     """What speaks for and against a feature, with its best span."""
     return Meaning(
-        why_not=screened(drawn.firing, drawn.distinct_share),
+        why_not=found.why_not,
         verdict=note.verdict,
         score=note.score,
         explanation=note.explanation,
+        fires_on=found.fires_on,
         span=best[0].text if best else "",
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from facsynth.assemble import open_background
-from facsynth.errors import SettingsError
+from facsynth.errors import InputError, MismatchError, SettingsError
 from facsynth.explain import (
     Material,
     calls_of,
@@ -26,6 +26,7 @@ from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded
 from facsynth.lock import locked
 from facsynth.meaning.figures import agreement
+from facsynth.meaning.score import TOO_FEW
 from facsynth.meaning.sheet import SHEET, Note, read_notes
 from facsynth.measure import Measured, candidates
 from facsynth.pipeline import measure_run
@@ -50,6 +51,8 @@ class Understood:
     """Those of the plan in its order."""
     figures: dict[str, Any]
     """As in `meaning/summary.json`, of the whole sheet; in a dry run the calls that the questions take."""
+    n_unusable: int = 0
+    """Answers of this call that could not be used."""
 
 
 def understand_run(
@@ -85,10 +88,11 @@ def understand_run(
         corpora = read_unless_known(settings, out, progress)
         open_run(settings, out, corpora)
         before, space, anchor, seed_set = measure_run(settings, out, cache, corpora, progress)
-        known = _Known(settings, out, before, space, anchor)
-        ids = known.chosen(features)
+        known = _MeasuredRun(settings, out, before, space, anchor)
+        known.check(features)
+        ids, told = known.chosen(features), known.told() if "judge" in questions else None
         if dry_run:
-            return Understood([], _forecast(known, questions, ids))
+            return Understood([], _forecast(known, questions, ids, told))
         material = known.material(sorted(ids))
         with opened_judge(settings, out, space, progress=progress) as judge:
             failures = _ask(material, questions, settings, judge)
@@ -96,14 +100,14 @@ def understand_run(
             figures = keep(material, failures, out)
         finally:
             refresh_plan(before, anchor, seed_set, space, out, rng_seed=settings.rng_seed)
-        asked = [material.notes[i] for i in ids]
-        if "judge" in questions and features == "active" and known.has_background():
-            figures |= {"agreement": agreement(asked, set(known.chosen("contrast")), settings.coverage.counts)}
-    return Understood(asked, figures)
+    asked, unusable = [material.notes[i] for i in ids], [row for found in failures.values() for row in found]
+    if features == "active" and told is not None:
+        figures |= {"agreement": agreement(asked, set(told), settings.coverage.counts)}
+    return Understood(asked, figures, sum(not row.reason.startswith(TOO_FEW) for row in unusable))
 
 
 @dataclass(frozen=True)
-class _Known:
+class _MeasuredRun:
     """A measured run folder."""
 
     settings: RunSettings
@@ -112,8 +116,22 @@ class _Known:
     space: FeatureSpace
     anchor: Encoded
 
-    def has_background(self) -> bool:
-        return open_background(self.settings, self.space) is not None
+    def check(self, features: Features) -> None:
+        """Refuse what needs a background without one."""
+        if features == "contrast" and open_background(self.settings, self.space) is None:
+            raise SettingsError(
+                "what contrast tells needs a background, and this run has none\n"
+                "Judge whatever is active: --method judge. Or measure in a new folder with coverage.background."
+            )
+
+    def told(self) -> list[int] | None:
+        """What contrast tells; None where there is no background that it could be told from."""
+        if open_background(self.settings, self.space) is None:
+            return None
+        try:
+            return self.chosen("contrast")
+        except (InputError, MismatchError):  # texts of other lengths, or of another space
+            return None
 
     def chosen(self, features: Features) -> list[int]:
         """None of them never fires in the anchor."""
@@ -135,20 +153,21 @@ class _Known:
         )  # fmt: skip
 
 
-def _forecast(known: _Known, questions: Collection[Question], ids: Sequence[int]) -> dict[str, Any]:
+def _forecast(
+    known: _MeasuredRun, questions: Collection[Question], ids: Sequence[int], told: Sequence[int] | None
+) -> dict[str, Any]:
     """Calls that the questions take; where features are to be judged, those of every way to relevance too."""
     if "judge" not in questions:
-        calls = calls_of(known.material(ids), ids)
+        calls = calls_of(known.material(ids), ids, anew="interpret" in questions)
         return {
             "n_features": len(ids),
             "calls": {n: calls[n] for n in ("interpret", "score") if n in {"interpret", *questions}},
         }
     active = known.chosen("active")
     material = known.material(active)
-    told = known.chosen("contrast") if known.has_background() else None
 
     def of(feature_ids: Sequence[int]) -> dict[str, int]:
-        calls = calls_of(material, feature_ids)
+        calls = calls_of(material, feature_ids, anew=False)
         return {name: calls[name] for name in ("interpret", "judge")}
 
     methods = {"all": 0, "judge": sum(of(active).values())}
@@ -160,7 +179,7 @@ def _forecast(known: _Known, questions: Collection[Question], ids: Sequence[int]
 def _ask(
     material: Material, questions: Collection[Question], settings: RunSettings, judge: Writer
 ) -> dict[str, tuple[Failure, ...]]:
-    failures = {"interpret": explain(material, judge)}
+    failures = {"interpret": explain(material, judge, anew="interpret" in questions)}
     if "score" in questions:
         failures["score"] = score_explanations(material, judge)
     if "judge" in questions and settings.task is not None:

@@ -9,6 +9,7 @@ import typer
 
 from facsynth.cli import options as o
 from facsynth.cli.console import Panel, cache_folder, note, percent, print_json, print_table, shown_progress
+from facsynth.errors import IncompleteError
 
 if TYPE_CHECKING:
     from facsynth.understand import Features, Question, Understood
@@ -93,6 +94,11 @@ def _ask(
         note(f"to correct by hand: {folder / 'meaning' / 'features.csv'}; what you change stays")
     if settings.judge.endpoint is None:
         note("note: the model that measures was asked; name a larger one: --judge-url, --judge-model")
+    if found.n_unusable:
+        raise IncompleteError(
+            f"{found.n_unusable} answers could not be used: {folder / 'meaning' / 'failures.jsonl'}\n"
+            "The rest is kept. Ask another model, or fill in by hand what is missing."
+        )
 
 
 def _print(found: Understood) -> None:
@@ -106,13 +112,16 @@ def _print(found: Understood) -> None:
         note(f"… and {len(found.notes) - N_SHOWN} more in the sheet")
     n_told, verdicts = figures["n_explained"], ", ".join(f"{n} {label}" for label, n in figures["verdicts"].items())
     above = percent(figures["above_control"]) + _ends(figures["above_control_interval"])
+    beat = f"{percent(figures['beats_control'])}{_ends(figures['beats_control_interval'])}"
+    if figures["ties_control"]:
+        beat += f"; {percent(figures['ties_control'])} tie with it"
     summary = [
         ("features in the sheet", f"{figures['n_features']}; {figures['n_screened']} are screened out"),
         ("explained", f"{n_told}; of {figures['n_cannot_tell']} the model could not tell"),
         ("tested", f"{figures['n_scored']} of {n_told} explanations"),
         ("balanced accuracy", f"{percent(figures['score'])}{_ends(figures['score_interval'])}; chance is 50 %"),
         ("above the control", above),
-        ("explanations that beat it", f"{percent(figures['beats_control'])}{_ends(figures['beats_control_interval'])}"),
+        ("explanations that beat it", beat),
         ("verdicts", verdicts),
         ("corrected by hand", str(figures["n_human"])),
         ("no usable answer", f"{figures['n_failures']}, in meaning/failures.jsonl"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
@@ -38,11 +39,13 @@ class PlanRow:
     group: int | None = None
     """The feature that stands for its concept, and is written for in its place; None where that is itself."""
     weight: float = 0.0
-    """Anchor rate x share that is lacking x `known.relevance` x `known.trust`: the order of the rows."""
+    """Anchor rate x share that is lacking x relevance x trust (`Weights`): the order of the rows."""
     verdict: str = ""
     score: float | None = None
     """Balanced accuracy of the explanation; 0.5 is chance."""
     explanation: str = ""
+    fires_on: str = ""
+    """The tokens that fire it most."""
     span: str = ""
     """The best one, on one line."""
 
@@ -56,23 +59,34 @@ class Meaning:
     verdict: str = ""
     score: float | None = None
     explanation: str = ""
+    fires_on: str = ""
     span: str = ""
-
-    @property
-    def relevance(self) -> float:
-        """What its verdict weighs; 1 without one."""
-        return VERDICT_WEIGHTS.get(self.verdict, 1.0)
-
-    @property
-    def trust(self) -> float:
-        """What its score weighs: 1 where the explanation is always right or was not tested, a tenth at chance."""
-        return 1.0 if self.score is None else max(0.1, 2 * self.score - 1)
 
 
 COLUMNS = tuple(field.name for field in fields(PlanRow))
 VERDICT_WEIGHTS = {"Yes": 1.0, "Probably": 0.75, "Maybe": 0.5, "No": 0.1}
-TEXTS = ("why", "verdict", "explanation", "span")
+TEXTS = ("why", "verdict", "explanation", "fires_on", "span")
 NOTHING = Meaning()
+
+
+class Weights:
+    """What verdicts and scores weigh; an unknown one as much as the known ones do on average, 1 without any."""
+
+    def __init__(self, known: Iterable[Meaning]) -> None:
+        """From all features of a plan."""
+        rows = list(known)
+        verdicts = [VERDICT_WEIGHTS[row.verdict] for row in rows if row.verdict]
+        scores = [_trust(row.score) for row in rows if row.score is not None]
+        self._relevance, self._trust = (fmean(part) if part else 1.0 for part in (verdicts, scores))
+
+    def of(self, meaning: Meaning) -> float:
+        """Relevance x trust: by its verdict, and by its score from a tenth at chance to 1 where it is always right."""
+        relevance = VERDICT_WEIGHTS.get(meaning.verdict, self._relevance)
+        return relevance * (self._trust if meaning.score is None else _trust(meaning.score))
+
+
+def _trust(score: float) -> float:
+    return max(0.1, 2 * score - 1)
 
 
 def make_plan(
@@ -109,7 +123,7 @@ def make_plan(
         goal = deficit * seed_set.n_samples / anchor.n_samples
         wanted = {i: max(n, int(np.ceil(goal * samples[i] - 1e-9)) - int(found[i])) for i, n in wanted.items()}
         wanted |= dict(zip(under.feature_ids.tolist(), under.n_wanted.tolist(), strict=True))
-    missing = set(coverage.missing.tolist())
+    missing, weights = set(coverage.missing.tolist()), Weights((known or {}).values())
     rows = []
     for i, n_wanted in wanted.items():
         anchor_rate, seed_rate = samples[i] / anchor.n_samples, found[i] / max(seed_set.n_samples, 1)
@@ -117,9 +131,9 @@ def make_plan(
         why = f"fires in {anchor_rate:.0%} of the anchor" if anchor_rate > USUAL_SHARE else fact.why_not
         row = PlanRow(
             i, "missing" if i in missing else "under", n_wanted, _short(anchor_rate), _short(seed_rate), not why, why,
-            weight=_short(anchor_rate * lack * fact.relevance * fact.trust), verdict=fact.verdict,
+            weight=_short(anchor_rate * lack * weights.of(fact)), verdict=fact.verdict,
             score=None if fact.score is None else _short(fact.score), explanation=fact.explanation,
-            span=re.sub(r"\r\n|[\r\n]", "⏎", fact.span),
+            fires_on=fact.fires_on, span=re.sub(r"\r\n|[\r\n]", "⏎", fact.span),
         )  # fmt: skip
         rows.append(row)
     return sorted(rows, key=lambda row: (-row.weight, -row.anchor_rate, row.feature_id))
@@ -178,22 +192,22 @@ def read_plan(path: Path, known: Collection[int]) -> list[PlanRow]:
 
 
 def _read_row(line: Line) -> PlanRow:
-    number, share = r"\d{1,18}", r"\d+(\.\d*)?(e-?\d+)?"
+    number = r"\d{1,18}"
     group = line.match("group", f"({number})?", "a feature id, or nothing")
-    score = line.match("score", f"({share})?", "a share such as 0.8, or nothing")
     return PlanRow(
         feature_id=int(line.match("feature_id", number, "a whole number")),
         kind=line.match("kind", "missing|under", "missing or under"),
         n_wanted=int(line.match("n_wanted", r"0*[1-9]\d{0,8}", "a whole number from 1 to 999999999")),
-        anchor_rate=float(line.match("anchor_rate", share, "a share such as 0.01")),
-        seed_rate=float(line.match("seed_rate", share, "a share such as 0.01")),
+        anchor_rate=line.number("anchor_rate"),
+        seed_rate=line.number("seed_rate"),
         keep=line.match("keep", "yes|no", "yes or no") == "yes",
         why=line.text("why"),
         group=int(group) if group else None,
-        weight=float(line.match("weight", share, "a number such as 0.01")),
+        weight=line.number("weight"),
         verdict=line.text("verdict"),
-        score=float(score) if score else None,
+        score=line.number("score", or_none=True),
         explanation=line.text("explanation"),
+        fires_on=line.text("fires_on"),
         span=line.text("span"),
     )
 

@@ -25,7 +25,7 @@ _NO_MARKS = {ord(mark): None for mark in MARKS}
 LONGEST_BEFORE, LONGEST_AFTER = 600, 200
 """Characters of a text in a prompt, before and after its firing token."""
 _REFUSALS = re.compile(
-    r"(?i)^\W*(?:i'?m sorry\W|i am sorry\W|sorry\W|unfortunately\W)?.{0,20}?\b"
+    r"(?i)^\W*(?:(?:i'?m sorry|i am sorry|sorry|unfortunately|i apologi[sz]e|as an ai\b[^,.]*)[\s,.;:!-]*(?:but\W+)?)?"
     r"(?:i (?:can(?:no|')t|won't|will not|am (?:un|not )able to|must decline)|i'm (?:not able|unable) to|unable to)"
     r"\W+(?:\w+\W+){0,2}?(?:help|assist|comply|provide|answer|respond|fulfil|do that|do this|continue|explain)"
 )

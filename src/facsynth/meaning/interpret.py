@@ -13,7 +13,7 @@ from pydantic import AfterValidator
 
 from facsynth import prompts
 from facsynth.llm.structured import Answer
-from facsynth.meaning.asking import USUAL, Answers, AskingSettings, ask_each, listed, marked, question, unusable
+from facsynth.meaning.asking import MARKS, USUAL, Answers, AskingSettings, ask_each, listed, marked, question, unusable
 from facsynth.protocols import Writer
 from facsynth.records import Span
 
@@ -63,8 +63,12 @@ def interpret(spans: Mapping[int, Sequence[Span]], writer: Writer, settings: Ask
         if rows
     }
     answers = ask_each(writer, questions, _Explained)
-    texts = {f: " ".join((answer.explanation or CANNOT_TELL).split()) for f, answer in answers.found.items()}
+    texts = {f: _bare(answer.explanation or CANNOT_TELL) for f, answer in answers.found.items()}
     return Answers(texts, answers.failures)
+
+
+def _bare(text: str) -> str:
+    return " ".join(text.translate(dict.fromkeys(map(ord, MARKS))).split())
 
 
 def _shown(spans: Sequence[Span]) -> str:

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator
 
 from facsynth import prompts
 from facsynth.llm.structured import Answer
-from facsynth.meaning.asking import USUAL, Answers, AskingSettings, ask_each, listed, marked, question
+from facsynth.meaning.asking import USUAL, Answers, AskingSettings, ask_each, listed, marked, question, unusable
 from facsynth.protocols import Writer
 from facsynth.records import Span, Task
 
@@ -26,13 +26,20 @@ N_SHOWN = 4
 """Spans beside the explanation."""
 
 
-def _told(reason: str) -> str:
+def _usable(reason: str) -> str:
+    if why := unusable(reason):
+        raise ValueError(why)
     return " ".join(reason.split())[:LONGEST_REASON]
 
 
-class _Verdict(Answer):
-    reason: Annotated[str, AfterValidator(_told)] = ""
+class _Label(Answer):
+    """Of a small model, which gives no reason."""
+
     verdict: Annotated[Label, BeforeValidator(lambda v: v.strip().strip(".").capitalize() if isinstance(v, str) else v)]
+
+
+class _Reasoned(_Label):
+    reason: Annotated[str, AfterValidator(_usable)]
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class Verdict:
 
     label: Label
     reason: str
+    """Empty where a small model was asked."""
 
 
 def judge(
@@ -77,5 +85,8 @@ def judge(
         for feature, explanation in explanations.items()
         if explanation
     }
-    answers = ask_each(writer, questions, _Verdict)
+    if settings.asks == "continue":
+        labels = ask_each(writer, questions, _Label)
+        return Answers({f: Verdict(a.verdict, "") for f, a in labels.found.items()}, labels.failures)
+    answers = ask_each(writer, questions, _Reasoned)
     return Answers({f: Verdict(a.verdict, a.reason) for f, a in answers.found.items()}, answers.failures)

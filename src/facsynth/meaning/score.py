@@ -26,6 +26,7 @@ from facsynth.records import Failure, Interval, Request, Span
 
 FEWEST = 2
 """Texts of each kind, under which nothing is scored."""
+TOO_FEW = "too few texts to test its explanation on"
 
 
 class _Detected(Answer):
@@ -66,7 +67,7 @@ class Detection:
         parts = [(n / of, share_interval(n, of)) for n, of in shares]
         below = math.hypot(*(value - part.low for value, part in parts)) / 2
         above = math.hypot(*(part.high - value for value, part in parts)) / 2
-        return Interval(self.balanced_accuracy - below, self.balanced_accuracy + above)
+        return Interval(max(0.0, self.balanced_accuracy - below), min(1.0, self.balanced_accuracy + above))
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def score(
     replies = iter(ask_json(writer, every, _Detected))
     found: dict[int, Score] = {}
     failures = [
-        Failure(f"feature {f}", f"too few texts to test its explanation on: {len(trials[f])}")
+        Failure(f"feature {f}", f"{TOO_FEW}: {len(trials[f])}")
         for f, text in explanations.items()
         if text and f not in tested
     ]
@@ -140,7 +141,7 @@ def share_interval(n: int, of: int) -> Interval:
     z = float(norm.ppf(0.975))
     centre = (n + z * z / 2) / (of + z * z)
     half = z / (of + z * z) * math.sqrt(n * (of - n) / of + z * z / 4)
-    return Interval(centre - half, centre + half)
+    return Interval(max(0.0, centre - half), min(1.0, centre + half))
 
 
 def mean_interval(values: Sequence[float]) -> Interval | None:

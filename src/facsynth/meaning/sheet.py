@@ -110,7 +110,7 @@ class _Foreign(NamedTuple):
 
 def _foreign(path: Path) -> _Foreign:
     lines = _lines(path) if path.exists() else []
-    columns = tuple(name for name in (lines[0].cells if lines else ()) if name and name not in {*COLUMNS, MARK})
+    columns = tuple(name for name in (lines[0].cells if lines else ()) if name not in {*COLUMNS, MARK})
     return _Foreign(columns, {_id_of(line): {name: line.text(name) for name in columns} for line in lines})
 
 
@@ -140,19 +140,20 @@ def spans_of(spans: Sequence[Span]) -> dict[str, str]:
 
 
 def _read_row(line: Line) -> Note:
-    share = r"(\d+(\.\d*)?(e-?\d+)?)?"
     values: dict[str, Any] = {name: " ".join(line.text(name).split()) for name in _TEXTS}
-    for name in _NUMBERS:
-        number = line.match(name, share, "a share such as 0.8, or nothing")
-        values[name] = float(number) if number else None
+    values |= {name: line.number(name, or_none=True) for name in _NUMBERS if name in line.cells}
     verdict = line.match("verdict", "yes|probably|maybe|no|", "Yes, Probably, Maybe, No or nothing")
     values["verdict"] = verdict.capitalize()
     note = Note(_id_of(line), **values)
+    if MARK not in line.cells and "explained_by" in line.cells:
+        raise InputError(
+            f"{line.where}: there is no column {MARK}, which tells what a person changed\nPut it back as it was."
+        )
     explained, _, judged = line.cells.get(MARK, "").partition("-")
-    if explained != _mark(note).split("-")[0] and (note.explanation or explained):
-        note = replace(note, explained_by=HUMAN, **UNSCORED)
     if judged != _mark(note).split("-")[1] and (note.verdict or judged):
         note = replace(note, judged_by=HUMAN if note.verdict else "")
+    if explained != _mark(note).split("-")[0] and (note.explanation or explained):
+        note = replace(note, explained_by=HUMAN, **UNSCORED | ({} if note.judged_by == HUMAN else UNJUDGED))
     return note
 
 

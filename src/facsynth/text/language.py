@@ -15,6 +15,8 @@ _SMALL_WORDS = {
     "Polish": "w na z nie jest się że dla lub tekst słowa oraz",
 }
 _ENGLISH = "the a an of to in and or is are with for on at by as that this it from about text texts words"
+FOREIGN_SHARE = 0.35
+"""Of the words of a foreign sentence that are such small ones, at least."""
 
 
 def other_language(text: str) -> str:
@@ -28,6 +30,8 @@ def other_language(text: str) -> str:
         return unicodedata.name(foreign[0], "another script").split()[0].capitalize() + " script"
     words = re.findall(r"\w+", re.sub(r"""(["'`“‘«]).+?["'`”’»]""", " ", text.lower()))  # what is quoted is not its own
     n_english = sum(word in _ENGLISH.split() for word in words)
+    words = [word for word in words if len(word) > 1]
     counts = {name: sum(word in small.split() for word in words) for name, small in _SMALL_WORDS.items()}
     best = max(counts, key=lambda name: counts[name])
-    return best if counts[best] >= 2 and counts[best] > 2 * n_english else ""
+    is_foreign = counts[best] >= 3 and counts[best] > max(2 * n_english, FOREIGN_SHARE * len(words))
+    return best if is_foreign and best.lower() not in words else ""  # which says it in English

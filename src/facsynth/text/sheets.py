@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, overload
 
 from facsynth.errors import InputError
 
@@ -22,6 +23,7 @@ class Line:
     where: str
     """The file and the number of the row, as a spreadsheet counts them."""
     cells: Mapping[str, str]
+    """All columns of the table; one without a name is called by its number."""
 
     def text(self, name: str) -> str:
         """A cell of free text, without the mark against formulas; empty where it is not there."""
@@ -38,6 +40,20 @@ class Line:
             told = f'{self.where}, {name}: found "{self.cells.get(name, "")[:80]}", wanted {wanted}'
             raise InputError(f"{told}\nMend the cell, or delete the row.")
         return found
+
+    @overload
+    def number(self, name: str) -> float: ...
+    @overload
+    def number(self, name: str, *, or_none: Literal[True]) -> float | None: ...
+    def number(self, name: str, *, or_none: bool = False) -> float | None:
+        """A cell that holds a number from 0 on, with a point or a comma; None where it is empty and may be.
+
+        Raises:
+            InputError: as `match`.
+        """
+        pattern = r"\d+([.,]\d*)?(e[-+]?\d+)?"
+        found = self.match(name, f"({pattern})?" if or_none else pattern, "a number such as 0.01")
+        return float(found.replace(",", ".")) if found else None
 
 
 def sheet_text(columns: Sequence[str], rows: Iterable[Mapping[str, str]], texts: Sequence[str]) -> str:
@@ -67,16 +83,18 @@ def read_sheet(path: Path, columns: Sequence[str], what: str) -> list[Line]:
         raise InputError(f"no {what} {path}\nRun the same command again: it is written anew.") from err
     except UnicodeDecodeError as err:
         raise InputError(f"{path} is not a {what}: {err}\nSave it as CSV in UTF-8.") from err
-    table = _cells(text, path)
-    header = table[0] if table else []
+    table = _table(text, path, columns)
+    header = [name.strip() for name in table[0]] if table else []
     missing = [name for name in columns if name not in header]
     if missing:
         raise InputError(
             f"{path} has no column {missing[0]}; found: {', '.join(header) or 'an empty file'}\n"
-            f"Save it with commas between the columns, or write the {what} again."
+            f"Give the first row its names back, or move the file away: a new {what} is written then."
         )
+    longest = max(map(len, table))
+    names = [name or f"column_{n}" for n, name in enumerate([*header, *[""] * (longest - len(header))], start=1)]
     return [
-        Line(f"{path}, row {number}", dict(zip(header, cells, strict=False)))
+        Line(f"{path}, row {number}", dict(zip(names, [*cells, *[""] * (longest - len(cells))], strict=True)))
         for number, cells in enumerate(table[1:], start=2)
         if any(cells)
     ]
@@ -87,9 +105,16 @@ def shown(cell: str) -> str:
     return cell[1:] if cell[:1] == "'" and cell[1:].startswith(FORMULA) else cell
 
 
-def _cells(text: str, path: Path) -> list[list[str]]:
+def _table(text: str, path: Path, columns: Sequence[str]) -> list[list[str]]:
+    """All cells, by whichever mark a spreadsheet has set between them: in much of Europe it is no comma."""
+    first = text.partition("\n")[0]
+    delimiter = next((mark for mark in ",;\t" if all(name in first.split(mark) for name in columns)), ",")
+    return _cells(text, path, delimiter)
+
+
+def _cells(text: str, path: Path, delimiter: str) -> list[list[str]]:
     """All cells; a quote that is never closed would take in the rows that follow."""
-    reader, table = csv.reader(io.StringIO(text, newline=""), strict=True), []
+    reader, table = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter), []
     try:
         for cells in reader:
             table.append(cells)
