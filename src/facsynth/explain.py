@@ -140,7 +140,7 @@ def explain(material: Material, writer: Writer, *, anew: bool) -> tuple[Failure,
 
 
 def score_explanations(material: Material, writer: Writer) -> tuple[Failure, ...]:
-    """Test every explanation that there is, a person's too."""
+    """Test every explanation that there is, a person's too. Where there is no usable answer, what was known stays."""
     texts = {i: material.notes[i].explanation for i in material.drawn if material.notes[i].explanation}
 
     def is_close(a: int, b: int) -> bool:
@@ -148,30 +148,30 @@ def score_explanations(material: Material, writer: Writer) -> tuple[Failure, ...
 
     controls = controls_of(texts, is_close, material.asking.rng_seed)
     answers = score(texts, controls, {i: material.trials(i) for i in texts}, writer, material.asking)
-    for i in texts:
-        found, cells = answers.found.get(i), UNSCORED
-        if found is not None:
-            interval = found.explained.interval
-            cells = UNSCORED | {
-                "score": found.explained.balanced_accuracy, "score_low": interval.low, "score_high": interval.high,
-                "control": found.control.balanced_accuracy if found.control else None,
-            }  # fmt: skip
-        material.notes[i] = replace(material.notes[i], **cells)
+    for i, found in answers.found.items():
+        interval = found.explained.interval
+        material.notes[i] = replace(
+            material.notes[i],
+            score=found.explained.balanced_accuracy, score_low=interval.low, score_high=interval.high,
+            control=found.control.balanced_accuracy if found.control else None,
+        )  # fmt: skip
     return answers.failures
 
 
 def judge_features(material: Material, task: Task, writer: Writer) -> tuple[Failure, ...]:
-    """Judge what is explained and no person has judged; what is screened out is not asked about, and says why."""
-    asked = set(material.unjudged())
-    for i in material.drawn:
+    """Judge what is explained and no person has judged; what is screened out is not asked about, and says why.
+
+    Where there is no usable answer, what was known stays, but for verdicts of another task: a sheet is of one.
+    """
+    for i, note in material.notes.items():
+        if note.judged_by != HUMAN and note.task != task.name:
+            material.notes[i] = replace(note, **UNJUDGED)
+    asked = material.unjudged()
+    for i in material.drawn.keys() - set(asked):
         note = material.notes[i]
         if note.judged_by != HUMAN:
-            no = _verdict("No", note.screened, SCREEN, task)
-            material.notes[i] = replace(note, **UNJUDGED if i in asked else no)
-    for i, note in material.notes.items():
-        if note.judged_by != HUMAN and note.task != task.name:  # one sheet, one task
-            material.notes[i] = replace(note, **UNJUDGED)
-    texts = {i: material.notes[i].explanation for i in material.drawn if i in asked and material.notes[i].explanation}
+            material.notes[i] = replace(note, **_verdict("No", note.screened, SCREEN, task))
+    texts = {i: material.notes[i].explanation for i in asked if material.notes[i].explanation}
     answers = judge(texts, material.best, task, writer, material.asking)
     for i, verdict in answers.found.items():
         material.notes[i] = replace(material.notes[i], **_verdict(verdict.label, verdict.reason, MODEL, task))
