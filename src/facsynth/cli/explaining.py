@@ -93,7 +93,7 @@ def _ask(
     if not dry_run:
         note(f"to correct by hand: {folder / 'meaning' / 'features.csv'}; what you change stays")
     if settings.judge.endpoint is None:
-        note("note: the model that measures was asked; name a larger one: --judge-url, --judge-model")
+        note("note: the model that measures was asked; for words to rely on name a larger one (--judge-url …)")
     if found.n_unusable:
         raise IncompleteError(
             f"{found.n_unusable} answers could not be used: {folder / 'meaning' / 'failures.jsonl'}\n"
