@@ -37,7 +37,7 @@ def answer(body: dict[str, Any], seen: int) -> Act:
     prompt = body["messages"][0]["content"]
     texts = texts_in(prompt)
     if '"explanation": "..."' in prompt:
-        words = [word for text in texts for word in re.findall(r"⟦(\w+)", text)]
+        words = [word for text in texts for word in re.findall(r"<<(\w+)", text)]
         return Act(text=json.dumps({"explanation": f"the word {max(words, key=words.count)}" if words else None}))
     word = re.findall(r"the word (\w+)", prompt)[0]
     if '"fits"' in prompt:

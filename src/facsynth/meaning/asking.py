@@ -20,8 +20,8 @@ from facsynth.text.language import other_language
 
 _T = TypeVar("_T")
 _A = TypeVar("_A", bound=Answer)
-MARKS = "⟦⟧"
-_NO_MARKS = {ord(mark): None for mark in MARKS}
+MARKS = ("<<", ">>")
+"""Around a firing token, as in delphi; small models know them better than rarer ones."""
 LONGEST_BEFORE, LONGEST_AFTER = 600, 200
 """Characters of a text in a prompt, before and after its firing token."""
 _REFUSALS = re.compile(
@@ -66,12 +66,12 @@ class Answers(Generic[_T]):
     """`where` is the feature."""
 
 
-def question(prompt: str, number: int, settings: AskingSettings, *, begin: str, stop: str) -> Request:
-    """A prompt as a request; a small model goes on from `begin` and ends at `stop`: an object is too much."""
+def question(prompt: str, number: int, settings: AskingSettings, *, begin: str, stop: str, n_tokens: int) -> Request:
+    """A prompt as a request; a small model goes on from `begin` and ends at `stop`, within `n_tokens`."""
     goes_on = settings.asks == "continue"
     return Request(
         messages=(Message("user", prompt),),
-        max_tokens=settings.max_tokens,
+        max_tokens=min(n_tokens, settings.max_tokens) if goes_on else settings.max_tokens,
         temperature=0.0,
         top_p=1.0,
         rng_seed=settings.rng_seed,
@@ -99,18 +99,18 @@ def listed(texts: Iterable[str], strengths: Sequence[int] = ()) -> str:
     return "\n".join(lines)
 
 
-def marked(span: Span) -> str:
+def marked(span: Span, marks: tuple[str, str] = MARKS) -> str:
     """The span and how its sentence goes on, the firing token between marks."""
     token = _flat(span.token)
     space, token = (" " if token[:1] == " " else ""), token.strip() or "⏎"
     whole = span.text.rstrip("\ufffd")  # a character of several tokens ends behind the span
     before, after = _flat(span.text.removesuffix(span.token)), _flat(span.context[len(whole) :])
-    return f"{before[-LONGEST_BEFORE:]}{space}{MARKS[0]}{token}{MARKS[1]}{after[:LONGEST_AFTER]}".strip()
+    return f"{before[-LONGEST_BEFORE:]}{space}{marks[0]}{token}{marks[1]}{after[:LONGEST_AFTER]}".strip()
 
 
 def bare(span: Span) -> str:
     """As `marked`, without the marks."""
-    return marked(span).translate(_NO_MARKS).replace("⏎", " ")
+    return marked(span, ("", "")).replace("⏎", " ")
 
 
 def unusable(text: str) -> str:
@@ -123,6 +123,11 @@ def unusable(text: str) -> str:
     return f"wrong language: it seems to be {found}, English was asked for" if found else ""
 
 
+def without_marks(text: str) -> str:
+    """A text whose own marks are taken apart, and tell of nothing."""
+    return re.sub(r"<(?=<)|>(?=>)", lambda found: f"{found[0]} ", text)
+
+
 def _flat(text: str) -> str:
     """On one line, without marks of its own, or anything that ends a turn."""
-    return _CONTROL.sub(lambda found: f"{found[0]} ", re.sub(r"\s+", " ", text.translate(_NO_MARKS)))
+    return _CONTROL.sub(lambda found: f"{found[0]} ", re.sub(r"\s+", " ", without_marks(text)))

@@ -58,17 +58,18 @@ def interpret(spans: Mapping[int, Sequence[Span]], writer: Writer, settings: Ask
             settings,
             begin='{"explanation": "',
             stop='"',
+            n_tokens=64,
         )
         for feature, rows in spans.items()
         if rows
     }
     answers = ask_each(writer, questions, _Explained)
-    texts = {f: _bare(answer.explanation or CANNOT_TELL) for f, answer in answers.found.items()}
+    texts = {f: _plain(answer.explanation or CANNOT_TELL) for f, answer in answers.found.items()}
     return Answers(texts, answers.failures)
 
 
-def _bare(text: str) -> str:
-    return " ".join(text.translate(dict.fromkeys(map(ord, MARKS))).split())
+def _plain(text: str) -> str:
+    return " ".join(text.replace(MARKS[0], "").replace(MARKS[1], "").split())
 
 
 def _shown(spans: Sequence[Span]) -> str:

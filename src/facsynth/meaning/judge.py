@@ -81,6 +81,7 @@ def judge(
             settings,
             begin='{"verdict": "',
             stop='"',
+            n_tokens=8,
         )
         for feature, explanation in explanations.items()
         if explanation

@@ -183,6 +183,7 @@ def _questions(explanation: str, feature: int, trials: Sequence[Trial], settings
             settings,
             begin='{"fits": [',
             stop="]",
+            n_tokens=4 * size,
         )
         for start in range(0, len(trials), size)
     ]
