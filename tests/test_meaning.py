@@ -51,7 +51,7 @@ def test_a_small_model_goes_on_from_a_beginning() -> None:
     writer = ScriptedWriter(["ovens", "null", "", ""])
     answers = interpret({3: SPANS, 4: SPANS, 5: SPANS}, writer, settings)
     assert answers.found == {3: "ovens", 4: CANNOT_TELL} and [f.where for f in answers.failures] == ["feature 5"]
-    assert (writer.history[0].prefix, writer.history[0].stop) == ('{"explanation": "', '"')
+    assert (writer.history[0].prefix, writer.history[0].stop) == ('{"explanation": "', ".")
     writer = ScriptedWriter(["No", "perhaps", "perhaps"])
     verdicts = judge({3: "ovens", 4: "ovens"}, {3: SPANS, 4: SPANS}, TASK, writer, settings)
     assert verdicts.found == {3: Verdict("No", "")} and [f.where for f in verdicts.failures] == ["feature 4"]

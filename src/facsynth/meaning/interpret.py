@@ -57,7 +57,7 @@ def interpret(spans: Mapping[int, Sequence[Span]], writer: Writer, settings: Ask
             feature,
             settings,
             begin='{"explanation": "',
-            stop='"',
+            stop=".",
             n_tokens=64,
         )
         for feature, rows in spans.items()
