@@ -90,6 +90,9 @@ def _ask(
         _print_calls(found.figures)
     else:
         _print(found)
+    ends = found.figures.get("above_control_interval")
+    if ends and ends[0] <= 0:
+        note("note: these explanations do no better than those of other features: try another model")
     if not dry_run:
         note(f"to correct by hand: {folder / 'meaning' / 'features.csv'}; what you change stays")
     if settings.judge.endpoint is None:
