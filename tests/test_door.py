@@ -69,10 +69,11 @@ def test_ctrl_c_while_the_rest_is_loaded_ends_as_it_does_later(tmp_path: Path) -
     (tmp_path / "typer.py").write_text(slow, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
     command = [sys.executable, "-m", "facsynth", "--help"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    while not (tmp_path / "here").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        while not (tmp_path / "here").exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        time.sleep(0.2)  # it sleeps by now: what Python does inside of an import may swallow an interrupt
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
     assert (process.returncode, stderr.startswith("facsynth: stopped"), "Traceback" in stderr) == (130, True, False)
