@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from fault_server import MODEL, FaultServer
+from test_understand import answer
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -29,14 +32,16 @@ def test_every_make_target_of_the_readme_is_there() -> None:
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_readme_run_in_their_order(tmp_path: Path) -> None:
+def test_the_commands_of_the_readme_run_in_their_order(tmp_path: Path, server: FaultServer) -> None:
     for name, source, n_rows in (("my", "seed", 30), ("broad", "anchor", 200)):
         lines = (ROOT / "examples" / f"{source}.jsonl").read_text(encoding="utf-8").splitlines()[:n_rows]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     commands = [words for words in typed("README.md") if words[0] == "facsynth"]
-    assert [words[1] for words in commands] == ["coverage", "coverage", "missing", "synthesize", "verify"]
+    assert [words[1] for words in commands] == ["coverage", "coverage", "missing", "interpret", "synthesize", "verify"]
+    server.script = answer
+    named = {"URL": server.url, "NAME": MODEL}
     for words in commands:
-        line = [sys.executable, "-m", "facsynth", *words[1:]]
+        line = [sys.executable, "-m", "facsynth", *(named.get(word, word) for word in words[1:])]
         done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (words, done.stderr)
         assert done.stdout.strip()
