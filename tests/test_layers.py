@@ -22,6 +22,7 @@ BANDS = (
     {"assemble", "measure", "recipe"},
     {"outcome", "proof", "run_folder", "screening", "selfcheck", "writers"},
     {"explain", "planning"},
+    {"judging"},
     {"pipeline"},
     {"demo", "forecast", "understand"},
     {"cli"},

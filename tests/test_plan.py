@@ -129,7 +129,9 @@ def test_no_cell_begins_as_a_formula_does(tmp_path: Path) -> None:
 def test_edits_of_a_spreadsheet_are_read(tmp_path: Path) -> None:
     path = tmp_path / "plan.csv"
     write_plan(path, ROWS)
-    path.write_text(path.read_text("utf-8-sig").replace(",", ";").replace("0.", "0,"), "utf-8")
+    path.write_text(
+        path.read_text("utf-8-sig").replace(",", ";").replace("0.", "0,").replace("\n", "\r\n"), "utf-8", newline=""
+    )
     assert read_plan(path, [3, 7]) == ROWS, "in much of Europe"
     write_plan(path, ROWS)
     text = path.read_text("utf-8-sig").replace("7,missing,1,0.25,0.0,yes", "7,missing,4,0.25,0,NO ")

@@ -51,6 +51,9 @@ def test_a_changed_verdict_is_a_persons(path: Path) -> None:
     edit(path, ",Yes,", ", no ,")
     note = read_notes(path)[7]
     assert (note.verdict, note.judged_by, note.explained_by, note.score) == ("No", HUMAN, MODEL, 0.9)
+    assert note.reason == "", "it was for the other verdict"
+    edit(path, "cooking, as asked", "I know")
+    assert read_notes(path)[7].reason == "I know"
 
 
 def test_a_row_that_a_person_added_is_read(path: Path) -> None:
@@ -97,14 +100,16 @@ def test_edits_that_were_saved_since_it_was_read_win_and_columns_of_ones_own_sta
     for row in rows[1:]:
         row.append("=look")
     edited = next(row for row in rows if row[0] == "7")
-    edited[1], edited[rows[0].index("verdict")] = "hot kitchens", "no"
+    edited[1] = "hot kitchens"
+    next(row for row in rows if row[0] == "5")[rows[0].index("verdict")] = "yes"
     with path.open("w", encoding="utf-8", newline="") as handle:
         csv.writer(handle).writerows([*rows, ["12", "one more"]])
     answered = {i: replace(note, explanation="something else", verdict="Maybe") for i, note in read.items()}
     found = write_notes(path, answered.values())
     assert found == read_notes(path)
     assert (found[7].explanation, found[7].explained_by, found[7].score) == ("hot kitchens", HUMAN, None)
-    assert (found[7].verdict, found[7].judged_by) == ("No", HUMAN)
+    assert (found[7].verdict, found[7].judged_by) == ("", ""), "the verdict was on other words"
+    assert (found[5].verdict, found[5].reason, found[5].judged_by) == ("Yes", "", HUMAN)
     assert found[3] == answered[3] and found[12].explanation == "one more"
     with path.open(encoding="utf-8-sig", newline="") as handle:
         assert {row["mine"] for row in csv.DictReader(handle)} == {"'=look", ""}
@@ -131,7 +136,9 @@ def test_a_spreadsheet_of_much_of_europe_sets_semicolons_and_decimal_commas(path
     with path.open(encoding="utf-8-sig", newline="") as handle:
         rows = list(csv.reader(handle))
     with path.open("w", encoding="utf-8-sig", newline="") as handle:
-        csv.writer(handle, delimiter=";").writerows([[cell.replace("0.", "0,") for cell in row] for row in rows])
+        csv.writer(handle, delimiter=";", quoting=csv.QUOTE_ALL).writerows(
+            [[cell.replace("0.", "0,") for cell in row] for row in rows]
+        )
     assert read_notes(path) == {note.feature_id: note for note in NOTES}
 
 

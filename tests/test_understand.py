@@ -315,6 +315,40 @@ def test_where_the_endpoint_fails_for_now_nothing_is_decided(tmp_path: Path, ser
     assert all(note.verdict for note in read_notes(out / "meaning" / "features.csv").values())
 
 
+def test_what_is_corrected_after_samples_were_begun_counts_in_a_new_folder(tmp_path: Path, server: FaultServer) -> None:
+    server.script = answer
+    parts = few(tmp_path)
+    parts["coverage"] |= {"relevance": "judge"}
+    parts |= {"task": "toxicity", "judge": {"endpoint": {"url": server.url, "model": MODEL}}}
+    config, out = tmp_path / "run.yaml", tmp_path / "run"
+    config.write_text(yaml.safe_dump(parts), encoding="utf-8")
+    assert facsynth("run", config, "-o", out).code == 0
+    path = out / "meaning" / "features.csv"
+    relevant = [row for row in rows_of(out) if row["verdict"] == "Yes"]
+    text = path.read_text("utf-8-sig").replace(relevant[0]["explanation"], "my own words", 1)
+    path.write_text(text.replace(",Yes,it is about", ",No,it is about", 1), "utf-8")
+    n, before = sum(server.answered.values()), json.loads((out / "coverage" / "before.json").read_text("utf-8"))
+    done = facsynth("coverage", tmp_path / "seed.jsonl", "--config", config, "-o", out, "--json")
+    assert done.code == 0, done.stderr
+    after = json.loads((out / "coverage" / "before.json").read_text("utf-8"))
+    assert after["n_target"] == before["n_target"] and sum(server.answered.values()) == n
+    assert "verdicts that were changed after samples were begun, and count in a new folder only: 1" in done.stderr
+    assert read_notes(path)[int(relevant[0]["feature_id"])].explanation == "my own words"
+
+
+def test_verdicts_by_hand_are_of_one_task(run: Path, server: FaultServer) -> None:
+    server.script = answer
+    words = ("--method", "judge", "--task")
+    assert ask("relevance", run, server, *words, "toxicity").code == 0
+    path = run / "meaning" / "features.csv"
+    path.write_text(path.read_text("utf-8-sig").replace(",Yes,it is about", ",Maybe,it is about", 1), "utf-8")
+    assert ask("relevance", run, server, *words, "toxicity").code == 0
+    n = sum(server.answered.values())
+    done = ask("relevance", run, server, *words, "refusal")
+    assert done.code == 2 and "holds verdicts by hand for another task: 1, the first for feature" in done.stderr
+    assert sum(server.answered.values()) == n
+
+
 def test_another_rubric_is_another_run(tmp_path: Path, server: FaultServer) -> None:
     server.script = answer
     task = tmp_path / "mine.yaml"

@@ -6,8 +6,7 @@ verdicts decide. Each answer is in the ledger once; what a person wrote into the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from facsynth.features.draw import Drawn, draw
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded
 from facsynth.features.spans import best_spans
-from facsynth.llm import Ledger
 from facsynth.llm.budget import NOT_SENT
 from facsynth.llm.endpoint_writer import is_passing
 from facsynth.meaning.asking import AskingSettings
@@ -38,21 +36,14 @@ from facsynth.meaning.sheet import (
     UNJUDGED,
     UNSCORED,
     Note,
-    read_notes,
     spans_of,
     write_notes,
 )
-from facsynth.measure import Judged, candidates
 from facsynth.model.promoted import promoted_tokens
-from facsynth.model.writer import LocalWriter
-from facsynth.profile import Profile
 from facsynth.protocols import Writer
-from facsynth.records import Failure, Progress, Span, Task, no_progress
+from facsynth.records import Failure, Span, Task
 from facsynth.screening import screen
-from facsynth.settings import RunSettings
 from facsynth.store import read_jsonl, write_json, write_jsonl
-from facsynth.tasks import load_task
-from facsynth.writers import opened_model
 
 EXPLAINED_SHARE = 2 / 3
 """Of a feature's spans, at most, that its explanation is made from; the rest is there to test it."""
@@ -220,53 +211,6 @@ def calls_of(material: Material, feature_ids: Collection[int], *, anew: bool) ->
         "score": 2 * sum(n_calls(n, material.asking) for n in tested),
         "judge": len(set(material.unjudged()) & set(feature_ids)),
     }
-
-
-def judged_features(
-    settings: RunSettings,
-    out: Path,
-    space: FeatureSpace,
-    anchor: Encoded,
-    background: Profile | None,
-    *,
-    replay: Path | None = None,
-    progress: Progress = no_progress,
-) -> Judged:
-    """Explain and judge whatever could be a target, and keep it in the sheet.
-
-    Raises:
-        IncompleteError: features that could be judged by the same command are not yet.
-    """
-    assert settings.task is not None, "the settings see to it"
-    ids, thresholds = candidates(anchor.profile, background, settings)
-    material = gather(anchor, space, ids, thresholds, notes=read_notes(out / SHEET), asking=settings.asking)
-    with opened_judge(settings, out, space, replay=replay, progress=progress) as writer:
-        failures = {"interpret": explain(material, writer, anew=False)}
-        failures["judge"] = judge_features(material, load_task(settings.task), writer)
-    keep(material, failures, out)
-    counted = [i for i in ids if material.notes[i].verdict in settings.coverage.counts]
-    return Judged(np.array(sorted(counted), np.int64), sum(not material.notes[i].verdict for i in ids))
-
-
-@contextmanager
-def opened_judge(
-    settings: RunSettings,
-    out: Path,
-    space: FeatureSpace,
-    *,
-    replay: Path | None = None,
-    progress: Progress = no_progress,
-) -> Iterator[Writer]:
-    """Whoever explains and judges features in a run folder, through its ledger; `replay` as `run` takes it."""
-
-    def local() -> Writer:
-        return LocalWriter(space.backbone, space.template.prompt_ids, {}, batch_size=settings.judge.batch_size)
-
-    with (
-        Ledger.open(out / "ledger.sqlite") as ledger,
-        opened_model(settings, "judge", ledger, local, replay=replay, progress=progress) as writer,
-    ):
-        yield writer
 
 
 def _verdict(label: str, reason: str, judged_by: str, task: Task) -> dict[str, Any]:

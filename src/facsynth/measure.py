@@ -85,6 +85,8 @@ class Judged:
     """Sorted."""
     n_unjudged: int
     """That could not be explained or judged: not relevant."""
+    n_changed: int = 0
+    """Whose verdict was changed after samples were begun; it does not count."""
 
 
 def candidates(anchor: Profile, background: Profile | None, settings: RunSettings) -> tuple[list[int], Floats]:
@@ -255,6 +257,8 @@ def _notes_on_scale(  # noqa: PLR0917 -- private, called once
 def _notes_on_verdicts(judged: Judged | None) -> Iterator[str]:
     if judged is not None and judged.n_unjudged:
         yield f"features that could not be explained or judged, and count as not relevant: {judged.n_unjudged}"
+    if judged is not None and judged.n_changed:
+        yield f"verdicts that were changed after samples were begun, and count in a new folder only: {judged.n_changed}"
 
 
 def _notes_on_codes(anchor: Profile, seed_set: Profile, settings: RunSettings) -> Iterator[str]:

@@ -22,10 +22,10 @@ from facsynth.assemble import (
     open_sae,
     open_space,
 )
-from facsynth.explain import judged_features
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded, encode, settings_of
 from facsynth.features.reuse import Known, known_folders, remember
+from facsynth.judging import judged_features
 from facsynth.llm import Ledger
 from facsynth.lock import locked
 from facsynth.measure import Measured, check_background, measure

@@ -19,11 +19,11 @@ from facsynth.explain import (
     gather,
     judge_features,
     keep,
-    opened_judge,
     score_explanations,
 )
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded
+from facsynth.judging import check_task, opened_judge
 from facsynth.lock import locked
 from facsynth.meaning.figures import agreement
 from facsynth.meaning.score import TOO_FEW
@@ -179,6 +179,8 @@ def _forecast(
 def _ask(
     material: Material, questions: Collection[Question], settings: RunSettings, judge: Writer
 ) -> dict[str, tuple[Failure, ...]]:
+    if "judge" in questions and settings.task is not None:
+        check_task(material.notes, load_task(settings.task))
     failures = {"interpret": explain(material, judge, anew="interpret" in questions)}
     if "score" in questions:
         failures["score"] = score_explanations(material, judge)

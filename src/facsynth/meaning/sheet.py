@@ -119,9 +119,9 @@ def _with_edits(note: Note, edited: Note | None) -> Note:
     if edited is None:
         return note
     if edited.explained_by == HUMAN and edited.explanation != note.explanation:
-        note = replace(note, explanation=edited.explanation, explained_by=HUMAN, **UNSCORED)
+        note = replace(note, explanation=edited.explanation, explained_by=HUMAN, **UNSCORED, **UNJUDGED)
     if edited.judged_by == HUMAN:
-        note = replace(note, **{name: getattr(edited, name) for name in UNJUDGED})
+        note = replace(note, verdict=edited.verdict, reason=edited.reason, judged_by=HUMAN)
     return note
 
 
@@ -149,17 +149,21 @@ def _read_row(line: Line) -> Note:
         raise InputError(
             f"{line.where}: there is no column {MARK}, which tells what a person changed\nPut it back as it was."
         )
-    explained, _, judged = line.cells.get(MARK, "").partition("-")
-    if judged != _mark(note).split("-")[1] and (note.verdict or judged):
-        note = replace(note, judged_by=HUMAN if note.verdict else "")
-    if explained != _mark(note).split("-")[0] and (note.explanation or explained):
+    written = line.cells.get(MARK, "")
+    explanation, verdict_then, reason = [*written.split("-"), "", ""][:3] if written else ("", "", "")
+    now = _mark(note).split("-")
+    if [verdict_then, reason] != now[1:] and (note.verdict or written):
+        untouched = reason == now[2]  # a machine's, of another verdict
+        note = replace(note, judged_by=HUMAN if note.verdict else "", reason="" if untouched else note.reason)
+    if explanation != now[0] and (note.explanation or written):
         note = replace(note, explained_by=HUMAN, **UNSCORED | ({} if note.judged_by == HUMAN else UNJUDGED))
     return note
 
 
 def _mark(note: Note) -> str:
     """Letters in front, or a spreadsheet could take it for a number."""
-    return f"e{fingerprint(note.explanation)[:8]}-v{fingerprint([note.verdict, note.reason])[:8]}"
+    cells = {"e": note.explanation, "v": note.verdict, "r": note.reason}
+    return "-".join(f"{letter}{fingerprint(cell)[:8]}" for letter, cell in cells.items())
 
 
 def _cell(value: str | int | float | None) -> str:

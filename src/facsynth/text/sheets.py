@@ -107,9 +107,10 @@ def shown(cell: str) -> str:
 
 def _table(text: str, path: Path, columns: Sequence[str]) -> list[list[str]]:
     """All cells, by whichever mark a spreadsheet has set between them: in much of Europe it is no comma."""
-    first = text.partition("\n")[0]
-    delimiter = next((mark for mark in ",;\t" if all(name in first.split(mark) for name in columns)), ",")
-    return _cells(text, path, delimiter)
+    first = text.splitlines()[:1]
+    headers = {mark: next(csv.reader(first, delimiter=mark), []) for mark in ",;\t"}
+    found = [mark for mark, names in headers.items() if set(columns) <= {name.strip() for name in names}]
+    return _cells(text, path, found[0] if found else ",")
 
 
 def _cells(text: str, path: Path, delimiter: str) -> list[list[str]]:
