@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -27,6 +28,8 @@ os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 # Tiny models gain nothing from threads, and threads of several processes at once wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HOME"] = str(Path(CACHES.name, "huggingface"))
+# What a script starts in the background ignores interrupts, and so would every process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Hypothesis' health checks and deadlines measure time, which a busy machine makes arbitrary.
 hypothesis.settings.register_profile(
