@@ -74,6 +74,7 @@ def test_an_emptied_cell_is_empty_again(path: Path) -> None:
     ("old", "new", "message"),
     [(",Yes,", ",perhaps,", 'row 4, verdict: found "perhaps", wanted Yes, Probably, Maybe, No'),
      ("0.95", "good", 'row 4, score_high: found "good"'), ("7,ovens", "3,ovens", "row 4, feature_id: 3 is there twice"),
+     ("0.95", "9.5", 'score_high: found "9.5", wanted a number from 0 to 1'),
      ("explanation,", "text,", "no column explanation")],
 )  # fmt: skip
 def test_a_wrong_cell_is_named(path: Path, old: str, new: str, message: str) -> None:
@@ -144,7 +145,7 @@ def test_a_spreadsheet_of_much_of_europe_sets_semicolons_and_decimal_commas(path
 
 def test_without_its_marks_the_sheet_is_refused_before_everything_counts_as_human(path: Path) -> None:
     edit(path, ",mark", ",remark")
-    with pytest.raises(InputError, match="no column mark, which tells what a person changed"):
+    with pytest.raises(InputError, match="row 2, mark: it is empty, and tells what a person changed"):
         read_notes(path)
 
 

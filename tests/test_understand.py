@@ -334,6 +334,7 @@ def test_what_is_corrected_after_samples_were_begun_counts_in_a_new_folder(tmp_p
     assert after["n_target"] == before["n_target"] and sum(server.answered.values()) == n
     assert "verdicts that were changed after samples were begun, and count in a new folder only: 1" in done.stderr
     assert read_notes(path)[int(relevant[0]["feature_id"])].explanation == "my own words"
+    assert facsynth("interpret", out, "--dry-run").code == 0
 
 
 def test_verdicts_by_hand_are_of_one_task(run: Path, server: FaultServer) -> None:

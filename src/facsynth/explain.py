@@ -27,7 +27,7 @@ from facsynth.meaning.asking import AskingSettings
 from facsynth.meaning.figures import figures_of
 from facsynth.meaning.interpret import interpret
 from facsynth.meaning.judge import judge
-from facsynth.meaning.score import FEWEST, Trial, controls_of, n_calls, score, trials_of
+from facsynth.meaning.score import FEWEST, TOO_FEW, Trial, controls_of, n_calls, score, trials_of
 from facsynth.meaning.sheet import (
     HUMAN,
     MODEL,
@@ -140,12 +140,13 @@ def score_explanations(material: Material, writer: Writer) -> tuple[Failure, ...
     controls = controls_of(texts, is_close, material.asking.rng_seed)
     answers = score(texts, controls, {i: material.trials(i) for i in texts}, writer, material.asking)
     for i, found in answers.found.items():
-        interval = found.explained.interval
-        material.notes[i] = replace(
-            material.notes[i],
-            score=found.explained.balanced_accuracy, score_low=interval.low, score_high=interval.high,
-            control=found.control.balanced_accuracy if found.control else None,
-        )  # fmt: skip
+        interval, control = found.explained.interval, found.control
+        cells = {
+            "score": found.explained.balanced_accuracy, "score_low": interval.low, "score_high": interval.high,
+            "control": control.balanced_accuracy if control else None,
+        }  # fmt: skip
+        rounded: dict[str, Any] = {name: None if value is None else round(value, 4) for name, value in cells.items()}
+        material.notes[i] = replace(material.notes[i], **rounded)
     return answers.failures
 
 
@@ -192,7 +193,9 @@ def keep(material: Material, failures: Mapping[str, Sequence[Failure]], out: Pat
     ]  # fmt: skip
     rows += [{"asked": what, **asdict(failure)} for what, found in failures.items() for failure in found]
     write_jsonl(folder / "failures.jsonl", rows)
-    figures = figures_of(list(material.notes.values())) | {"n_failures": len(rows)}
+    n_too_few = sum(row["reason"].startswith(TOO_FEW) for row in rows)
+    figures = figures_of(list(material.notes.values()))
+    figures |= {"n_failures": len(rows) - n_too_few, "n_too_few_texts": n_too_few}
     write_json(folder / "summary.json", figures)
     _check_all_asked([failure.reason for found in failures.values() for failure in found], out)
     return figures
@@ -202,14 +205,13 @@ def calls_of(material: Material, feature_ids: Collection[int], *, anew: bool) ->
     """Calls that each question about some features takes, where every answer is usable at once; those that the ledger
     answers are among them.
     """
-    trials = [
-        material.trials(i) for i in feature_ids if not material.notes[i].screened or material.notes[i].explanation
-    ]
-    tested = [len(rows) for rows in trials if sum(t.fires for t in rows) >= FEWEST]
+    open_now = set(material.unexplained(anew=anew)) & set(feature_ids)
+    explained = open_now | {i for i in feature_ids if material.notes[i].explanation}
+    tested = [rows for rows in map(material.trials, explained) if sum(t.fires for t in rows) >= FEWEST]
     return {
-        "interpret": len(set(material.unexplained(anew=anew)) & set(feature_ids)),
-        "score": 2 * sum(n_calls(n, material.asking) for n in tested),
-        "judge": len(set(material.unjudged()) & set(feature_ids)),
+        "interpret": len(open_now),
+        "score": 2 * sum(n_calls(len(rows), material.asking) for rows in tested),
+        "judge": len(explained & set(material.unjudged())),
     }
 
 

@@ -50,7 +50,7 @@ def judged_features(
     """
     assert settings.task is not None, "the settings see to it"
     task, fixed = load_task(settings.task), out / JUDGED
-    if (out / "targets.json").exists() and fixed.exists():
+    if is_fixed(out):
         return _judged_then(fixed, read_notes(out / SHEET), settings.coverage.counts)
     ids, thresholds = candidates(anchor.profile, background, settings)
     material = gather(anchor, space, ids, thresholds, notes=read_notes(out / SHEET), asking=settings.asking)
@@ -63,6 +63,11 @@ def judged_features(
     n_unjudged = sum(not material.notes[i].verdict for i in ids)
     write_json(fixed, {"feature_ids": counted, "asked": sorted(ids), "n_unjudged": n_unjudged})
     return Judged(np.array(counted, np.int64), n_unjudged)
+
+
+def is_fixed(out: Path) -> bool:
+    """Whether samples were begun for what was judged, so that nobody is asked again."""
+    return (out / "targets.json").exists() and (out / JUDGED).exists()
 
 
 def check_task(notes: Mapping[int, Note], task: Task) -> None:

@@ -23,7 +23,7 @@ from facsynth.explain import (
 )
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded
-from facsynth.judging import check_task, opened_judge
+from facsynth.judging import check_task, is_fixed, opened_judge
 from facsynth.lock import locked
 from facsynth.meaning.figures import agreement
 from facsynth.meaning.score import TOO_FEW
@@ -83,7 +83,7 @@ def understand_run(
     if "judge" in questions and settings.task is None:
         raise SettingsError(f"judged by which task?\nName one (--task): {', '.join(task_names())}, or a file of yours.")
     check_endpoints(settings)
-    check_no_bill(settings, dry_run)
+    check_no_bill(settings, dry_run, is_judged=is_fixed(out))
     with locked(out):
         corpora = read_unless_known(settings, out, progress)
         open_run(settings, out, corpora)

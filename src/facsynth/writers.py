@@ -97,13 +97,13 @@ def check_endpoints(settings: RunSettings) -> None:
             )
 
 
-def check_no_bill(settings: RunSettings, dry_run: bool) -> None:
-    """Refuse a dry run that could not measure without asking an endpoint first.
+def check_no_bill(settings: RunSettings, dry_run: bool, *, is_judged: bool = False) -> None:
+    """Refuse a dry run that could not measure without asking an endpoint first; `is_judged` is a run that has.
 
     Raises:
         SettingsError: saying what can be done instead.
     """
-    if dry_run and "judge" in settings.coverage.relevance and settings.judge.endpoint is not None:
+    if dry_run and not is_judged and "judge" in settings.coverage.relevance and settings.judge.endpoint is not None:
         raise SettingsError(
             f"relevance by {settings.coverage.relevance} asks the judge before anything can be measured: no dry run\n"
             "Measure by contrast in a folder of its own; `facsynth relevance FOLDER --dry-run` then counts the calls."

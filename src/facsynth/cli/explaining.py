@@ -121,7 +121,10 @@ def _print(found: Understood) -> None:
     summary = [
         ("features in the sheet", f"{figures['n_features']}; {figures['n_screened']} are screened out"),
         ("explained", f"{n_told}; of {figures['n_cannot_tell']} the model could not tell"),
-        ("tested", f"{figures['n_scored']} of {n_told} explanations"),
+        (
+            "tested",
+            f"{figures['n_scored']} of {n_told} explanations; for {figures['n_too_few_texts']} there are too few texts",
+        ),
         ("balanced accuracy", f"{percent(figures['score'])}{_ends(figures['score_interval'])}; chance is 50 %"),
         ("above the control", above),
         ("explanations that beat it", beat),

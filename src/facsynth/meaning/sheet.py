@@ -141,13 +141,14 @@ def spans_of(spans: Sequence[Span]) -> dict[str, str]:
 
 def _read_row(line: Line) -> Note:
     values: dict[str, Any] = {name: " ".join(line.text(name).split()) for name in _TEXTS}
-    values |= {name: line.number(name, or_none=True) for name in _NUMBERS if name in line.cells}
+    values |= {name: line.share(name, or_none=True) for name in _NUMBERS if name in line.cells}
     verdict = line.match("verdict", "yes|probably|maybe|no|", "Yes, Probably, Maybe, No or nothing")
     values["verdict"] = verdict.capitalize()
     note = Note(_id_of(line), **values)
-    if MARK not in line.cells and "explained_by" in line.cells:
+    if not line.cells.get(MARK) and (note.explained_by or note.judged_by):
         raise InputError(
-            f"{line.where}: there is no column {MARK}, which tells what a person changed\nPut it back as it was."
+            f"{line.where}, {MARK}: it is empty, and tells what a person changed\n"
+            "Put it back as it was; or empty explained_by and judged_by too, and the row is yours."
         )
     written = line.cells.get(MARK, "")
     explanation, verdict_then, reason = [*written.split("-"), "", ""][:3] if written else ("", "", "")

@@ -42,17 +42,17 @@ class Line:
         return found
 
     @overload
-    def number(self, name: str) -> float: ...
+    def share(self, name: str) -> float: ...
     @overload
-    def number(self, name: str, *, or_none: Literal[True]) -> float | None: ...
-    def number(self, name: str, *, or_none: bool = False) -> float | None:
-        """A cell that holds a number from 0 on, with a point or a comma; None where it is empty and may be.
+    def share(self, name: str, *, or_none: Literal[True]) -> float | None: ...
+    def share(self, name: str, *, or_none: bool = False) -> float | None:
+        """A cell that holds a number from 0 to 1, with a point or a comma; None where it is empty and may be.
 
         Raises:
             InputError: as `match`.
         """
-        pattern = r"\d+([.,]\d*)?(e[-+]?\d+)?"
-        found = self.match(name, f"({pattern})?" if or_none else pattern, "a number such as 0.01")
+        pattern = r"0*([01]([.,]0*)?|0[.,]\d*|\d([.,]\d*)?e-\d+)"
+        found = self.match(name, f"({pattern})?" if or_none else pattern, "a number from 0 to 1 such as 0.01")
         return float(found.replace(",", ".")) if found else None
 
 
