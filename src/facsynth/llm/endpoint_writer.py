@@ -36,7 +36,11 @@ def identity_of(settings: EndpointSettings, described: Mapping[str, Any] | None)
 
 def is_passing(error: str) -> bool:
     """Whether a later command may find better: the endpoint was not there, or a cap had no room."""
-    return error.split(":", maxsplit=1)[0] in {*PASSING, NOT_SENT}
+    return _kind(error) in {*PASSING, NOT_SENT}
+
+
+def _kind(error: str) -> str:
+    return error.split(":", maxsplit=1)[0]
 
 
 def _is_open(reply: Reply | None) -> bool:
@@ -109,7 +113,7 @@ class EndpointWriter:
 
     def _check_any(self, replies: Sequence[Reply]) -> None:
         """Refuse to go on with an endpoint that answers nothing, as long as another command may find it better."""
-        if len(replies) >= ENOUGH and all(reply.error.split(":")[0] in PASSING for reply in replies):
+        if len(replies) >= ENOUGH and all(_kind(reply.error) in PASSING for reply in replies):
             raise IncompleteError(
                 f"the endpoint answered none of {len(replies)} requests: {replies[-1].error}\n"
                 "What was answered before is kept; the same command asks again."

@@ -29,8 +29,8 @@ _REFUSALS = re.compile(
     r"(?:i (?:can(?:no|')t|won't|will not|am (?:un|not )able to|must decline)|i'm (?:not able|unable) to|unable to)"
     r"\W+(?:\w+\W+){0,2}?(?:help|assist|comply|provide|answer|respond|fulfil|do that|do this|continue|explain)"
 )
-_CONTROL = re.compile(r"<(?=\|)|<(?=/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn)>)|\[(?=/?INST\])")
-"""Where what a chat template is made of begins; a space behind it leaves it a text."""
+_CONTROL = re.compile(r"<(?=<)|>(?=>)|<(?=\|)|<(?=/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn)>)|\[(?=/?INST\])")
+"""Where a mark, or what a chat template is made of, begins; a space behind it leaves it a text."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +123,6 @@ def unusable(text: str) -> str:
     return f"wrong language: it seems to be {found}, English was asked for" if found else ""
 
 
-def without_marks(text: str) -> str:
-    """A text whose own marks are taken apart, and tell of nothing."""
-    return re.sub(r"<(?=<)|>(?=>)", lambda found: f"{found[0]} ", text)
-
-
 def _flat(text: str) -> str:
-    """On one line, without marks of its own, or anything that ends a turn."""
-    return _CONTROL.sub(lambda found: f"{found[0]} ", re.sub(r"\s+", " ", without_marks(text)))
+    """On one line, without marks of its own, or anything that ends a turn: such words are taken apart."""
+    return _CONTROL.sub(lambda found: f"{found[0]} ", re.sub(r"\s+", " ", text))
