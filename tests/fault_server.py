@@ -138,7 +138,7 @@ class FaultServer:
             self._server.close()
             for task in asyncio.all_tasks(self._loop):
                 task.cancel()
-            self._loop.call_later(0.05, self._loop.stop)
+            self._loop.call_later(0.01, self._loop.stop)
 
         self._loop.call_soon_threadsafe(stop)
         self._thread.join(10)

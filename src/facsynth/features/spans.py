@@ -16,7 +16,7 @@ from facsynth.features.encoded import Encoded
 from facsynth.records import Span
 
 FOLLOWING_TOKENS = 16
-_SENTENCE_END = re.compile(r"[.!?](?:\s|$)|\n")
+_SENTENCE_END = re.compile(r"[.!?](?=\s)|\n")
 SPAN_TOKENS = 32
 """Longest span, in tokens (paper, appendix K)."""
 
@@ -54,17 +54,17 @@ def cut_span(ids: Sequence[int], roles: Sequence[int], position: int, tokenizer:
     What follows goes on to the end of the sentence, or for 16 tokens.
     """
 
-    def decode(part: slice) -> str:
-        return str(tokenizer.decode(np.asarray(ids[part]), clean_up_tokenization_spaces=False))
+    def decode(start: int, end: int) -> str:
+        return str(tokenizer.decode(np.asarray(ids[start:end]), clean_up_tokenization_spaces=False))
 
     start, end = position, position + 1
     while start > 0 and position - start < SPAN_TOKENS - 1 and roles[start - 1] == roles[position]:
         start -= 1
     while end < len(ids) and end - position <= FOLLOWING_TOKENS and roles[end] == roles[position]:
         end += 1
-        if _SENTENCE_END.search(decode(slice(position + 1, end))):
-            break
-    return decode(slice(start, position + 1)), decode(slice(position, position + 1)), decode(slice(start, end))
+    text, context = decode(start, position + 1), decode(start, end)
+    sentence_end = _SENTENCE_END.search(context, len(text))
+    return text, decode(position, position + 1), context[: sentence_end.end()] if sentence_end else context
 
 
 def span_text(ids: Sequence[int], roles: Sequence[int], tokenizer: Any, position: int) -> str:
