@@ -71,6 +71,7 @@ def make_run(
         "recovered_chance_tokens": 0.417, "n_accepted": len(rows["samples"]),
         "n_rejected": dict(Counter(row["reason"] for row in rows["rejected"])), "n_gave_up": len(lost),
         "writer_calls": 288, "writer_tokens": 48213,
+        "n_selected": 0, "n_closed_by_selected": 0,
         "n_control": 29, "control_tokens": 1044, "accepted_per_1000_tokens": 0.4,
         "chance_extrapolated": [False, True], "stop_reason": "every feature tried", "seconds": 214.0,
         "names": NAMES,

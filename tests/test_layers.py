@@ -20,7 +20,7 @@ BANDS = (
     {"asked"},
     {"settings"},
     {"assemble", "measure", "recipe"},
-    {"outcome", "proof", "run_folder", "screening", "selfcheck", "writers"},
+    {"outcome", "proof", "run_folder", "screening", "selecting", "selfcheck", "writers"},
     {"explain", "planning"},
     {"judging"},
     {"pipeline"},

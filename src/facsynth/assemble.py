@@ -186,12 +186,12 @@ def _sae_folder(path: str) -> Path:
 
 
 def read_data(block: DataBlock, which: str, progress: Progress = no_progress) -> Corpus:
-    """The seed set or the anchor, all files of it as one corpus.
+    """The seed set, the anchor or the pool, all files of it as one corpus.
 
-    Named fields are those of the seed set; a file of the anchor that lacks them is read in the layout it has.
+    Named fields are those of the seed set; another file that lacks them is read in the layout it has.
     """
     corpora = []
-    for source in block.seed if which == "seed" else block.anchor:
+    for source in {"seed": block.seed, "anchor": block.anchor, "pool": block.pool}[which]:
         read = partial(read_corpus, source, form=block.form, limit=block.limit, progress=progress)
         try:
             corpora.append(read(fields=Fields(**block.fields)))
@@ -208,7 +208,7 @@ def check_form(settings: RunSettings) -> None:
     Raises:
         SettingsError: saying what can be done instead.
     """
-    if settings.data.form != "message":
+    if settings.data.form != "message" and settings.budget.max_candidates:
         raise SettingsError(
             f"samples of the form {settings.data.form} cannot be written yet, only messages\n"
             "Measure with `facsynth coverage`, or set data.form to message."

@@ -19,7 +19,7 @@ from facsynth.records import Message, Sample, Span
 from facsynth.settings import RunSettings
 from facsynth.store import write_json, write_jsonl
 from facsynth.synthesis.accept import NOTHING_FIRES, text_sha256
-from facsynth.synthesis.candidates import Candidate, Synthesis
+from facsynth.synthesis.candidates import SELECTED, Candidate, Synthesis
 from facsynth.synthesis.requests import FeatureTask
 from facsynth.text.forms import to_row
 
@@ -78,9 +78,9 @@ def target_record(row: PlanRow, thresholds: Floats, spans: Sequence[Span]) -> di
     }
 
 
-def sample_of(candidate: Candidate) -> Sample:
-    """The candidate as a sample of the form `message`."""
-    return Sample((Message("user", candidate.text),))
+def row_of(candidate: Candidate) -> dict[str, Any]:
+    """The candidate as a row of `samples.jsonl`: whole where it comes from a pool."""
+    return candidate.row or to_row(Sample((Message("user", candidate.text),)), "message")
 
 
 def write_outcome(
@@ -115,27 +115,32 @@ def write_outcome(
     under = under_represented(filled, anchor, before.targets, before.thresholds, min_support=min_support)
     write_json(out / "coverage" / "after.json", _coverage_json(after, under, before, space, settings))
     thresholds = {task.feature_id: task.threshold for task in tasks}
-    common = _common_provenance(space, writer, settings)
-    write_jsonl(out / "samples.jsonl", [to_row(sample_of(c), settings.data.form) for c in written.accepted])
+    common = _common_provenance(space, settings)
+    write_jsonl(out / "samples.jsonl", map(row_of, written.accepted))
     by_id = {task.feature_id: task for task in tasks}
-    write_jsonl(out / "provenance.jsonl", [_provenance(c, by_id[c.feature]) | common for c in written.accepted])
+    write_jsonl(out / "provenance.jsonl", [_provenance(c, by_id[c.feature], writer) | common for c in written.accepted])
     write_jsonl(out / "rejected.jsonl", [_rejected(c, thresholds) for c in written.rejected])
     write_jsonl(out / "gave_up.jsonl", _gave_up(written, tasks))
     figures = _recovery(before, filled, tasks, written) | _chance_levels(written, tasks, before)
     figures |= {"before": before.coverage.value, "after": after.value, "seconds": round(seconds, 1)}
-    write_json(out / "summary.json", figures | _counts(written) | {"names": _names(settings, space)})
+    write_json(out / "summary.json", figures | _counts(written, tasks) | {"names": _names(settings, space)})
 
 
-def _counts(written: Synthesis) -> dict[str, Any]:
+def _counts(written: Synthesis, tasks: Sequence[FeatureTask]) -> dict[str, Any]:
+    selected = Counter(feature for c in written.accepted if c.written_for == SELECTED for feature in c.fires)
+    n_closed = sum(selected[task.feature_id] >= task.n_wanted for task in tasks)
+    n_written = len(written.accepted) - written.n_selected
     return {
         "n_accepted": len(written.accepted),
+        "n_selected": written.n_selected,
+        "n_closed_by_selected": n_closed,
         "n_rejected": dict(Counter(c.reason.partition(":")[0] for c in written.rejected)),
         "n_gave_up": len(written.gave_up),
         "n_control": len(written.control),
         "writer_calls": sum(c.n_calls for c in (*written.accepted, *written.rejected, *written.control)),
         "writer_tokens": written.candidate_tokens + written.control_tokens,
         "control_tokens": written.control_tokens,
-        "accepted_per_1000_tokens": 1000 * len(written.accepted) / max(written.candidate_tokens, 1),
+        "accepted_per_1000_tokens": 1000 * n_written / max(written.candidate_tokens, 1),
         "stop_reason": written.stop_reason,
     }
 
@@ -184,10 +189,8 @@ def _chance_levels(written: Synthesis, tasks: Sequence[FeatureTask], before: Mea
     }
 
 
-def _common_provenance(space: FeatureSpace, writer: str, settings: RunSettings) -> dict[str, Any]:
+def _common_provenance(space: FeatureSpace, settings: RunSettings) -> dict[str, Any]:
     return {
-        "source": "written",
-        "writer": writer,
         "model": space.identity["model"],
         "sae": space.identity["sae"],
         "form": settings.data.form,
@@ -197,15 +200,17 @@ def _common_provenance(space: FeatureSpace, writer: str, settings: RunSettings) 
     }
 
 
-def _provenance(candidate: Candidate, task: FeatureTask) -> dict[str, Any]:
+def _provenance(candidate: Candidate, task: FeatureTask, writer: str) -> dict[str, Any]:
     return {
         "sample_id": candidate.sample_id,
         "text_sha256": text_sha256(candidate.text),
+        "source": _source(candidate),
+        "writer": None if candidate.written_for == SELECTED else writer,
         "feature": candidate.feature,
-        "written_for": candidate.written_for,
+        "written_for": _written_for(candidate),
         "fires": list(candidate.fires),
         "threshold": task.threshold,
-        "explanation": task.explanation or None,
+        "explanation": (task.explanation or None) if candidate.written_for != SELECTED else None,
         "activation": candidate.activation,
         "position": candidate.position,
         "span": candidate.span,
@@ -216,12 +221,21 @@ def _provenance(candidate: Candidate, task: FeatureTask) -> dict[str, Any]:
 
 def _rejected(candidate: Candidate, thresholds: dict[int, float]) -> dict[str, Any]:
     return {
-        "feature": candidate.written_for,
+        "source": _source(candidate),
+        "feature": _written_for(candidate),
         "reason": candidate.reason,
         "text": candidate.text,
         "activation": candidate.activation,
-        "threshold": thresholds[candidate.written_for],
+        "threshold": thresholds.get(candidate.written_for),
     }
+
+
+def _source(candidate: Candidate) -> str:
+    return "selected" if candidate.written_for == SELECTED else "written"
+
+
+def _written_for(candidate: Candidate) -> int | None:
+    return None if candidate.written_for == SELECTED else candidate.written_for
 
 
 def _gave_up(written: Synthesis, tasks: Sequence[FeatureTask]) -> list[dict[str, Any]]:

@@ -21,7 +21,9 @@ from facsynth.assemble import (
     open_local_writer,
     open_sae,
     open_space,
+    read_data,
 )
+from facsynth.bins import Ints
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded, encode, settings_of
 from facsynth.features.reuse import Known, known_folders, remember
@@ -37,13 +39,15 @@ from facsynth.records import Progress, no_progress
 from facsynth.report.build import build_report
 from facsynth.report.shapes import SUMMARY, read_object
 from facsynth.run_folder import Corpora, open_run, read_unless_known, timed
+from facsynth.selecting import select_samples
 from facsynth.selfcheck import check_before_measuring
 from facsynth.settings import RunSettings
 from facsynth.store import Artifact, file_sha256
-from facsynth.synthesis.candidates import Synthesis
+from facsynth.synthesis.candidates import Candidate, Synthesis
 from facsynth.synthesis.loop import synthesize
 from facsynth.synthesis.requests import FeatureTask
 from facsynth.text.corpus import Corpus
+from facsynth.text.forms import to_sample
 from facsynth.writers import check_endpoints, opened_model
 
 
@@ -82,9 +86,13 @@ def run(
                 measured(out)
                 tasks = fix_targets(before, settings, out, anchor, space)
                 exact = open_space(settings, cache, dtype="float32")
+                support = anchor.profile.firing_samples(before.thresholds)
+                selected = select_from_pool(
+                    tasks, settings, out, cache, support=support, space=space, exact=exact, progress=progress
+                )
                 local = partial(open_local_writer, space, anchor.profile, [t.feature_id for t in tasks], settings)
                 written = write_samples(
-                    tasks, settings, out, local=local, exact=exact, replay=replay, progress=progress
+                    tasks, settings, out, local=local, exact=exact, selected=selected, replay=replay, progress=progress
                 )
                 accepted = encode_accepted(written, exact, out, progress)
                 filled = merge([seed_set.profile, *([accepted.profile] if accepted else [])])
@@ -130,6 +138,30 @@ def measure_run(
     return before, space, anchor, seed_set
 
 
+def select_from_pool(
+    tasks: Sequence[FeatureTask],
+    settings: RunSettings,
+    out: Path,
+    cache: Path,
+    *,
+    support: Ints,
+    space: FeatureSpace,
+    exact: FeatureSpace,
+    progress: Progress,
+) -> list[Candidate]:
+    """Close what samples of `data.pool` can close, in `selection/`; `support` as `select_samples` takes it."""
+    if not settings.data.pool or not tasks:
+        return []
+    corpus = read_data(settings.data, "pool", progress)
+    pool = _encode_part(corpus, space, out / "features" / "pool", cache, progress)
+    parents = {"targets": file_sha256(out / "targets.json"), "pool": corpus.fingerprint}
+    artifact = Artifact(out / "selection", "select", {"n_selected": settings.budget.n_selected}, parents)
+    return select_samples(
+        tasks, corpus, pool, measurer(exact), artifact,
+        support=support, n=settings.budget.n_selected, known_ids=_known_ids(out), progress=progress,
+    )  # fmt: skip
+
+
 def write_samples(
     tasks: Sequence[FeatureTask],
     settings: RunSettings,
@@ -137,11 +169,11 @@ def write_samples(
     *,
     local: Callable[[], Writer],
     exact: FeatureSpace,
+    selected: Sequence[Candidate] = (),
     replay: Path | None = None,
     progress: Progress = no_progress,
 ) -> Synthesis:
     """Write until every attempted feature has its samples or is given up; calls in `ledger.sqlite`."""
-    known = {sample_id for part in ("anchor", "seed") for sample_id in Encoded.open(out / "features" / part).ids()}
     with (
         Ledger.open(out / "ledger.sqlite") as ledger,
         opened_model(settings, "writer", ledger, local, replay=replay, progress=progress) as writer,
@@ -149,8 +181,14 @@ def write_samples(
         parents = {"targets": file_sha256(out / "targets.json"), "writer": writer.identity}
         artifact = Artifact(out / "synthesis", "synthesize", asdict(settings.synthesis), parents)
         return synthesize(
-            tasks, writer, measurer(exact), artifact, settings.synthesis, known_ids=known, progress=progress
-        )
+            tasks, writer, measurer(exact), artifact, settings.synthesis,
+            selected=selected, known_ids=_known_ids(out), progress=progress,
+        )  # fmt: skip
+
+
+def _known_ids(out: Path) -> set[str]:
+    """Samples of seed set and anchor."""
+    return {sample_id for part in ("anchor", "seed") for sample_id in Encoded.open(out / "features" / part).ids()}
 
 
 def writer_of(out: Path) -> str:
@@ -162,7 +200,8 @@ def encode_accepted(written: Synthesis, exact: FeatureSpace, out: Path, progress
     """The accepted samples as an encoded corpus; None where there are none."""
     if not written.accepted:
         return None
-    corpus = Corpus.of([outcome.sample_of(c) for c in written.accepted], name="accepted", form=exact.settings.form)
+    form = exact.settings.form
+    corpus = Corpus.of([to_sample(row, form).sample for row in map(outcome.row_of, written.accepted)], form=form)
     return encode(corpus, exact, out / "features" / "accepted", progress=progress)
 
 

@@ -29,7 +29,7 @@ ON_THE_WAY = {
 }  # fmt: skip
 """What of an endpoint is not about its model."""
 WITHOUT_EFFECT: dict[str, Any] = {
-    "data": {"seed", "anchor"}, "model": {"device"}, "sae": {"check"},
+    "data": {"seed", "anchor", "pool"}, "model": {"device"}, "sae": {"check"},
     "writer": {"batch_size": True, "endpoint": ON_THE_WAY}, "judge": {"batch_size": True, "endpoint": ON_THE_WAY},
 }  # fmt: skip
 """What a run may be gone on with in another way: data sets count by their content, not by their place."""

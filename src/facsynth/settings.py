@@ -108,15 +108,25 @@ class SaeBlock(Block):
 
 
 class DataBlock(Block):
-    """Seed set and anchor: files, `-`, or Hub data sets; several are read as one."""
+    """Seed set, anchor and pool: files, `-`, or Hub data sets; several are read as one."""
 
     seed: Files
     anchor: Files
+    pool: Annotated[tuple[Place, ...], BeforeValidator(_one_file)] = ()
+    """Samples to select from before anything is written."""
     form: str = "message"
     fields: RowFields = Field(default={})
     """Where the parts of a row are, for layouts that are not recognised: text, messages, prompt …"""
     limit: int | None = Field(default=None, ge=1)
     """Samples read of each file at most."""
+
+    @field_validator("pool")
+    @classmethod
+    def _is_there_again(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """A pool is read again when its samples are known; stdin is gone by then."""
+        if "-" in value:
+            raise ValueError("a pool cannot come from stdin; give a file")
+        return value
 
     @field_validator("form")
     @classmethod
@@ -150,9 +160,11 @@ class BudgetBlock(Block):
 
     features: int | None = Field(default=None, ge=1)
     """Attempt so many concepts, drawn at random with `rng_seed`; all where nothing is said."""
+    n_selected: int | None = Field(default=None, ge=1)
+    """Samples of the pool at most; as many as add anything where nothing is said."""
     per_wave: int = Field(default=SynthesisSettings.per_wave, ge=1)
-    max_candidates: int = Field(default=SynthesisSettings.max_candidates, ge=1)
-    """A feature without one that is accepted, then it is given up."""
+    max_candidates: int = Field(default=SynthesisSettings.max_candidates, ge=0)
+    """A feature without one that is accepted, then it is given up; 0: nothing is written."""
     max_calls: int | None = Field(default=None, ge=1)
     max_tokens: int | None = Field(default=None, ge=1)
     """Prompt and written ones, of all calls."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -22,11 +22,23 @@ from facsynth.llm.budget import Budget
 from facsynth.llm.endpoint import Endpoint
 from facsynth.llm.endpoint_writer import EndpointWriter, identity_of
 from facsynth.protocols import Writer
-from facsynth.records import Progress, no_progress
+from facsynth.records import Progress, Reply, Request, no_progress
 from facsynth.settings import RunSettings
 
 JUDGE = "judge:"
 """What the identity of a judge begins with; the same model may write."""
+
+
+class Nobody:
+    """Who writes where nothing is to be written."""
+
+    identity = "nobody"
+    batch_size = 1
+
+    def write(self, requests: Sequence[Request]) -> list[Reply]:
+        """No requests, no replies."""
+        assert not requests, "nothing was to be written"
+        return []
 
 
 @contextmanager
@@ -63,21 +75,30 @@ def opened_model(
             names = [name for name in recorded.writers() if name.startswith(JUDGE) == (role == JUDGE)]
             identity = names[0] if len(names) == 1 else None
             yield LedgerWriter(ScriptedWriter.replay(recorded, identity=identity), ledger, progress=progress)
+    elif which == "writer" and not settings.budget.max_candidates:
+        yield Nobody()
     elif block is None:
         yield LedgerWriter(local(), ledger, role=role, progress=progress)
     else:
         check_allowed(block, which)
-
-        def tell(seconds: float, why: str) -> None:
-            progress(f"waiting: {seconds:.0f} s, the endpoint: {why}", 0, None)
-
-        with ExitStack() as ends, Endpoint(endpoint_settings(block), tell) as endpoint:
-            identity = role + identity_of(endpoint.settings, endpoint.described())
-            more = len(json.dumps(block.extra))
-            budget = Budget(settings.caps, price_of(block), ledger.spent(), more_bytes=more)
-            writer = EndpointWriter(endpoint, ledger, budget, identity=identity, progress=progress)
-            ends.callback(writer.wait)
+        with _opened_endpoint(block, settings, role, ledger, progress) as writer:
             yield writer
+
+
+@contextmanager
+def _opened_endpoint(
+    block: EndpointBlock, settings: RunSettings, role: str, ledger: Ledger, progress: Progress
+) -> Iterator[Writer]:
+    def tell(seconds: float, why: str) -> None:
+        progress(f"waiting: {seconds:.0f} s, the endpoint: {why}", 0, None)
+
+    with ExitStack() as ends, Endpoint(endpoint_settings(block), tell) as endpoint:
+        identity = role + identity_of(endpoint.settings, endpoint.described())
+        more = len(json.dumps(block.extra))
+        budget = Budget(settings.caps, price_of(block), ledger.spent(), more_bytes=more)
+        writer = EndpointWriter(endpoint, ledger, budget, identity=identity, progress=progress)
+        ends.callback(writer.wait)
+        yield writer
 
 
 def check_endpoints(settings: RunSettings) -> None:

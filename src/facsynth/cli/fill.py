@@ -1,4 +1,4 @@
-"""Fill: init, demo, run, synthesize."""
+"""Fill: init, demo, select, run, synthesize."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ TEMPLATE = """\
 data:
   seed: [my.jsonl]          # the data you have: .jsonl .json .csv .tsv .parquet (.gz), hf:owner/name
   anchor: [broad.jsonl]     # what it should reach; never the evaluation set
+  # pool: [more.jsonl]      # samples to select from, before anything is written
   form: message             # which part of a row is encoded: message, chat, preference, ab, text
   # fields: {{text: body}}    # for rows of another layout
 model: {{path: embedded}}     # or a Hugging Face folder or id, with dtype and device
@@ -76,6 +77,25 @@ def init(
     )  # fmt: skip
     write_text(path, ready_text(ready) if ready else text)
     print(path)
+
+
+@o.takes(o.MEASURING, o.SPACE, o.ROWS)
+def select(
+    seed: o.Seed,
+    pool: Annotated[list[str], typer.Option("--pool", help="Where to select from; repeat it for several files.")],
+    out: o.Out,
+    config: o.Config = None,
+    n: Annotated[
+        int | None, typer.Option("--top", "-n", min=1, help="Samples at most. [as many as add anything]")
+    ] = None,
+    json: o.Json = False,
+    **options: Any,
+) -> None:
+    """The samples of a pool that cover most of what a data set misses; nothing is written.
+
+    Example:  facsynth select my.jsonl --pool more.jsonl --anchor broad.jsonl -n 100 -o runs/mine
+    """
+    _run(o.resolve(config, seed, pool=pool, n_selected=n, max_candidates=0, **options), out, json)
 
 
 def run(
@@ -200,6 +220,7 @@ def print_summary(summary: dict[str, Any], record: dict[str, Any], out: Path) ->
         ("attempted", str(summary["n_attempted"])),
         ("recovered of attempted", f"{summary['n_recovered']} = {percent(summary['recovered_of_attempted'])}"),
         ("chance level", chance),
+        *_of_the_pool(summary),
         ("accepted", f"{summary['n_accepted']}   ({summary['accepted_per_1000_tokens']:.2f} per 1,000 written tokens)"),
         ("rejected", rejected or "0"),
         ("given up", str(summary["n_gave_up"])),
@@ -215,4 +236,9 @@ def print_summary(summary: dict[str, Any], record: dict[str, Any], out: Path) ->
     note(f"report: {out / 'report.html'}   samples: {out / 'samples.jsonl'}   prove them: {prove}")
 
 
-COMMANDS: Panel = {"init": init, "demo": demo, "run": run, "synthesize": synthesize}
+def _of_the_pool(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    n, n_closed = summary["n_selected"], summary["n_closed_by_selected"]
+    return [("selected from the pool", f"{n}   (give {n_closed} features all they lack)")] if n else []
+
+
+COMMANDS: Panel = {"init": init, "demo": demo, "select": select, "run": run, "synthesize": synthesize}

@@ -117,6 +117,9 @@ def takes(*groups: Mapping[str, Any]) -> Callable[[Command], Command]:
 
 KEYS = {
     "anchor": "data.anchor",
+    "pool": "data.pool",
+    "n_selected": "budget.n_selected",
+    "max_candidates": "budget.max_candidates",
     "form": "data.form",
     "limit": "data.limit",
     "model": "model.path",

@@ -102,6 +102,7 @@ SUMMARY: Shape = {
     **dict.fromkeys(("before", "after"), is_share),
     **dict.fromkeys(("recovered_of_attempted", "recovered_chance", "recovered_chance_tokens"), or_null(is_share)),
     **dict.fromkeys(("n_missing", "n_attempted", "n_recovered", "n_accepted", "n_gave_up", "n_control"), is_count),
+    **dict.fromkeys(("n_selected", "n_closed_by_selected"), is_count),
     **dict.fromkeys(("writer_calls", "writer_tokens", "control_tokens"), is_count),
     "accepted_per_1000_tokens": is_number,
     "chance_extrapolated": or_null(list_of(is_flag)),
@@ -138,13 +139,14 @@ TARGETS: Shape = {
     ),
 }  # fmt: skip
 PROVENANCE: Shape = {
-    **dict.fromkeys(("feature", "written_for"), is_count),
+    "feature": is_count,
+    "written_for": or_null(is_count),
     **dict.fromkeys(("threshold", "activation"), is_number),
     **dict.fromkeys(("span", "form", "source", "text_sha256"), is_text),
     "fires": list_of(is_count),
     "explanation": or_null(is_text),
 }
-REJECTED: Shape = {"feature": is_count, "reason": is_text}
+REJECTED: Shape = {"feature": or_null(is_count), "reason": is_text}
 GAVE_UP: Shape = {
     **dict.fromkeys(("feature", "n_candidates"), is_count),
     **dict.fromkeys(("best_activation", "threshold"), is_number),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 CONTROL = -1
+SELECTED = -2
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class Candidate:
     """One reply and what became of it: a row of the wave's file."""
 
     written_for: int
-    """The feature of its prompt; `CONTROL` for a plain sample."""
+    """The feature of its prompt; `CONTROL` for a plain sample, `SELECTED` for one of a pool."""
     text: str
     reason: str
     """Empty where accepted."""
@@ -31,6 +32,8 @@ class Candidate:
     n_calls: int = 1
     prompt_tokens: int = 0
     written_tokens: int = 0
+    row: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Of a pool: all of it, in the form's layout."""
 
     def changed(self, **changes: Any) -> Candidate:
         """The same with other values."""
@@ -44,15 +47,21 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Synthesis:
-    """What was written, all of it, in the order of asking."""
+    """What was selected, and what was written, all of it, in the order of asking."""
 
     accepted: list[Candidate]
+    """The selected ones first."""
     rejected: list[Candidate]
     gave_up: dict[int, int]
     """feature_id → candidates spent on it."""
     control: list[Candidate]
     """Plain samples; `fires` are the features above their threshold, as in `recovered`."""
     stop_reason: str
+
+    @property
+    def n_selected(self) -> int:
+        """Accepted samples of a pool."""
+        return sum(candidate.written_for == SELECTED for candidate in self.accepted)
 
     @property
     def candidate_tokens(self) -> int:

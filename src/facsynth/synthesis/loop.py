@@ -37,6 +37,7 @@ def synthesize(
     artifact: Artifact,
     settings: SynthesisSettings,
     *,
+    selected: Sequence[Candidate] = (),
     known_ids: Collection[str] = (),
     progress: Progress = no_progress,
 ) -> Synthesis:
@@ -48,13 +49,15 @@ def synthesize(
         measure: what decides.
         artifact: keeps one file of decisions a wave.
         settings: sizes and sampling.
+        selected: from a pool; what those fire that are accepted is not written for.
         known_ids: samples of seed and anchor; a candidate equal to one is a copy.
         progress: told of accepted samples.
 
     Raises:
         ModelError: the writer answered no request of a wave.
     """
-    waves, judge = Waves(tasks, settings), _Judge(tasks, measure, artifact, set(known_ids))
+    given = {*known_ids, *(candidate.sample_id for candidate in selected if not candidate.reason)}
+    waves, judge = Waves(tasks, settings, selected), _Judge(tasks, measure, artifact, given)
     beside = ThreadPoolExecutor(settings.lag + 1)
     out: deque[tuple[str, Wave, Callable[[], list[Reply]]]] = deque()
     n = 0

@@ -31,7 +31,7 @@ class SynthesisSettings:
     per_wave: int = 4
     """Candidates a feature and wave."""
     max_candidates: int = 20
-    """Candidates in a row of which none is accepted for the feature: then it is given up."""
+    """Candidates in a row of which none is accepted for the feature: then it is given up. 0: nothing is written."""
     max_tokens: int = 64
     """Longest message; one that does not end within is dropped."""
     temperature: float = 0.8
@@ -55,9 +55,9 @@ class SynthesisSettings:
     rng_seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("per_wave", "max_candidates", "max_tokens", "n_spans"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} is {getattr(self, name)}\nGive at least 1.")
+        for name, least in (("per_wave", 1), ("max_candidates", 0), ("max_tokens", 1), ("n_spans", 1)):
+            if getattr(self, name) < least:
+                raise SettingsError(f"{name} is {getattr(self, name)}\nGive at least {least}.")
         if not 0 <= self.control <= 1:
             raise SettingsError(f"control is {self.control}\nGive a share between 0 and 1.")
 

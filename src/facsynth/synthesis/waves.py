@@ -22,12 +22,14 @@ Wave = list[tuple[int, Request]]
 class Waves:
     """The state between waves. A wave that is out counts as in vain until it is taken."""
 
-    def __init__(self, tasks: Sequence[FeatureTask], settings: SynthesisSettings) -> None:
-        """Begin with nothing asked."""
-        self.tasks, self.settings = tasks, settings
+    def __init__(
+        self, tasks: Sequence[FeatureTask], settings: SynthesisSettings, selected: Sequence[Candidate] = ()
+    ) -> None:
+        """Begin with nothing asked, and with what was selected from a pool."""
+        self.tasks, self.settings, self.selected = tasks, settings, selected
         self.candidates: list[Candidate] = []
         self.n_asked: Counter[int] = Counter()
-        self.n_fired: Counter[int] = Counter()
+        self.n_fired = Counter(feature for c in selected if not c.reason for feature in c.fires)
         self._n_in_vain: Counter[int] = Counter()
         """Candidates written for a feature since the last accepted sample that fires it."""
         self._n_out: Counter[int] = Counter()
@@ -88,9 +90,10 @@ class Waves:
 
     def outcome(self, control: list[Candidate]) -> Synthesis:
         """What was written in all, once no wave is out."""
+        found = [*self.selected, *self.candidates]
         return Synthesis(
-            accepted=[c for c in self.candidates if not c.reason],
-            rejected=[c for c in self.candidates if c.reason],
+            accepted=[c for c in found if not c.reason],
+            rejected=[c for c in found if c.reason],
             gave_up={t.feature_id: self.n_asked[t.feature_id] for t in self.tasks if self.lacks(t) > 0},
             control=control,
             stop_reason=self.stop_reason(),
@@ -104,6 +107,8 @@ class Waves:
             return "every attempted feature has its samples"
         if self._cap:
             return f"{self._cap} is reached"
+        if not self.settings.max_candidates:
+            return "nothing was to be written"
         return "the candidates of the remaining features are spent"
 
     def _left(self, feature: int) -> int:

@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
-import sys
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from facsynth.errors import InputError, SettingsError
 from facsynth.records import Failure, Progress, Sample, no_progress
-from facsynth.text.forms import form_roles, to_sample
+from facsynth.text.forms import form_roles, full_row, to_row, to_sample
 from facsynth.text.layouts import NO_FIELDS, Fields, RawRow, RowError
-from facsynth.text.readers import read_rows, sniff, spool
+from facsynth.text.sources import open_source
 
-KNOWN_ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+Row = Callable[[], dict[str, Any]]
+"""`full_row` of a row as it was read."""
 RAW_CHARS = 200
 PROGRESS_ROWS = 1000
-_HUB = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(:(?P<config>[^@]+))?(@(?P<split>.+))?")
 
 
 @dataclass(frozen=True, repr=False)
@@ -45,14 +42,27 @@ class Corpus:
     """Samples that had NUL characters or lone surrogates taken out."""
     licence: str | None
     """None: unknown."""
-    _samples: Callable[[], Iterator[Sample]] = field(compare=False)
+    _rows: Callable[[], Iterator[tuple[Sample, Row]]] = field(compare=False)
 
     @staticmethod
     def of(samples: Sequence[Sample], *, name: str = "samples", form: str = "message") -> Corpus:
         """A corpus of samples held in memory."""
         form_roles(form)
         held = tuple(samples)
-        return Corpus(name, form, _fingerprint(held), len(held), (), 0, None, lambda: iter(held))
+
+        def rows() -> Iterator[tuple[Sample, Row]]:
+            return ((sample, partial(to_row, sample, form)) for sample in held)
+
+        return Corpus(
+            name,
+            form,
+            _fingerprint(held),
+            len(held),
+            (),
+            0,
+            None,
+            lambda: ((s, partial(to_row, s, form)) for s in held),
+        )
 
     @staticmethod
     def join(corpora: Sequence[Corpus], *, name: str | None = None) -> Corpus:
@@ -74,7 +84,7 @@ class Corpus:
             failures=tuple(failure for corpus in parts for failure in corpus.failures),
             n_repaired=sum(corpus.n_repaired for corpus in parts),
             licence=licences.pop() if len(licences) == 1 else None,
-            _samples=lambda: (sample for corpus in parts for sample in corpus),
+            _rows=lambda: (row for corpus in parts for row in corpus.rows()),
         )
 
     @property
@@ -91,10 +101,14 @@ class Corpus:
         Raises:
             InputError: at the end, where the file is no longer what it was when the corpus was read.
         """
+        return (sample for sample, _ in self.rows())
+
+    def rows(self) -> Iterator[tuple[Sample, Row]]:
+        """Stream the samples, each with what gives the whole row it was cut from. Raises as iteration does."""
         digest = hashlib.sha256()
-        for sample in self._samples():
+        for sample, row in self._rows():
             digest.update(sample.sample_id.encode())
-            yield sample
+            yield sample, row
         if digest.hexdigest() != self.fingerprint:
             raise InputError(f"{self.name} was changed while it was in use\nRun the same command again.")
 
@@ -105,17 +119,12 @@ class Corpus:
         )
 
 
-class _Source(NamedTuple):
-    name: str
-    rows: Callable[[], Iterator[RawRow]]
-    licence: str | None = None
-
-
 class _Outcome(NamedTuple):
     sample: Sample | None
     repaired: bool = False
     failure: Failure | None = None
     hint: str = ""
+    row: Any = None
 
 
 class _Read(NamedTuple):
@@ -153,7 +162,7 @@ def read_corpus(
     form_roles(form)
     if limit is not None and limit < 1:
         raise SettingsError(f"limit is {limit}; at least 1 sample is needed")
-    found = _source(source)
+    found = open_source(source)
 
     def outcomes() -> Iterator[_Outcome]:
         return _outcomes(found.rows(), form, fields, limit)
@@ -169,7 +178,7 @@ def read_corpus(
         failures=tuple(read.failures),
         n_repaired=read.n_repaired,
         licence=found.licence,
-        _samples=lambda: (outcome.sample for outcome in outcomes() if outcome.sample),
+        _rows=lambda: ((o.sample, partial(full_row, o.row, form, fields)) for o in outcomes() if o.sample),
     )
 
 
@@ -201,7 +210,7 @@ def _outcomes(rows: Iterable[RawRow], form: str, fields: Fields, limit: int | No
         except RowError as err:
             yield _Outcome(None, failure=Failure(row.where, str(err), _start(row.value)), hint=err.hint)
             continue
-        yield _Outcome(replace(mapped.sample, where=row.where), mapped.repaired)
+        yield _Outcome(replace(mapped.sample, where=row.where), mapped.repaired, row=row.value)
         n_samples += 1
         if n_samples == limit:
             return
@@ -232,66 +241,3 @@ def _fingerprint(samples: Iterable[Sample]) -> str:
     for sample in samples:
         digest.update(sample.sample_id.encode())
     return digest.hexdigest()
-
-
-def _source(source: str | Path) -> _Source:
-    name = str(source)
-    if name == "-":
-        return _stdin()
-    if name.startswith("hf:"):
-        return _hub(name)
-    if not name:
-        raise InputError(
-            "the name of a file is empty\nName a file, - for stdin, or a data set on the Hub: hf:owner/name."
-        )
-    path = Path(os.path.expanduser(name))  # noqa: PTH111  (Path.expanduser raises where there is no such user)
-    kind = _kind_of(path)
-    if path.is_dir():
-        raise InputError(f"{name} is a folder\nName the file in it (known: {', '.join(KNOWN_ENDINGS)}, also .gz).")
-    if not path.exists():
-        if kind is None and "/" in name and _HUB.fullmatch(name):
-            return _hub(name)
-        raise InputError(f"there is no file {name}\nA data set on the Hub is named hf:owner/name.")
-    if kind is None:
-        raise InputError(
-            f"{name} has no known ending\nKnown: {', '.join(KNOWN_ENDINGS)}, each also with .gz. "
-            "Pipe anything else to stdin (-): a json array, jsonl, or one text a line."
-        )
-    return _Source(name, lambda: read_rows(path, kind, name))
-
-
-def _kind_of(path: Path) -> str | None:
-    ending = Path(path.name.lower().removesuffix(".gz")).suffix
-    return ending.removeprefix(".") if ending in KNOWN_ENDINGS else None
-
-
-def _stdin() -> _Source:
-    spooled = spool(sys.stdin.buffer, "stdin")
-
-    def rows() -> Iterator[RawRow]:
-        return read_rows(spooled, kind, "stdin")
-
-    weakref.finalize(rows, spooled.unlink, missing_ok=True)  # gone with the corpus that holds `rows`
-    kind = sniff(spooled, "stdin")
-    return _Source("stdin", rows)
-
-
-def _hub(name: str) -> _Source:
-    parts = _HUB.fullmatch(name.removeprefix("hf:"))
-    if parts is None:
-        raise InputError(f"{name} is no data set id\nWrite hf:owner/name, hf:owner/name:config or hf:owner/name@split.")
-    import datasets  # noqa: PLC0415  (seconds to load, needed for the Hub only)
-
-    try:
-        found = datasets.load_dataset(parts["id"], parts["config"], split=parts["split"] or "train")
-    except Exception as err:  # whatever `datasets` raises: no such set, no network, no such config or split
-        raise InputError(
-            f"the data set {parts['id']} cannot be read, and there is no such file\n  {type(err).__name__}: {err}\n"
-            "Check id, config and split (hf:owner/name:config@split) and the network, or download it as a file."
-        ) from err
-
-    def rows() -> Iterator[RawRow]:
-        for number, row in enumerate(found, start=1):
-            yield RawRow(f"{name}, row {number}", row)
-
-    return _Source(name, rows, found.info.license or None)

@@ -26,6 +26,8 @@ _FORM_ROLES = {
 FORMS = tuple(_FORM_ROLES)
 _CONTENT_ROLES: frozenset[str] = frozenset().union(*_FORM_ROLES.values())
 
+AB_KEYS = ("question", "answer_matching_behavior", "answer_not_matching_behavior")
+
 _THINK = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -98,6 +100,32 @@ def to_row(sample: Sample, form: str) -> dict[str, Any]:
         if to_sample(row, form).sample == sample:
             return row
     return {"messages": turns}
+
+
+def full_row(row: Any, form: str, fields: Fields = NO_FIELDS) -> dict[str, Any]:
+    """A row that `to_sample` takes, in the form's layout: all its turns, encoded or not, and the rejected reply.
+
+    `to_sample` cuts it to the same sample as the row itself.
+
+    Raises:
+        RowError: the row has turns that are no texts.
+    """
+    parts = parts_of(row, fields, text_first=form == "text")
+    history, reply, rejected = (_plain(turns) for turns in (parts.history, parts.reply, parts.rejected))
+    if form == "text":
+        return to_row(to_sample(row, form, fields).sample, form)
+    if form == "preference":
+        return {"prompt": history, "chosen": reply} | ({"rejected": rejected} if rejected else {})
+    if form == "ab" and isinstance(row, Mapping) and not fields.named:
+        kept = {key: row[key] for key in AB_KEYS if isinstance(row.get(key), str)}
+        if len(kept) == len(AB_KEYS):
+            return kept
+    return {"messages": history + reply}
+
+
+def _plain(turns: Sequence[Turn]) -> list[dict[str, str]]:
+    texts = [(turn.role, _clean(_content(turn, number))) for number, turn in enumerate(turns, start=1)]
+    return [{"role": role, "content": content} for role, content in texts]
 
 
 def _cut(parts: Parts, form: str) -> list[Turn]:

@@ -115,11 +115,12 @@ class Turn(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """A row taken apart; `preferred`: the reply is a chosen one."""
+    """A row taken apart; `preferred`: the reply is a chosen one, `rejected` the other."""
 
     history: list[Turn]
     reply: list[Turn]
     preferred: bool = False
+    rejected: tuple[Turn, ...] = ()
 
 
 def parts_of(row: Any, fields: Fields, *, text_first: bool) -> Parts:
@@ -146,7 +147,7 @@ def _from_named(row: Mapping[str, Any], named: Mapping[str, str]) -> Parts:
     else:
         history = [turn for part in ("prompt", "text") if part in values for turn in _as_turns(values[part], "user")]
     if "chosen" in values:
-        return _preferred(history, values["chosen"])
+        return _preferred(history, values["chosen"], values.get("rejected"))
     return Parts(history, _as_turns(values["completion"], "assistant") if "completion" in values else [])
 
 
@@ -158,10 +159,10 @@ def _from_recognised(row: Mapping[str, Any], text_first: bool) -> Parts:
     if key is None:
         if "chosen" not in present:
             raise RowError(f"no known layout; the fields are {_keys(row)}", _UNKNOWN_HINT)
-        return _preferred([], row["chosen"])
+        return _preferred([], row["chosen"], row.get("rejected"))
     history = [*_before(row), *_prompt(row, key)]
     if "chosen" in present:
-        return _preferred(history, row["chosen"])
+        return _preferred(history, row["chosen"], row.get("rejected"))
     for path in _REPLIES[key]:
         value = _lookup(row, path)
         if value is not _ABSENT and value is not None:
@@ -200,12 +201,19 @@ def _prompt(row: Mapping[str, Any], key: str) -> list[Turn]:
     return turns
 
 
-def _preferred(history: list[Turn], chosen: Any) -> Parts:
-    turns = _as_turns(chosen, "assistant")
-    if not any(turn.role == "user" for turn in turns):
-        return Parts(history, turns, preferred=True)
-    end = max(i for i, turn in enumerate(turns) if turn.role == "user") + 1
-    return Parts(turns[:end], turns[end:], preferred=True)
+def _preferred(history: list[Turn], chosen: Any, rejected: Any) -> Parts:
+    before, reply = _last_reply(_as_turns(chosen, "assistant"))
+    try:
+        other = [] if rejected is None else _last_reply(_as_turns(rejected, "assistant"))[1]
+    except RowError:  # it is encoded nowhere
+        other = []
+    return Parts(before or history, reply, preferred=True, rejected=tuple(other))
+
+
+def _last_reply(turns: list[Turn]) -> tuple[list[Turn], list[Turn]]:
+    """What ends with the last user turn, nothing where there is none; and what follows."""
+    end = max((i + 1 for i, turn in enumerate(turns) if turn.role == "user"), default=0)
+    return turns[:end], turns[end:]
 
 
 def _as_turns(value: Any, role: str) -> list[Turn]:
