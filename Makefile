@@ -36,8 +36,8 @@ setup: .venv/.setup
 	@touch $@
 
 .venv/.setup-slow: .venv/.setup
-	@echo "installing SAELens, sparsify, Ray and a server into .venv"
-	@$(PIP) -e '.[saelens,ray]' eai-sparsify 'transformers[serving]'
+	@echo "installing SAELens, sparsify, Ray, TRL and a server into .venv"
+	@$(PIP) -e '.[saelens,ray]' eai-sparsify trl 'transformers[serving]'
 	@touch $@
 
 browser:

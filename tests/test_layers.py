@@ -24,7 +24,7 @@ BANDS = (
     {"explain", "planning"},
     {"judging"},
     {"pipeline"},
-    {"demo", "forecast", "understand"},
+    {"demo", "exporting", "forecast", "understand"},
     {"cli"},
 )
 """From the ground up. Those of the surface, from settings on, build on each other in this order."""

@@ -15,14 +15,14 @@ import typer
 from typer.core import TyperGroup
 
 from facsynth import __version__
-from facsynth.cli import advanced, calls, checking, explaining, fill, measuring, proving
+from facsynth.cli import advanced, calls, checking, explaining, exporting, fill, measuring, proving
 from facsynth.cli.console import Panel, note
 from facsynth.errors import FacsynthError
 
 PANELS: dict[str, Panel] = {
     "Measure": {**checking.COMMANDS, **measuring.COMMANDS},
     "Explain": explaining.COMMANDS,
-    "Fill": fill.COMMANDS,
+    "Fill": {**fill.COMMANDS, **exporting.COMMANDS},
     "Prove": proving.COMMANDS,
     "Advanced": {**advanced.COMMANDS, **calls.COMMANDS},
 }
