@@ -15,7 +15,7 @@ from facsynth.llm import ScriptedWriter
 from facsynth.meaning.asking import AskingSettings
 from facsynth.meaning.sheet import HUMAN, Note, read_notes
 from facsynth.records import Span, Task
-from fault_server import MODEL, Act, FaultServer, refused
+from fault_server import EVERY_FAULT, MODEL, Act, FaultServer, refused
 from test_understand import answer, few, rows_of
 from tiny_cli import facsynth
 
@@ -81,13 +81,14 @@ def test_where_the_judge_holds_nothing_relevant_it_is_said(tmp_path: Path, serve
     assert done.code == 1 and "the judge holds none relevant (0 could not be judged)" in done.stderr
 
 
-def test_where_the_endpoint_fails_for_now_nothing_is_decided(tmp_path: Path, server: FaultServer) -> None:
-    """An outage is not a verdict: targets stay open until the same command finds answers."""
+@pytest.mark.parametrize("fault", ["500", "not JSON"])
+def test_where_the_endpoint_fails_for_now_nothing_is_decided(tmp_path: Path, server: FaultServer, fault: str) -> None:
+    """An outage is not a verdict, nor is a page that says so: targets stay open until there are answers."""
     is_down = True
 
     def script(body: dict[str, Any], seen: int) -> Act:
         is_judging = '"verdict"' in str(body) and "the word o" in str(body)
-        return refused(500) if is_down and is_judging else answer(body, seen)
+        return EVERY_FAULT[fault] if is_down and is_judging else answer(body, seen)
 
     server.script = script
     parts = few(tmp_path)
@@ -96,7 +97,7 @@ def test_where_the_endpoint_fails_for_now_nothing_is_decided(tmp_path: Path, ser
     config, out = tmp_path / "run.yaml", tmp_path / "run"
     config.write_text(yaml.safe_dump(parts), encoding="utf-8")
     done = facsynth("run", config, "-o", out)
-    assert done.code == 4 and "questions have no answer yet: server error" in done.stderr, done.stderr
+    assert done.code == 4 and "questions have no answer yet: " in done.stderr, done.stderr
     assert "the same command asks again" in done.stderr and not (out / "targets.json").exists()
     n_open = sum(not note.verdict for note in read_notes(out / "meaning" / "features.csv").values())
     assert n_open > 0
@@ -143,3 +144,47 @@ def test_another_rubric_is_another_run(tmp_path: Path, server: FaultServer) -> N
     task.write_text("name: mine\ndefinition: Cooking.\nrubric: [stoves]\n", encoding="utf-8")
     done = facsynth(*words)
     assert done.code == 1 and "begun with another task.rubric" in done.stderr, done.stderr
+
+
+def test_requests_that_an_endpoint_refused_before_it_answered_any_are_asked_again(
+    tmp_path: Path, server: FaultServer
+) -> None:
+    """It may have been configured wrongly; nothing is known of the request."""
+    server.script = lambda body, seen: refused(400, "no such field")
+    parts = few(tmp_path)
+    parts["coverage"] |= {"relevance": "judge", "counts": ["Yes", "No"]}
+    parts |= {"task": "toxicity", "judge": {"endpoint": {"url": server.url, "model": MODEL}}}
+    config, out = tmp_path / "run.yaml", tmp_path / "run"
+    config.write_text(yaml.safe_dump(parts), encoding="utf-8")
+    words = ("coverage", tmp_path / "seed.jsonl", "--config", config, "-o", out)
+    assert facsynth(*words).code == 1
+    server.script = answer
+    done = facsynth(*words)
+    assert done.code == 0, done.stderr
+    notes = read_notes(out / "meaning" / "features.csv")
+    assert notes and all(note.verdict for note in notes.values())
+
+
+def test_verdicts_by_another_rubric_of_the_same_name_are_taken_back(tmp_path: Path, server: FaultServer) -> None:
+    parts = few(tmp_path)
+    parts |= {"judge": {"endpoint": {"url": server.url, "model": MODEL}}}
+    config, out, task = tmp_path / "run.yaml", tmp_path / "run", tmp_path / "mine.yaml"
+    config.write_text(yaml.safe_dump(parts), encoding="utf-8")
+    assert facsynth("missing", tmp_path / "seed.jsonl", "--config", config, "-o", out).code == 0
+    task.write_text("name: mine\ndefinition: Cooking.\nrubric: [ovens]\n", encoding="utf-8")
+    words = ("relevance", out, "--task", task, "--method", "judge")
+    server.script = answer
+    assert facsynth(*words).code == 0
+    sheet = out / "meaning" / "features.csv"
+    text = sheet.read_text("utf-8-sig")
+    sheet.write_text(text.replace(",Yes,it is about", ",Maybe,I think so and", 1), "utf-8")
+    task.write_text("name: mine\ndefinition: Physics.\nrubric: [quarks]\n", encoding="utf-8")
+    server.script = lambda body, seen: Act(text="") if "quarks" in str(body) else answer(body, seen)
+    done = facsynth(*words)
+    assert done.code == 4 and "answers could not be used" in done.stderr
+    notes = list(read_notes(sheet).values())
+    assert [(n.verdict, n.judged_by) for n in notes if n.verdict] == [("Maybe", HUMAN)]
+    server.script = answer
+    task.write_text("name: mine\ndefinition: Cooking.\nrubric: [ovens]\n", encoding="utf-8")
+    assert facsynth(*words).code == 0
+    assert all(note.verdict for note in read_notes(sheet).values())

@@ -102,8 +102,12 @@ def test_what_is_known_of_a_feature_weighs_and_screens() -> None:
     }  # fmt: skip
 
 
+PRINTABLE = st.characters(codec="utf-8", exclude_categories=["Cc"]) | st.sampled_from("\n\r\t")
+"""Others become U+FFFD: spreadsheets stumble over them."""
+
+
 @settings(max_examples=50)
-@given(st.text(st.characters(codec="utf-8")), st.floats(0, 1), st.booleans())
+@given(st.text(PRINTABLE), st.floats(0, 1), st.booleans())
 def test_any_span_and_rate_survive_the_file(
     tmp_path_factory: pytest.TempPathFactory, span: str, rate: float, keep: bool
 ) -> None:

@@ -67,7 +67,7 @@ def test_an_emptied_cell_is_empty_again(path: Path) -> None:
     edit(path, ",Yes,", ",,")
     edit(path, "ovens and stoves", "")
     note = read_notes(path)[7]
-    assert (note.verdict, note.judged_by, note.explanation, note.explained_by) == ("", "", "", HUMAN)
+    assert (note.verdict, note.judged_by, note.explanation, note.explained_by) == ("", "", "", "")
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,12 @@ def test_a_wrong_cell_is_named(path: Path, old: str, new: str, message: str) -> 
         read_notes(path)
 
 
+PRINTABLE = st.characters(codec="utf-8", exclude_categories=["Cc"]) | st.sampled_from("\n\r\t")
+"""Others become U+FFFD: spreadsheets stumble over them."""
+
+
 @settings(max_examples=50)
-@given(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8")))
+@given(st.text(PRINTABLE), st.text(PRINTABLE))
 def test_any_words_survive_the_file(tmp_path_factory: pytest.TempPathFactory, explanation: str, reason: str) -> None:
     path = tmp_path_factory.mktemp("sheet") / "features.csv"
     words, reason = " ".join(explanation.split()), " ".join(reason.split())

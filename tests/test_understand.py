@@ -19,7 +19,7 @@ import yaml
 import tiny_run
 from facsynth.meaning.figures import agreement
 from facsynth.meaning.sheet import HUMAN, Note, read_notes
-from fault_server import MODEL, Act, FaultServer
+from fault_server import MODEL, Act, FaultServer, refused
 from tiny_cli import Done, facsynth
 
 
@@ -272,3 +272,75 @@ def test_killed_and_resumed_no_answer_is_asked_for_again(run: Path, server: Faul
     for name in ("meaning/features.csv", "meaning/summary.json", "plan.csv"):
         assert (run / name).read_bytes() == (whole / name).read_bytes()
     assert list(run.rglob(".*.tmp")) == []
+
+
+def test_words_of_a_model_are_printable_where_a_person_reads_them(run: Path, server: FaultServer) -> None:
+    def script(body: dict[str, Any], seen: int) -> Act:
+        said = {"explanation": "the\x00 word \x1b[31mriver\ud800"}
+        return Act(text=json.dumps(said)) if '"explanation": "..."' in str(body["messages"]) else answer(body, seen)
+
+    server.script = script
+    assert ask("interpret", run, server).code == 0
+    for name in ("meaning/features.csv", "plan.csv"):
+        text = (run / name).read_bytes().decode("utf-8")
+        assert "word [31mriver" in text and not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f]", text)
+
+
+def test_a_cap_that_failures_used_up_is_named(tmp_path: Path, server: FaultServer) -> None:
+    server.script = lambda body, seen: refused(500)
+    parts = few(tmp_path)
+    parts["budget"] |= {"max_calls": 5}
+    parts["judge"] = {"endpoint": {"url": server.url, "model": MODEL, "max_attempts": 1}}
+    config = tmp_path / "run.yaml"
+    config.write_text(yaml.safe_dump(parts), encoding="utf-8")
+    facsynth("missing", tmp_path / "seed.jsonl", "--config", config, "-o", tmp_path / "run")
+    assert facsynth("interpret", tmp_path / "run").code == 4
+    server.script = answer
+    done = facsynth("interpret", tmp_path / "run")
+    assert done.code == 4
+    assert "questions were not asked: the cap on calls (5)" in done.stderr
+    assert sum(server.seen.values()) == 5
+
+
+def test_how_long_a_judge_is_waited_for_can_be_said(run: Path, tmp_path: Path, server: FaultServer) -> None:
+    server.script = lambda body, seen: refused(429, retry_after="60")
+    done = ask("interpret", run, server, "--max-wait", "0.1")
+    assert done.code == 4 and "longer than 0.1 s (--max-wait)" in done.stderr
+    config = tmp_path / "local.yaml"
+    config.write_text(yaml.safe_dump(few(tmp_path)), encoding="utf-8")
+    done = facsynth("missing", tmp_path / "seed.jsonl", "--config", config, "-o", tmp_path / "b", "--max-wait", 1)
+    assert done.code == 0, "where no endpoint is named, none is waited for"
+
+
+def test_an_explanation_is_that_of_the_plan_unless_a_person_wrote_one_into_the_sheet(
+    run: Path, server: FaultServer
+) -> None:
+    server.script = answer
+    assert ask("interpret", run, server).code == 0
+    plan = run / "plan.csv"
+    first = next(row["explanation"] for row in rows_of(run, "plan.csv") if row["explanation"] and row["keep"] == "yes")
+    plan.write_text(plan.read_text("utf-8").replace(first, "typed into the plan"), "utf-8")
+    assert facsynth("synthesize", run).code in {0, 4}
+    tasks = {t["feature_id"]: t["explanation"] for t in json.loads((run / "targets.json").read_text())["attempted"]}
+    assert "typed into the plan" in tasks.values()
+
+
+def test_a_row_of_no_feature_and_files_that_are_none_are_named(run: Path, server: FaultServer) -> None:
+    server.script = answer
+    assert ask("interpret", run, server).code == 0
+    sheet, text = run / "meaning" / "features.csv", (run / "meaning" / "features.csv").read_text("utf-8")
+    first = rows_of(run)[0]["feature_id"]
+    sheet.write_text(re.sub(rf"(?m)^{first},", "99999,", text), "utf-8")
+    done = ask("interpret", run, server)
+    assert done.code == 1 and "no feature 99999 fires in the anchor" in done.stderr
+    sheet.write_text("sep=,\n\n" + text.lstrip("\ufeff"), "utf-8")
+    assert ask("interpret", run, server).code == 0
+    failures = run / "meaning" / "failures.jsonl"
+    failures.write_text('{"a": 1}\n', "utf-8")
+    done = ask("interpret", run, server)
+    assert done.code == 1 and "there is no asked" in done.stderr
+    failures.unlink()
+    sheet.unlink()
+    sheet.mkdir()
+    done = ask("interpret", run, server)
+    assert done.code == 1 and "is a folder, not a sheet of features" in done.stderr

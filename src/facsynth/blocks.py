@@ -27,8 +27,8 @@ class Block(BaseModel):
 _B = TypeVar("_B", bound=Block)
 
 
-def read_yaml(path: Path) -> Any:
-    """What a settings file says.
+def read_yaml(path: Path, *, fresh: str = "Compare it with a fresh one: facsynth init fresh.yaml") -> Any:
+    """What a settings file says; `fresh` is the way out where it is not YAML.
 
     Raises:
         SettingsError: not there, not to be read, or not YAML.
@@ -42,7 +42,6 @@ def read_yaml(path: Path) -> Any:
         raise SettingsError(f"the settings file {path} cannot be read: {err.strerror}\nGive a file of yours.") from err
     except (yaml.YAMLError, ValueError, RecursionError) as err:  # ValueError: not UTF-8, or no date or number at all
         reason = "it is nested too deeply" if isinstance(err, RecursionError) else err
-        fresh = "Compare it with a fresh one: facsynth init fresh.yaml"
         raise SettingsError(f"{path} is not YAML: {reason}\n{fresh}") from err
 
 

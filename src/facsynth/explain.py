@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from facsynth.bins import Floats
 from facsynth.coverage.groups import CLOSE
-from facsynth.errors import IncompleteError
+from facsynth.errors import IncompleteError, InputError
 from facsynth.features.draw import Drawn, draw
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded
@@ -27,7 +27,7 @@ from facsynth.meaning.asking import AskingSettings
 from facsynth.meaning.figures import figures_of
 from facsynth.meaning.interpret import interpret
 from facsynth.meaning.judge import judge
-from facsynth.meaning.score import FEWEST, TOO_FEW, Trial, controls_of, n_calls, score, trials_of
+from facsynth.meaning.score import TOO_FEW, Trial, controls_of, is_enough, n_calls, score, trials_of
 from facsynth.meaning.sheet import (
     HUMAN,
     MODEL,
@@ -42,9 +42,11 @@ from facsynth.meaning.sheet import (
 from facsynth.model.promoted import promoted_tokens
 from facsynth.protocols import Writer
 from facsynth.records import Failure, Span, Task
+from facsynth.report.shapes import Shape, is_text, read_rows
 from facsynth.screening import screen
-from facsynth.store import read_jsonl, write_json, write_jsonl
+from facsynth.store import write_json, write_jsonl
 
+FAILED: Shape = dict.fromkeys(("asked", "where", "reason"), is_text)
 EXPLAINED_SHARE = 2 / 3
 """Of a feature's spans, at most, that its explanation is made from; the rest is there to test it."""
 
@@ -95,7 +97,11 @@ def gather(
         thresholds: [d_sae].
         notes: what is known of these and other features.
         asking: how many texts are drawn.
+
+    Raises:
+        InputError: a note of a feature that the anchor never fires.
     """
+    _check_ids(notes, anchor)
     half, tokenizer = asking.n_texts // 2, space.backbone.tokenizer
     drawn = draw(
         anchor, tokenizer, feature_ids, thresholds,
@@ -113,6 +119,15 @@ def gather(
     decoder = space.sae.W_dec[list(feature_ids)].float().cpu().numpy()
     directions = decoder / np.maximum(np.linalg.norm(decoder, axis=1, keepdims=True), 1e-12)
     return Material(filled, spans, best, drawn, dict(zip(feature_ids, directions, strict=True)), asking)
+
+
+def _check_ids(notes: Mapping[int, Note], anchor: Encoded) -> None:
+    fires = anchor.profile.firing_tokens() > 0
+    wrong = [i for i in notes if i >= len(fires) or not fires[i]]
+    if wrong:
+        raise InputError(
+            f"{SHEET}, feature_id: no feature {wrong[0]} fires in the anchor\nMend the cell, or delete the row."
+        )
 
 
 def explain(material: Material, writer: Writer, *, anew: bool) -> tuple[Failure, ...]:
@@ -188,7 +203,7 @@ def keep(material: Material, failures: Mapping[str, Sequence[Failure]], out: Pat
     material.notes = write_notes(out / SHEET, material.notes.values())
     asked = {f"feature {i}" for i in material.drawn}
     rows = [
-        row for row in read_jsonl(folder / "failures.jsonl")
+        row for row in read_rows(folder / "failures.jsonl", FAILED)
         if row["asked"] not in failures or row["where"] not in asked
     ]  # fmt: skip
     rows += [{"asked": what, **asdict(failure)} for what, found in failures.items() for failure in found]
@@ -207,7 +222,7 @@ def calls_of(material: Material, feature_ids: Collection[int], *, anew: bool) ->
     """
     open_now = set(material.unexplained(anew=anew)) & set(feature_ids)
     explained = open_now | {i for i in feature_ids if material.notes[i].explanation}
-    tested = [rows for rows in map(material.trials, explained) if sum(t.fires for t in rows) >= FEWEST]
+    tested = [rows for rows in map(material.trials, explained) if is_enough(rows)]
     return {
         "interpret": len(open_now),
         "score": 2 * sum(n_calls(len(rows), material.asking) for rows in tested),
@@ -224,9 +239,10 @@ def _check_all_asked(reasons: Sequence[str], out: Path) -> None:
     if not passing:
         return
     unsent = [reason for reason in passing if reason.startswith(f"{NOT_SENT}:")]
+    how_many = "1 question was" if len(unsent) == 1 else f"{len(unsent)} questions were"
     if unsent:
         raise IncompleteError(
-            f"{len(unsent)} questions were not asked: {unsent[0].removeprefix(f'{NOT_SENT}: ')}\n"
+            f"{how_many} not asked: {unsent[0].removeprefix(f'{NOT_SENT}: ')}\n"
             "What was answered is kept. For a higher cap, begin in a new folder, with copies of ledger.sqlite and of "
             "meaning, where it has corrections of yours."
         )

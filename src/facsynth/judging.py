@@ -7,28 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
 from facsynth.errors import SettingsError
-from facsynth.explain import explain, gather, judge_features, keep
+from facsynth.explain import Material, explain, gather, judge_features, keep
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded
 from facsynth.llm import Ledger
-from facsynth.meaning.sheet import HUMAN, SHEET, Note, read_notes
+from facsynth.meaning.sheet import HUMAN, SHEET, UNJUDGED, Note, read_notes
 from facsynth.measure import Judged, candidates
 from facsynth.model.writer import LocalWriter
 from facsynth.profile import Profile
 from facsynth.protocols import Writer
 from facsynth.records import Progress, Task, no_progress
+from facsynth.report.shapes import Shape, is_count, list_of, read_object
 from facsynth.settings import RunSettings
-from facsynth.store import read_json, write_json
+from facsynth.store import fingerprint, read_json, write_json
 from facsynth.tasks import load_task
 from facsynth.writers import opened_model
 
 JUDGED = SHEET.with_name("judged.json")
 """What a run holds relevant."""
+RUBRIC = SHEET.with_name("rubric.json")
+"""By which a model judged."""
+RECORD: Shape = {**dict.fromkeys(("feature_ids", "asked"), list_of(is_count)), "n_unjudged": is_count}
 
 
 def judged_features(
@@ -57,12 +62,30 @@ def judged_features(
     check_task(material.notes, task)
     with opened_judge(settings, out, space, replay=replay, progress=progress) as writer:
         failures = {"interpret": explain(material, writer, anew=False)}
+        forget_other_rubric(material, task, out)
         failures["judge"] = judge_features(material, task, writer)
     keep(material, failures, out)
+    remember_rubric(settings, out)
     counted = sorted(i for i in ids if material.notes[i].verdict in settings.coverage.counts)
     n_unjudged = sum(not material.notes[i].verdict for i in ids)
     write_json(fixed, {"feature_ids": counted, "asked": sorted(ids), "n_unjudged": n_unjudged})
     return Judged(np.array(counted, np.int64), n_unjudged)
+
+
+def forget_other_rubric(material: Material, task: Task, out: Path) -> None:
+    """Take back what a model judged by another rubric that had the task's name; a person's verdicts stay."""
+    path = out / RUBRIC
+    if path.exists() and read_json(path, "rubric")["rubric"] != fingerprint(asdict(task)):
+        for i, note in material.notes.items():
+            if note.judged_by != HUMAN:
+                material.notes[i] = replace(note, **UNJUDGED)
+
+
+def remember_rubric(settings: RunSettings, out: Path) -> None:
+    """Write down what the verdicts of the sheet are by."""
+    assert settings.task is not None, "who judges has one"
+    task = load_task(settings.task)
+    write_json(out / RUBRIC, {"task": task.name, "rubric": fingerprint(asdict(task))})
 
 
 def is_fixed(out: Path) -> bool:
@@ -87,7 +110,7 @@ def check_task(notes: Mapping[int, Note], task: Task) -> None:
 
 def _judged_then(path: Path, notes: Mapping[int, Note], counts: Collection[str]) -> Judged:
     """What was judged before samples were begun, whatever the sheet says now."""
-    record = read_json(path, "feature_ids", "asked", "n_unjudged")
+    record = read_object(path, RECORD)
     then = set(record["feature_ids"])
     now = {i for i in record["asked"] if i in notes and notes[i].verdict in counts}
     return Judged(np.array(sorted(then), np.int64), record["n_unjudged"], len(then ^ now))

@@ -20,7 +20,7 @@ from facsynth.errors import MismatchError
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded
 from facsynth.features.spans import best_spans
-from facsynth.meaning.sheet import SHEET, Note, read_notes
+from facsynth.meaning.sheet import HUMAN, SHEET, Note, read_notes
 from facsynth.measure import Measured
 from facsynth.records import Span
 from facsynth.run_folder import check_plan_file
@@ -128,11 +128,16 @@ def planned(
     """The rows of plan.csv that are attempted, the spans of their features, and how many rows there are."""
     rows, notes = read_plan(out / "plan.csv", _to_fill(before)), read_notes(out / SHEET)
     chosen = [
-        replace(row, explanation=notes.get(row.feature_id, Note(0)).explanation or row.explanation)
+        replace(row, explanation=_followed(row, notes.get(row.feature_id, Note(row.feature_id))))
         for row in attempted(rows, settings.budget.features, np.random.default_rng(settings.rng_seed))
     ]
     spans = best_spans(anchor, space.backbone.tokenizer, [row.feature_id for row in chosen], n_spans=8)
     return chosen, spans, len(rows)
+
+
+def _followed(row: PlanRow, note: Note) -> str:
+    """The explanation that is written by: a person's in the sheet, else the plan's, which a person may have changed."""
+    return note.explanation if note.explained_by == HUMAN else row.explanation or note.explanation
 
 
 def _ranked(

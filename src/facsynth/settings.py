@@ -59,6 +59,8 @@ def _check_fields(value: dict[str, str]) -> dict[str, str]:
 
 
 def _task_name(value: Any) -> Any:
+    if value == "":
+        raise ValueError(f"the name of a task is empty; there are {', '.join(task_names())}, or give a YAML file")
     return value if value in task_names() else _whole_path(value)
 
 
@@ -191,7 +193,12 @@ class RunSettings(Block):
     @classmethod
     def _form_of_the_task(cls, raw: Any) -> Any:
         """Samples have the form of their task where nothing else is said."""
-        if isinstance(raw, dict) and isinstance(raw.get("task"), str) and isinstance(raw.get("data"), dict):
+        if (
+            isinstance(raw, dict)
+            and raw.get("task")
+            and isinstance(raw["task"], str)
+            and isinstance(raw.get("data"), dict)
+        ):
             return raw | {"data": {"form": load_task(str(_task_name(raw["task"]))).form} | raw["data"]}
         return raw
 

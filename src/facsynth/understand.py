@@ -23,7 +23,7 @@ from facsynth.explain import (
 )
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded
-from facsynth.judging import check_task, is_fixed, opened_judge
+from facsynth.judging import check_task, forget_other_rubric, is_fixed, opened_judge, remember_rubric
 from facsynth.lock import locked
 from facsynth.meaning.figures import agreement
 from facsynth.meaning.score import TOO_FEW
@@ -80,9 +80,7 @@ def understand_run(
         SettingsError: features are to be judged, and the task is not known.
         IncompleteError: questions have no answer yet; what was answered is kept.
     """
-    if "judge" in questions and settings.task is None:
-        raise SettingsError(f"judged by which task?\nName one (--task): {', '.join(task_names())}, or a file of yours.")
-    check_endpoints(settings)
+    _check_asked(settings, questions)
     check_no_bill(settings, dry_run, is_judged=is_fixed(out))
     with locked(out):
         corpora = read_unless_known(settings, out, progress)
@@ -95,15 +93,23 @@ def understand_run(
             return Understood([], _forecast(known, questions, ids, told))
         material = known.material(sorted(ids))
         with opened_judge(settings, out, space, progress=progress) as judge:
-            failures = _ask(material, questions, settings, judge)
+            failures = _ask(material, questions, settings, judge, out)
         try:
             figures = keep(material, failures, out)
+            if "judge" in questions:
+                remember_rubric(settings, out)
         finally:
             refresh_plan(before, anchor, seed_set, space, out, rng_seed=settings.rng_seed)
     asked, unusable = [material.notes[i] for i in ids], [row for found in failures.values() for row in found]
     if features == "active" and told is not None:
         figures |= {"agreement": agreement(asked, set(told), settings.coverage.counts)}
     return Understood(asked, figures, sum(not row.reason.startswith(TOO_FEW) for row in unusable))
+
+
+def _check_asked(settings: RunSettings, questions: Collection[Question]) -> None:
+    if "judge" in questions and settings.task is None:
+        raise SettingsError(f"judged by which task?\nName one (--task): {', '.join(task_names())}, or a file of yours.")
+    check_endpoints(settings)
 
 
 @dataclass(frozen=True)
@@ -177,7 +183,7 @@ def _forecast(
 
 
 def _ask(
-    material: Material, questions: Collection[Question], settings: RunSettings, judge: Writer
+    material: Material, questions: Collection[Question], settings: RunSettings, judge: Writer, out: Path
 ) -> dict[str, tuple[Failure, ...]]:
     if "judge" in questions and settings.task is not None:
         check_task(material.notes, load_task(settings.task))
@@ -185,5 +191,6 @@ def _ask(
     if "score" in questions:
         failures["score"] = score_explanations(material, judge)
     if "judge" in questions and settings.task is not None:
+        forget_other_rubric(material, load_task(settings.task), out)
         failures["judge"] = judge_features(material, load_task(settings.task), judge)
     return failures

@@ -20,7 +20,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say how many calls it t
 N_SHOWN = 15
 
 
-@o.takes(o.JUDGE)
+@o.takes(o.JUDGE, o.WAIT)
 def interpret(
     folder: Folder,
     everything: Everything = False,
@@ -36,7 +36,7 @@ def interpret(
     _ask(folder, ["interpret"], "targets" if everything else "planned", dry_run, json, device=device, **options)
 
 
-@o.takes(o.JUDGE)
+@o.takes(o.JUDGE, o.WAIT)
 def score(
     folder: Folder,
     everything: Everything = False,
@@ -52,7 +52,7 @@ def score(
     _ask(folder, ["score"], "targets" if everything else "planned", dry_run, json, device=device, **options)
 
 
-@o.takes(o.JUDGE)
+@o.takes(o.JUDGE, o.WAIT)
 def relevance(
     folder: Folder,
     task: Annotated[str | None, typer.Option("--task", help="What the data is for: a name, or a YAML file.")] = None,

@@ -17,10 +17,6 @@ from facsynth.errors import InputError
 if TYPE_CHECKING:
     from facsynth.settings import RunSettings
 
-MaxWait = Annotated[
-    float | None,
-    typer.Option("--max-wait", min=0, help="Seconds to wait for an endpoint that limits or went away. [3600]"),
-]
 Replay = Annotated[
     Path | None, typer.Option("--replay", help="The ledger.sqlite of another run, instead of its writer.")
 ]
@@ -79,7 +75,7 @@ def init(
     print(path)
 
 
-@o.takes(o.MEASURING, o.SPACE, o.ROWS)
+@o.takes(o.MEASURING, o.SPACE, o.ROWS, o.WAIT)
 def select(
     seed: o.Seed,
     pool: Annotated[list[str], typer.Option("--pool", help="Where to select from; repeat it for several files.")],
@@ -98,6 +94,7 @@ def select(
     _run(o.resolve(config, seed, pool=pool, n_selected=n, max_candidates=0, **options), out, json)
 
 
+@o.takes(o.WAIT)
 def run(
     config: Annotated[Path, typer.Argument(help="A settings file; see `facsynth init`.")],
     out: o.Out,
@@ -108,16 +105,16 @@ def run(
         int | None, typer.Option("--rng-seed", min=0, help="Of all that is drawn. [the file's]")
     ] = None,
     device: o.Device = None,
-    max_wait: MaxWait = None,
     replay: Replay = None,
     dry_run: DryRun = False,
     json: o.Json = False,
+    **options: Any,
 ) -> None:
     """The whole job: measure, write, keep what fires, measure again.
 
     Example:  facsynth run facsynth.yaml -o runs/mine
     """
-    settings = o.resolve(config, features=features, rng_seed=rng_seed, device=device, max_wait=max_wait)
+    settings = o.resolve(config, features=features, rng_seed=rng_seed, device=device, **options)
     if dry_run:
         _dry_run(settings, out, json)
         return
@@ -126,20 +123,21 @@ def run(
         note("note: the anchor is the example that ships: everyday messages")
 
 
+@o.takes(o.WAIT)
 def synthesize(
     folder: Annotated[Path, typer.Argument(help="Run folder that `missing` or `run` made.")],
     device: o.Device = None,
-    max_wait: MaxWait = None,
     replay: Replay = None,
     dry_run: DryRun = False,
     json: o.Json = False,
+    **options: Any,
 ) -> None:
     """Write samples for the plan in a run folder, but for rows with keep = no.
 
     Example:  facsynth synthesize runs/mine
     """
     o.check_run_folder(folder)
-    settings = o.resolve(folder / "facsynth.yaml", device=device, max_wait=max_wait)
+    settings = o.resolve(folder / "facsynth.yaml", device=device, **options)
     if dry_run:
         _dry_run(settings, folder, json)
         return

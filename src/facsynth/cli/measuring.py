@@ -35,7 +35,7 @@ N_KEPT = 20
 LARGER = "--model meta-llama/Llama-3.1-8B-Instruct --sae SAE_FOLDER --relevance all"
 
 
-@o.takes(o.MEASURING, o.SPACE, o.ROWS)
+@o.takes(o.MEASURING, o.SPACE, o.ROWS, o.WAIT)
 def coverage(
     seed: o.Seed,
     config: o.Config = None,
@@ -63,7 +63,7 @@ def coverage(
         raise LimitError(f"coverage is {record['value']:.3f}, below the limit of {fail_under} that was asked for")
 
 
-@o.takes(o.MEASURING, o.SPACE, o.ROWS)
+@o.takes(o.MEASURING, o.SPACE, o.ROWS, o.WAIT)
 def missing(
     seed: o.Seed,
     config: o.Config = None,

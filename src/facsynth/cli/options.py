@@ -90,6 +90,13 @@ JUDGE: Mapping[str, Any] = {
     "judge_model": Annotated[str | None, typer.Option("--judge-model", help="The model to ask there.")],
 }
 """Of what asks a model about features."""
+WAIT: Mapping[str, Any] = {
+    "max_wait": Annotated[
+        float | None,
+        typer.Option("--max-wait", min=0, help="Seconds to wait for an endpoint that limits or went away. [3600]"),
+    ],
+}
+"""Of what may ask an endpoint."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Run folder; the same command goes on in it.")]
 Kept = Annotated[Path | None, typer.Option("--out", "-o", help="Run folder to keep. [in the user's cache]")]
@@ -139,7 +146,6 @@ KEYS = {
     "judge_url": "judge.endpoint.url",
     "judge_model": "judge.endpoint.model",
     "features": "budget.features",
-    "max_wait": "writer.endpoint.max_wait_s",
     "rng_seed": "rng_seed",
     **{f"{part}_field": f"data.fields.{part}" for part in
        ("text", "prompt", "completion", "messages", "chosen", "rejected")},
@@ -147,12 +153,15 @@ KEYS = {
 """Where each option stands in a settings file."""
 
 
-def resolve(config: Path | None, seed: list[str] | None = None, **options: Any) -> RunSettings:
+def resolve(
+    config: Path | None, seed: list[str] | None = None, *, max_wait: float | None = None, **options: Any
+) -> RunSettings:
     """The settings file, if any, with everything said on the command line over it.
 
     Args:
         config: a YAML file.
         seed: the seed set's files.
+        max_wait: seconds, for every endpoint that is named.
         options: by the names of `KEYS`; None is not said.
     """
     from facsynth.blocks import read_yaml
@@ -165,6 +174,9 @@ def resolve(config: Path | None, seed: list[str] | None = None, **options: Any) 
     if isinstance(raw, dict):
         for key, value in options.items():
             _put(raw, key.split("."), value)
+        for which in ("writer", "judge"):
+            if max_wait is not None and isinstance(raw.get(which), dict) and raw[which].get("endpoint"):
+                _put(raw, [which, "endpoint", "max_wait_s"], max_wait)
         data = raw.get("data")
         if isinstance(data, dict) and data.get("anchor") is None:
             data["anchor"] = [str(example_file("anchor.jsonl"))]

@@ -81,7 +81,10 @@ class Endpoint:
         self.has_answered = False
         """Ever; whoever knows it from before may say so."""
         self._answered_here = False
-        self._refused: set[int] = set()
+        self._n_refused = 0
+        """Requests, before anything was answered here."""
+        self._held: list[tuple[Desk, int, Fault, float]] = []
+        """Those of them that are out: whether they are at fault, or the endpoint, is not known yet."""
         self._asking: dict[asyncio.Task[None], list[FacsynthError]] = {}
         """What is at work, each with what makes it stop."""
 
@@ -179,6 +182,11 @@ class Endpoint:
             for worker in workers:
                 worker.cancel()
                 del self._asking[worker]
+        for held in [held for held in self._held if held[0] is desk]:
+            self._held.remove(held)
+            desk.spare(held[1])
+            if not stop:
+                await desk.settle(*held[1:])
         if stop:
             raise stop[0]
 
@@ -189,14 +197,21 @@ class Endpoint:
             found, latency_s, with_schema = sent
             if isinstance(found, Answered) or found.kind in COUNTED:
                 return await desk.settle(number, found, latency_s)
+            is_schema = with_schema and refuses_schemas(found)
+            if found.kind is Kind.REQUEST and not (is_schema or self._answered_here or is_too_long(found)):
+                self._n_refused += 1
+                self._held.append((desk, number, found, latency_s))
+                if self._n_refused < FEW_TRIES:
+                    return None
+                raise not_working(self.settings, found)
             (desk.spare if found.kind in FREE else desk.lose)(number)
             if self._is_waited_for(found):
                 continue
-            if with_schema and refuses_schemas(found):
+            if is_schema:
                 self.takes_schemas = False
                 continue
             attempts += 1
-            if self._stops_all(found, number, attempts):
+            if self._stops_all(found, attempts):
                 raise not_working(self.settings, found)
             if found.kind is Kind.UNAVAILABLE:
                 away_since = away_since or time.monotonic()
@@ -252,13 +267,10 @@ class Endpoint:
             return False
         return found.kind is Kind.RATE_LIMIT or (found.kind is Kind.CONNECTION and self.has_answered)
 
-    def _stops_all(self, found: Fault, number: int, attempts: int) -> bool:
+    def _stops_all(self, found: Fault, attempts: int) -> bool:
         """Whether every other request would end the same way; of what never answered, what the first ones show."""
         if found.kind in STOPPING:
             return True
-        if found.kind is Kind.REQUEST and not self._answered_here and not is_too_long(found):
-            self._refused.add(number)
-            return len(self._refused) >= FEW_TRIES
         return not self.has_answered and found.kind in {Kind.CONNECTION, Kind.UNAVAILABLE} and attempts >= FIRST_TRIES
 
 

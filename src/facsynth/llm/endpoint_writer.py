@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from facsynth.errors import IncompleteError, SettingsError
@@ -106,8 +107,10 @@ class EndpointWriter:
         found = self._ledger.lookup(asked)
         if reason:
             left = [(key, request) for key, request in missing if _is_open(found.get(key))]
-            self._ledger.refuse(left, self.identity, f"{NOT_SENT}: {reason}")
-            found = self._ledger.lookup(asked)
+            error = f"{NOT_SENT}: {reason}"
+            self._ledger.refuse(left, self.identity, error)
+            lookup = self._ledger.lookup(asked)  # failed ones stay so there
+            found = {key: replace(r, error=error) if _is_open(r) else r for key, r in lookup.items()}
         self._check_any([found[key] for key, _ in missing if key not in before])
         return [found[key] for key in asked]
 

@@ -95,5 +95,5 @@ def _told(err: ValidationError) -> str:
 
 
 def _asked_again(request: Request, text: str, error: str) -> Request:
-    again = (Message("assistant", text), Message("user", prompts.fill("answer_again", error=error)))
+    again = (Message("assistant", text[:RAW_CHARS]), Message("user", prompts.fill("answer_again", error=error)))
     return replace(request, messages=(*request.messages, *again))

@@ -56,7 +56,7 @@ COUNTED = frozenset({Kind.FILTER, Kind.REFUSAL, Kind.TOO_LARGE})
 """The endpoint did what it does with such a request, and paid it is like a reply."""
 RETRIED = frozenset({Kind.UNAVAILABLE, Kind.SERVER, Kind.TIMEOUT, Kind.RESET, Kind.EMPTY, Kind.MALFORMED})
 """May go well the next time; after `max_attempts` a row of the ledger."""
-PASSING = frozenset({Kind.CONNECTION, Kind.UNAVAILABLE, Kind.SERVER, Kind.TIMEOUT, Kind.RESET})
+PASSING = frozenset({Kind.CONNECTION, Kind.UNAVAILABLE, Kind.SERVER, Kind.TIMEOUT, Kind.RESET, Kind.MALFORMED})
 """Says more of the endpoint than of the request: a later command may ask again."""
 STOPPING = frozenset({Kind.KEY, Kind.MODEL, Kind.QUOTA, Kind.ADDRESS})
 """Every other request would end the same way."""

@@ -29,6 +29,7 @@ _REFUSALS = re.compile(
     r"(?:i (?:can(?:no|')t|won't|will not|am (?:un|not )able to|must decline)|i'm (?:not able|unable) to|unable to)"
     r"\W+(?:\w+\W+){0,2}?(?:help|assist|comply|provide|answer|respond|fulfil|do that|do this|continue|explain)"
 )
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]+")
 _CONTROL = re.compile(r"<(?=<)|>(?=>)|<(?=\|)|<(?=/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn)>)|\[(?=/?INST\])")
 """Where a mark, or what a chat template is made of, begins; a space behind it leaves it a text."""
 
@@ -111,6 +112,11 @@ def marked(span: Span, marks: tuple[str, str] = MARKS) -> str:
 def bare(span: Span) -> str:
     """As `marked`, without the marks."""
     return marked(span, ("", "")).replace("⏎", " ")
+
+
+def one_line(text: str) -> str:
+    """Words of an answer on one line, without control characters and halves of characters."""
+    return " ".join(_UNPRINTABLE.sub(" ", text).split())
 
 
 def unusable(text: str) -> str:

@@ -13,7 +13,18 @@ from pydantic import AfterValidator
 
 from facsynth import prompts
 from facsynth.llm.structured import Answer
-from facsynth.meaning.asking import MARKS, USUAL, Answers, AskingSettings, ask_each, listed, marked, question, unusable
+from facsynth.meaning.asking import (
+    MARKS,
+    USUAL,
+    Answers,
+    AskingSettings,
+    ask_each,
+    listed,
+    marked,
+    one_line,
+    question,
+    unusable,
+)
 from facsynth.protocols import Writer
 from facsynth.records import Span
 
@@ -29,10 +40,10 @@ _NOTHING = {"null", "none", "cannot tell"}
 def _usable(text: str | None) -> str | None:
     if text is None or text.strip(" .").casefold() in _NOTHING:
         return None
-    if reason := unusable(text):
-        raise ValueError(reason)
     if len(text) > LONGEST_EXPLANATION:
         raise ValueError(f"it has {len(text)} characters, at most {LONGEST_EXPLANATION} were asked for")
+    if reason := unusable(text):
+        raise ValueError(reason)
     return text
 
 
@@ -69,7 +80,7 @@ def interpret(spans: Mapping[int, Sequence[Span]], writer: Writer, settings: Ask
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.replace(MARKS[0], "").replace(MARKS[1], "").split())
+    return one_line(text.replace(MARKS[0], "").replace(MARKS[1], ""))
 
 
 def _shown(spans: Sequence[Span]) -> str:

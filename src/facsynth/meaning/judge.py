@@ -14,7 +14,17 @@ from pydantic import AfterValidator, BeforeValidator
 
 from facsynth import prompts
 from facsynth.llm.structured import Answer
-from facsynth.meaning.asking import USUAL, Answers, AskingSettings, ask_each, listed, marked, question, unusable
+from facsynth.meaning.asking import (
+    USUAL,
+    Answers,
+    AskingSettings,
+    ask_each,
+    listed,
+    marked,
+    one_line,
+    question,
+    unusable,
+)
 from facsynth.protocols import Writer
 from facsynth.records import Span, Task
 
@@ -27,9 +37,10 @@ N_SHOWN = 4
 
 
 def _usable(reason: str) -> str:
+    reason = one_line(reason)[:LONGEST_REASON]
     if why := unusable(reason):
         raise ValueError(why)
-    return " ".join(reason.split())[:LONGEST_REASON]
+    return reason
 
 
 class _Label(Answer):

@@ -115,7 +115,7 @@ def score(
         writer: the model that judges.
         settings: texts a call.
     """
-    tested = {f: text for f, text in explanations.items() if text and _is_enough(trials[f])}
+    tested = {f: text for f, text in explanations.items() if text and is_enough(trials[f])}
     words = {f: [text, *([controls[f]] if f in controls else [])] for f, text in tested.items()}
     asked = {f: [_questions(text, f, trials[f], settings) for text in texts] for f, texts in words.items()}
     every = [request for parts in asked.values() for part in parts for request in part]
@@ -169,7 +169,8 @@ def n_calls(n_texts: int, settings: AskingSettings) -> int:
     return -(-n_texts // settings.texts_per_call)
 
 
-def _is_enough(trials: Sequence[Trial]) -> bool:
+def is_enough(trials: Sequence[Trial]) -> bool:
+    """Whether an explanation can be tested on these."""
     n_firing = sum(trial.fires for trial in trials)
     return n_firing >= FEWEST and len(trials) - n_firing >= FEWEST
 

@@ -157,7 +157,8 @@ def _read_row(line: Line) -> Note:
         untouched = reason == now[2]  # a machine's, of another verdict
         note = replace(note, judged_by=HUMAN if note.verdict else "", reason="" if untouched else note.reason)
     if explanation != now[0] and (note.explanation or written):
-        note = replace(note, explained_by=HUMAN, **UNSCORED | ({} if note.judged_by == HUMAN else UNJUDGED))
+        by = HUMAN if note.explanation else ""
+        note = replace(note, explained_by=by, **UNSCORED | ({} if note.judged_by == HUMAN else UNJUDGED))
     return note
 
 

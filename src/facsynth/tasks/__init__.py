@@ -60,8 +60,11 @@ def load_task(name: str) -> Task:
     else:
         told = unknown_key(name, task_names()).replace("unknown key", "unknown task")
         raise SettingsError(f"{told}\nOr give a YAML file of yours with name, definition and rubric.")
-    found = parse_block(_TaskFile, read_yaml(path), str(path))
+    found = parse_block(_TaskFile, read_yaml(path, fresh=_FORM), str(path))
     return Task(found.name, found.definition, found.rubric, found.form)
 
 
 _FOLDER = files("facsynth.tasks")
+_FORM = (
+    "A task file is YAML in UTF-8, with name, definition, rubric (a list of lines) and, where it is no message, form."
+)

@@ -15,6 +15,9 @@ from facsynth.errors import InputError
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
 """Cells that begin so are given a ' in front, lest a spreadsheet runs them (OWASP, CSV injection)."""
 
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+"""What other programs stumble over; tokens of corpora may hold it."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -66,8 +69,9 @@ def sheet_text(columns: Sequence[str], rows: Iterable[Mapping[str, str]], texts:
     table = csv.DictWriter(written, columns)
     table.writeheader()
     for row in rows:
-        marked = {name: f"'{row[name]}" for name in texts if row[name].startswith(FORMULA)}
-        table.writerow({**row, **marked})
+        cells = {name: _UNPRINTABLE.sub("\ufffd", cell) for name, cell in row.items()}
+        marked = {name: f"'{cells[name]}" for name in texts if cells[name].startswith(FORMULA)}
+        table.writerow({**cells, **marked})
     return written.getvalue()
 
 
@@ -81,6 +85,8 @@ def read_sheet(path: Path, columns: Sequence[str], what: str) -> list[Line]:
         text = path.read_bytes().decode("utf-8-sig", "surrogatepass")
     except FileNotFoundError as err:
         raise InputError(f"no {what} {path}\nRun the same command again: it is written anew.") from err
+    except IsADirectoryError as err:
+        raise InputError(f"{path} is a folder, not a {what}\nMove it away, and run the same command again.") from err
     except UnicodeDecodeError as err:
         raise InputError(f"{path} is not a {what}: {err}\nSave it as CSV in UTF-8.") from err
     table = _table(text, path, columns)
@@ -107,6 +113,8 @@ def shown(cell: str) -> str:
 
 def _table(text: str, path: Path, columns: Sequence[str]) -> list[list[str]]:
     """All cells, by whichever mark a spreadsheet has set between them: in much of Europe it is no comma."""
+    start = re.match(r"(?:[ \t]*\r?\n|sep=.\r?\n)*", text, re.I)
+    text = text[start.end() :] if start else text  # some spreadsheets say so which mark they use
     first = text.splitlines()[:1]
     headers = {mark: next(csv.reader(first, delimiter=mark), []) for mark in ",;\t"}
     found = [mark for mark, names in headers.items() if set(columns) <= {name.strip() for name in names}]
