@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from facsynth.records import Reply
-from facsynth.synthesis.accept import acceptance_limit, clean_text, fault, text_sha256
+from facsynth.synthesis.accept import CleanSettings, acceptance_limit, clean_text, fault, text_sha256, unclean
 
 
 def reply(text: str, finish_reason: str = "stop", error: str = "") -> Reply:
@@ -83,6 +83,16 @@ def test_cleaning_twice_is_cleaning_once(text: str, unfinished: bool) -> None:
         (reply("How long do eggs keep?"), "1. So: how LONG do eggs, keep… in a cellar", "copies what it was shown"),
         (reply("How long do eggs keep?"), "Show long do eggs keepers", ""),
         (reply("??? !!! ..."), "anything", ""),
+        (reply("I'm sorry, but I can't help with that request."), "", "refusal"),
+        (reply("I can't help my dog to sleep at night, what can I do?"), "", ""),
+        (reply("How long do eggs keep?<|im_end|>"), "", "remains of a template"),
+        (reply("Dear [your name], how long do eggs keep?"), "", "remains of a template"),
+        (reply("Write a list [in order] of eggs that keep."), "", ""),
+        (
+            reply("Wie lange kann man die Eier in dem Keller lassen und ist das nicht zu warm?"),
+            "",
+            "wrong language: German",
+        ),
     ],
 )
 def test_a_reply_that_is_no_candidate_says_why(given_reply: Reply, shown: str, reason: str) -> None:
@@ -92,3 +102,27 @@ def test_a_reply_that_is_no_candidate_says_why(given_reply: Reply, shown: str, r
 def test_text_hash_sees_every_character_and_takes_any() -> None:
     assert text_sha256("a") != text_sha256("a ")
     assert len(text_sha256("\ud800")) == 64
+
+
+def test_personal_data_is_rejected_where_it_was_asked_for() -> None:
+    texts = {
+        "write to anna.b@example.org about the eggs": "e-mail address",
+        "my card is 4111 1111 1111 1111, is that safe?": "card number",
+        "call me at +44 20 7946 0958 tonight": "phone number",
+        "pay to DE89 3704 0044 0532 0130 00 until noon": "IBAN",
+        "her number is 078-05-1120, I was told": "social security number",
+        "the host 192.168.10.7 does not answer": "IP address",
+        "bake for 20 to 25 minutes at 180 degrees, 4 eggs": "",
+        "in 1999, 2000 and 2001 it rained 120 days": "",
+        "add 12 + 30 + 45 and divide by 1,000,000": "",
+    }
+    rules = CleanSettings(personal_data=True)
+    for text, kind in texts.items():
+        assert unclean(text, {""}, rules) == (f"personal data: {kind}" if kind else ""), text
+        assert not unclean(text, {""})
+
+
+def test_length_and_language_go_by_what_was_asked_for() -> None:
+    assert unclean("one two three four", {""}, CleanSettings(max_words=3)) == "too long"
+    german = "Wie lange kann man die Eier in dem Keller lassen und ist das nicht zu warm?"
+    assert unclean(german, {"", "German"}) == ""

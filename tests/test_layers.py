@@ -23,6 +23,7 @@ BANDS = (
     {"outcome", "proof", "run_folder", "screening", "selecting", "selfcheck", "writers"},
     {"explain", "planning"},
     {"judging"},
+    {"filling"},
     {"pipeline"},
     {"demo", "exporting", "forecast", "understand"},
     {"cli"},

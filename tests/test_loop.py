@@ -14,10 +14,14 @@ from facsynth.llm import Ledger, LedgerWriter, ScriptedWriter
 from facsynth.llm.budget import NO_CAPS, NOT_SENT, Amount, Caps
 from facsynth.records import Measurement, Reply, Request, Sample, Span
 from facsynth.store import Artifact
+from facsynth.synthesis.accept import CleanSettings
 from facsynth.synthesis.candidates import Synthesis
 from facsynth.synthesis.loop import synthesize
 from facsynth.synthesis.requests import FeatureTask, SynthesisSettings, feature_request, firing_words, worst_amount
+from facsynth.synthesis.seen import NEARLY_THERE, THERE_ALREADY, Seen
 
+ANYTHING = CleanSettings(near=1)
+"""Texts of tests are much alike."""
 SPANS = tuple(Span(0, f"piece {n}", str(n), 9.0, "0" * 16, 3, f"piece {n} goes on") for n in range(6))
 
 
@@ -39,19 +43,21 @@ def run(
     answer: Callable[[Request], str | Reply],
     tasks: Sequence[FeatureTask],
     *,
-    known_ids: Sequence[str] = (),
+    known_samples: Sequence[tuple[str, str]] = (),
     per_wave: int = 2,
     max_candidates: int = 6,
     caps: Caps = NO_CAPS,
     lag: int = 0,
     control: float = 0.0,
+    clean: CleanSettings = ANYTHING,
 ) -> tuple[Synthesis, ScriptedWriter]:
     settings = SynthesisSettings(
         per_wave=per_wave, max_candidates=max_candidates, max_tokens=20, control=control, caps=caps, lag=lag,
+        clean=clean,
     )  # fmt: skip
-    writer = ScriptedWriter(answer)
+    writer, seen = ScriptedWriter(answer), Seen.of(known_samples, clean)
     artifact = Artifact(folder, "synthesize", {}, {})
-    return synthesize(tasks, writer, measure, artifact, settings, known_ids=known_ids), writer
+    return synthesize(tasks, writer, measure, artifact, settings, seen=seen), writer
 
 
 def feature_of(request: Request) -> int:
@@ -93,7 +99,10 @@ def test_equal_texts_and_known_samples_count_once(tmp_path: Path) -> None:
     known = Sample(measure_text("known text fires 1=3.0")).sample_id
     answers = {0: "known text fires 1=3.0", 1: "a fresh text fires 1=3.0"}
     found, _ = run(
-        tmp_path, lambda r: answers.get(r.sample_index, "a fresh text fires 1=3.0"), [task(1, 2)], known_ids=[known]
+        tmp_path,
+        lambda r: answers.get(r.sample_index, "a fresh text fires 1=3.0"),
+        [task(1, 2)],
+        known_samples=[(known, "known text")],
     )
     assert len(found.accepted) == 1
     assert {c.reason for c in found.rejected} == {"is there already"}
@@ -201,7 +210,7 @@ def test_plain_samples_fire_at_the_threshold_as_recovered_counts_and_copies_are_
     def answer(request: Request) -> str:
         return "of a task 1=0.1" if request.steering else plain[request.sample_index]
 
-    found, _ = run(tmp_path, answer, [task(1)], max_candidates=4, control=1, known_ids=[known])
+    found, _ = run(tmp_path, answer, [task(1)], max_candidates=4, control=1, known_samples=[(known, "known text")])
     assert [c.fires for c in found.control] == [(1,), (1,), (), (1,)]
     assert [c.reason for c in found.control] == ["", "is there already", "does not fire", "is there already"]
 
@@ -318,3 +327,22 @@ def test_a_writer_that_answers_nothing_ends_the_run_before_anything_is_decided(t
     with pytest.raises(ModelError, match=r"answered none of 2 requests: prompt too long: 99 tokens\nMend"):
         run(tmp_path, answer, [task(1)])
     assert not (tmp_path / "waves").exists()
+
+
+def test_a_near_duplicate_of_seed_set_anchor_or_accepted_samples_adds_nothing(tmp_path: Path) -> None:
+    answers = [
+        "in spring the wide river rose over night and took the old bridge away fires 1=3.0",
+        "In spring, the wide river rose over night and took the OLD bridge away: fires 1=9.0",
+        "a dog slept below the old kitchen table until noon fires 1=2.0",
+        "every oven in that bakery needs new bricks this winter fires 1=2.0",
+    ]
+    anchor = ("0" * 16, "A dog slept below the old kitchen table until noon, and barked.")
+    found, _ = run(
+        tmp_path, lambda r: answers[r.sample_index % 4], [task(1, 2)], known_samples=[anchor], per_wave=4,
+        clean=CleanSettings(),
+    )  # fmt: skip
+    assert [c.text for c in found.accepted] == [answers[1], answers[3]]
+    assert [c.reason for c in found.rejected[:2]] == [NEARLY_THERE, NEARLY_THERE]
+    again, _ = run(tmp_path / "all", lambda r: answers[r.sample_index % 4], [task(1, 4)], per_wave=4)
+    assert len(again.accepted) == 4
+    assert THERE_ALREADY in {c.reason for c in again.rejected} or not again.rejected

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import tiny_run
-from facsynth import pipeline
+from facsynth import filling, pipeline
 from facsynth.errors import MismatchError, SettingsError
 from facsynth.proof import verify_run
 from facsynth.settings import RunSettings, parse_settings
@@ -91,7 +91,7 @@ def test_samples_of_seed_set_and_anchor_add_nothing(tmp_path: Path) -> None:
 def test_it_is_decided_once_and_for_one_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, out = settings_of(tmp_path), tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "write_samples", lambda *_, **__: 1 / 0)
+        patch.setattr(filling, "synthesize", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             pipeline.run(settings, out, tmp_path / "cache")
     chosen = (out / "selection" / "selected.jsonl").read_bytes()

@@ -6,9 +6,7 @@ the same folder goes on where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,37 +16,28 @@ from facsynth.assemble import (
     background_path,
     check_form,
     open_background,
-    open_local_writer,
     open_sae,
     open_space,
-    read_data,
 )
-from facsynth.bins import Ints
 from facsynth.features.encode import FeatureSpace
-from facsynth.features.encoded import Encoded, encode, settings_of
-from facsynth.features.reuse import Known, known_folders, remember
+from facsynth.features.encoded import Encoded, encode
+from facsynth.filling import encode_part, fill, writer_of
 from facsynth.judging import judged_features
-from facsynth.llm import Ledger
 from facsynth.lock import locked
 from facsynth.measure import Measured, check_background, measure
 from facsynth.planning import check_targets, fix_targets, keep_plan
 from facsynth.profile import merge
-from facsynth.proof import measurer
-from facsynth.protocols import Writer
 from facsynth.records import Progress, no_progress
 from facsynth.report.build import build_report
 from facsynth.report.shapes import SUMMARY, read_object
 from facsynth.run_folder import Corpora, open_run, read_unless_known, timed
-from facsynth.selecting import select_samples
 from facsynth.selfcheck import check_before_measuring
 from facsynth.settings import RunSettings
-from facsynth.store import Artifact, file_sha256
-from facsynth.synthesis.candidates import Candidate, Synthesis
-from facsynth.synthesis.loop import synthesize
-from facsynth.synthesis.requests import FeatureTask
+from facsynth.store import Artifact
+from facsynth.synthesis.candidates import Synthesis
 from facsynth.text.corpus import Corpus
 from facsynth.text.forms import to_sample
-from facsynth.writers import check_endpoints, opened_model
+from facsynth.writers import check_endpoints
 
 
 def tell_nobody(out: Path) -> None:
@@ -86,14 +75,10 @@ def run(
                 measured(out)
                 tasks = fix_targets(before, settings, out, anchor, space)
                 exact = open_space(settings, cache, dtype="float32")
-                support = anchor.profile.firing_samples(before.thresholds)
-                selected = select_from_pool(
-                    tasks, settings, out, cache, support=support, space=space, exact=exact, progress=progress
-                )
-                local = partial(open_local_writer, space, anchor.profile, [t.feature_id for t in tasks], settings)
-                written = write_samples(
-                    tasks, settings, out, local=local, exact=exact, selected=selected, replay=replay, progress=progress
-                )
+                written = fill(
+                    tasks, settings, out, cache,
+                    before=before, space=space, anchor=anchor, exact=exact, replay=replay, progress=progress,
+                )  # fmt: skip
                 accepted = encode_accepted(written, exact, out, progress)
                 filled = merge([seed_set.profile, *([accepted.profile] if accepted else [])])
                 outcome.write_outcome(
@@ -125,7 +110,7 @@ def measure_run(
     samples = chain.from_iterable(corpora or ())
     notes = check_before_measuring(space, samples, settings, cache, progress, data=_fingerprints(corpora, out))
     anchor, seed_set = (
-        _encode_part(corpus, space, out / "features" / which, cache, progress)
+        encode_part(corpus, space, out / "features" / which, cache, progress)
         for which, corpus in zip(("anchor", "seed"), corpora or (None, None), strict=True)
     )
     judged = None
@@ -136,64 +121,6 @@ def measure_run(
     record = outcome.coverage_record(before, space, settings, notes)
     keep_plan(before, anchor, seed_set, space, out, record=record, rng_seed=settings.rng_seed)
     return before, space, anchor, seed_set
-
-
-def select_from_pool(
-    tasks: Sequence[FeatureTask],
-    settings: RunSettings,
-    out: Path,
-    cache: Path,
-    *,
-    support: Ints,
-    space: FeatureSpace,
-    exact: FeatureSpace,
-    progress: Progress,
-) -> list[Candidate]:
-    """Close what samples of `data.pool` can close, in `selection/`; `support` as `select_samples` takes it."""
-    if not settings.data.pool or not tasks:
-        return []
-    corpus = read_data(settings.data, "pool", progress)
-    pool = _encode_part(corpus, space, out / "features" / "pool", cache, progress)
-    parents = {"targets": file_sha256(out / "targets.json"), "pool": corpus.fingerprint}
-    artifact = Artifact(out / "selection", "select", {"n_selected": settings.budget.n_selected}, parents)
-    return select_samples(
-        tasks, corpus, pool, measurer(exact), artifact,
-        support=support, n=settings.budget.n_selected, known_ids=_known_ids(out), progress=progress,
-    )  # fmt: skip
-
-
-def write_samples(
-    tasks: Sequence[FeatureTask],
-    settings: RunSettings,
-    out: Path,
-    *,
-    local: Callable[[], Writer],
-    exact: FeatureSpace,
-    selected: Sequence[Candidate] = (),
-    replay: Path | None = None,
-    progress: Progress = no_progress,
-) -> Synthesis:
-    """Write until every attempted feature has its samples or is given up; calls in `ledger.sqlite`."""
-    with (
-        Ledger.open(out / "ledger.sqlite") as ledger,
-        opened_model(settings, "writer", ledger, local, replay=replay, progress=progress) as writer,
-    ):
-        parents = {"targets": file_sha256(out / "targets.json"), "writer": writer.identity}
-        artifact = Artifact(out / "synthesis", "synthesize", asdict(settings.synthesis), parents)
-        return synthesize(
-            tasks, writer, measurer(exact), artifact, settings.synthesis,
-            selected=selected, known_ids=_known_ids(out), progress=progress,
-        )  # fmt: skip
-
-
-def _known_ids(out: Path) -> set[str]:
-    """Samples of seed set and anchor."""
-    return {sample_id for part in ("anchor", "seed") for sample_id in Encoded.open(out / "features" / part).ids()}
-
-
-def writer_of(out: Path) -> str:
-    """The identity of the writer that a run was begun with."""
-    return Artifact.reopen(out / "synthesis", "synthesize").parents["writer"]
 
 
 def encode_accepted(written: Synthesis, exact: FeatureSpace, out: Path, progress: Progress) -> Encoded | None:
@@ -218,16 +145,3 @@ def _fingerprints(corpora: Corpora | None, out: Path) -> list[str]:
     if corpora is not None:
         return [corpus.fingerprint for corpus in corpora]
     return [Artifact.reopen(out / "features" / which, "encode").parents["corpus"] for which in ("anchor", "seed")]
-
-
-def _encode_part(corpus: Corpus | None, space: FeatureSpace, out: Path, cache: Path, progress: Progress) -> Encoded:
-    if corpus is None:
-        return Encoded.open(out)
-
-    def named(what: str, done: int, total: int | None) -> None:
-        progress(f"{what} {out.name}", done, total)
-
-    known = Known(known_folders(cache, space.fingerprint), settings_of(space))
-    encoded = encode(corpus, space, out, known=known, progress=named)
-    remember(cache, space.fingerprint, out)
-    return encoded

@@ -5,7 +5,7 @@ Before: the list of what is attempted, and an encoded pool. After: `synthesis.lo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,11 +18,13 @@ from facsynth.features.encoded import Encoded
 from facsynth.features.shards import entries_of, over_roles
 from facsynth.records import Progress, Sample, no_progress
 from facsynth.store import Artifact, read_jsonl, write_jsonl
-from facsynth.synthesis.accept import NOTHING_FIRES, acceptance_limit
+from facsynth.synthesis.accept import NOTHING_FIRES, USUAL, CleanSettings, acceptance_limit, unclean
 from facsynth.synthesis.candidates import SELECTED, Candidate
 from facsynth.synthesis.loop import Measure
 from facsynth.synthesis.requests import FeatureTask
+from facsynth.synthesis.seen import NOTHING_SEEN, Seen
 from facsynth.text.corpus import Corpus
+from facsynth.text.language import other_language
 
 CHOSEN = "selected.jsonl"
 
@@ -36,7 +38,8 @@ def select_samples(
     *,
     support: Ints,
     n: int | None = None,
-    known_ids: Collection[str] = (),
+    clean: CleanSettings = USUAL,
+    seen: Seen = NOTHING_SEEN,
     progress: Progress = no_progress,
 ) -> list[Candidate]:
     """The samples of a pool that close most of what is attempted, and those that did not hold what they promised.
@@ -52,11 +55,12 @@ def select_samples(
         artifact: keeps the decision.
         support: [d_sae], anchor samples that fire each.
         n: accepted samples at most; as many as add anything where nothing is said.
-        known_ids: samples of seed set and anchor, which add nothing.
+        clean: what is rejected, whatever it fires.
+        seen: samples of seed set and anchor, which add nothing.
         progress: told of accepted samples.
     """
     if not artifact.has(CHOSEN):
-        choice = _Choice(tasks, support, pool, set(known_ids))
+        choice = _Choice(tasks, support, pool, seen, clean)
         while len(choice.accepted) < (len(choice.ids) if n is None else n):
             rows = choice.next(None if n is None else n - len(choice.accepted))
             if not rows:
@@ -71,13 +75,17 @@ def select_samples(
 class _Choice:
     """What was chosen so far, and what is still lacking."""
 
-    def __init__(self, tasks: Sequence[FeatureTask], support: Ints, pool: Encoded, known_ids: set[str]) -> None:
+    def __init__(
+        self, tasks: Sequence[FeatureTask], support: Ints, pool: Encoded, seen: Seen, clean: CleanSettings
+    ) -> None:
+        self._clean, self._seen, self._chosen = clean, seen, Seen.of([], clean)
+        self._languages = {other_language(span.context) for task in tasks for span in task.spans} or {""}
         self._limits = {task.feature_id: acceptance_limit(task.threshold) for task in tasks}
         self._lacking = {task.feature_id: task.n_wanted for task in tasks}
         self._weights = support[list(self._limits)]
         self.ids, self._lengths, self._fires = _incidence(pool, self._limits)
         first = {sample_id: row for row, sample_id in reversed(list(enumerate(self.ids)))}
-        self._open = np.array([first[i] == row and i not in known_ids for row, i in enumerate(self.ids)], bool)
+        self._open = np.array([first[i] == row and i not in seen.ids for row, i in enumerate(self.ids)], bool)
         self.accepted: list[Candidate] = []
         self.refuted: list[Candidate] = []
 
@@ -98,9 +106,11 @@ class _Choice:
             candidate = Candidate(
                 SELECTED, sample.text, NOTHING_FIRES, sample_id=sample.sample_id, row=row, fires=fires, n_calls=0
             )
-            if not wanted or found is None:
-                self.refuted.append(candidate)
+            reason = self._fault(sample) or ("" if wanted else NOTHING_FIRES)
+            if reason or found is None:
+                self.refuted.append(candidate.changed(reason=reason))
                 continue
+            self._chosen.add(sample.sample_id, sample.text)
             feature = max(wanted, key=lambda f: (maxima[f][0] / self._limits[f], -f))
             activation, position = maxima[feature]
             self.accepted.append(
@@ -110,6 +120,12 @@ class _Choice:
             )
             for f in fires:
                 self._lacking[f] -= 1
+
+    def _fault(self, sample: Sample) -> str:
+        """Why it has no place in the data, whatever it fires."""
+        if reason := unclean(sample.text, self._languages, self._clean):
+            return reason
+        return self._seen.has(sample.sample_id, sample.text) or self._chosen.has(sample.sample_id, sample.text)
 
 
 def _incidence(pool: Encoded, limits: dict[int, float]) -> tuple[list[str], Ints, csr_array]:

@@ -17,6 +17,7 @@ from facsynth.errors import SettingsError
 from facsynth.llm.budget import Caps, Price
 from facsynth.meaning.asking import AskingSettings
 from facsynth.meaning.judge import COUNTED, Label
+from facsynth.synthesis.accept import CleanSettings
 from facsynth.synthesis.requests import SynthesisSettings
 from facsynth.tasks import load_task, task_names
 from facsynth.text.forms import check_compat, form_roles
@@ -175,6 +176,16 @@ class BudgetBlock(Block):
     """Plain-prompt samples for the chance level, as a share of the candidates."""
 
 
+class AcceptBlock(Block):
+    """What is rejected, whatever it fires."""
+
+    max_words: int | None = Field(default=None, ge=1)
+    personal_data: bool = False
+    """Reject what seems to hold some: addresses, numbers of phones, cards and accounts."""
+    near: float = Field(default=CleanSettings.near, ge=0, le=1)
+    """Of its runs of five words, the share that a sample may have in common with others; 1: nothing is too near."""
+
+
 class RunSettings(Block):
     """A whole run."""
 
@@ -187,6 +198,7 @@ class RunSettings(Block):
     writer: WriterBlock = WriterBlock()
     judge: JudgeBlock = JudgeBlock()
     budget: BudgetBlock = BudgetBlock()
+    accept: AcceptBlock = AcceptBlock()
     rng_seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="before")
@@ -260,6 +272,7 @@ class RunSettings(Block):
             asks="message" if endpoint and endpoint.api == "chat" else "continue",
             lag=0 if endpoint is None else 1,
             n_tries=1 if endpoint is None else 2,
+            clean=CleanSettings(**self.accept.model_dump()),
             rng_seed=self.rng_seed,
         )
 

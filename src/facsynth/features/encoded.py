@@ -122,6 +122,14 @@ class Encoded:
         for table in self.shards(["sample_id"]):
             yield from table["sample_id"].to_pylist()
 
+    def texts(self, tokenizer: Any) -> Iterator[tuple[str, str]]:
+        """Sample ids with their content, in order; `tokenizer` is that of the model which encoded them."""
+        for table in self.shards(["sample_id", "token_ids", "token_role"]):
+            rows = zip(table["token_ids"].to_pylist(), table["token_role"].to_pylist(), strict=True)
+            content = [[i for i, role in zip(ids, roles, strict=True) if role] for ids, roles in rows]
+            decoded = tokenizer.decode(content, clean_up_tokenization_spaces=False) if content else []
+            yield from zip(table["sample_id"].to_pylist(), decoded, strict=True)
+
     def incidence(
         self, feature_ids: npt.NDArray[np.int64], thresholds: npt.NDArray[np.float32]
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:

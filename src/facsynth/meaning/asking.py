@@ -16,6 +16,7 @@ from facsynth.errors import SettingsError
 from facsynth.llm.structured import Answer, ask_json
 from facsynth.protocols import Writer
 from facsynth.records import Failure, Message, Request, Span
+from facsynth.text.dirt import refuses
 from facsynth.text.language import other_language
 
 _T = TypeVar("_T")
@@ -24,11 +25,6 @@ MARKS = ("<<", ">>")
 """Around a firing token, as in delphi; small models know them better than rarer ones."""
 LONGEST_BEFORE, LONGEST_AFTER = 600, 200
 """Characters of a text in a prompt, before and after its firing token."""
-_REFUSALS = re.compile(
-    r"(?i)^\W*(?:(?:i'?m sorry|i am sorry|sorry|unfortunately|i apologi[sz]e|as an ai\b[^,.]*)[\s,.;:!-]*(?:but\W+)?)?"
-    r"(?:i (?:can(?:no|')t|won't|will not|am (?:un|not )able to|must decline)|i'm (?:not able|unable) to|unable to)"
-    r"\W+(?:\w+\W+){0,2}?(?:help|assist|comply|provide|answer|respond|fulfil|do that|do this|continue|explain)"
-)
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]+")
 _CONTROL = re.compile(r"<(?=<)|>(?=>)|<(?=\|)|<(?=/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn)>)|\[(?=/?INST\])")
 """Where a mark, or what a chat template is made of, begins; a space behind it leaves it a text."""
@@ -123,7 +119,7 @@ def unusable(text: str) -> str:
     """Why words of an answer cannot be used; empty where they can."""
     if not text.strip():
         return "empty: the answer holds no words"
-    if _REFUSALS.match(text.replace("’", "'")):
+    if refuses(text):
         return "refusal: the model would not answer"
     found = other_language(text)
     return f"wrong language: it seems to be {found}, English was asked for" if found else ""

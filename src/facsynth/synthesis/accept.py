@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Collection
+from dataclasses import dataclass
 
 from facsynth.records import Reply
+from facsynth.text.dirt import personal_data_in, refuses_to_write, template_in
+from facsynth.text.language import other_language
 
 MARGIN = 1.05
 """Accepted above threshold x 1.05, so that the noise of other batches and machines cannot undo it."""
@@ -66,13 +70,31 @@ def _unwrapped(text: str) -> str:
     return text.strip()
 
 
-def fault(reply: Reply, text: str, shown: str) -> str:
+@dataclass(frozen=True)
+class CleanSettings:
+    """What is rejected, whatever it fires."""
+
+    max_words: int | None = None
+    personal_data: bool = False
+    """Reject what seems to hold some: addresses, numbers of phones, cards and accounts."""
+    near: float = 0.5
+    """Of the runs of five words, the share that seed set, anchor and accepted samples may have too."""
+
+
+USUAL = CleanSettings()
+
+
+def fault(
+    reply: Reply, text: str, shown: str, languages: Collection[str] = ("",), settings: CleanSettings = USUAL
+) -> str:
     """Why a reply is no candidate, whatever it fires; empty where it is one.
 
     Args:
         reply: what the writer gave.
         text: the reply, cleaned.
         shown: what the writer was shown, to tell copies.
+        languages: of the anchor's spans, as `other_language` names them; empty is English.
+        settings: what is rejected.
     """
     if reply.error:
         return f"{WRITER_ERROR}: {' '.join(reply.error.split())[:200]}"
@@ -81,10 +103,26 @@ def fault(reply: Reply, text: str, shown: str) -> str:
     words = text.lower().split()
     if len(words) < MIN_WORDS:
         return "too short"
+    if reason := unclean(text, languages, settings):
+        return reason
     fours = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
     if len(fours) - len(set(fours)) > max(2, len(fours) // 6):
         return "repeats itself"
     return "copies what it was shown" if _is_copy(text, shown) else ""
+
+
+def unclean(text: str, languages: Collection[str], settings: CleanSettings = USUAL) -> str:
+    """What in a text, wherever it comes from, has no place in training data; empty where nothing has."""
+    language, n_words = other_language(text), len(text.split())
+    kind = personal_data_in(text) if settings.personal_data else ""
+    found = (
+        (settings.max_words is not None and n_words > settings.max_words, "too long"),
+        (refuses_to_write(text), "refusal"),
+        (bool(template_in(text)), "remains of a template"),
+        (language not in languages, f"wrong language: {language or 'English'}"),
+        (bool(kind), f"personal data: {kind}"),
+    )
+    return next((reason for is_so, reason in found if is_so), "")
 
 
 def _is_copy(text: str, shown: str) -> bool:

@@ -8,7 +8,7 @@ the same samples, byte for byte, however often the run was interrupted.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -20,12 +20,13 @@ from facsynth.llm.wire import Kind
 from facsynth.protocols import Writer
 from facsynth.records import Measurement, Message, Progress, Reply, Sample, no_progress
 from facsynth.store import Artifact, fingerprint, read_jsonl, write_jsonl
-from facsynth.synthesis.accept import NOTHING_FIRES, acceptance_limit, clean_text, fault
+from facsynth.synthesis.accept import NOTHING_FIRES, CleanSettings, acceptance_limit, clean_text, fault
 from facsynth.synthesis.candidates import CONTROL, Candidate, Synthesis
 from facsynth.synthesis.requests import FeatureTask, SynthesisSettings
+from facsynth.synthesis.seen import NOTHING_SEEN, Seen
 from facsynth.synthesis.waves import Wave, Waves
+from facsynth.text.language import other_language
 
-THERE_ALREADY = "is there already"
 Measure = Callable[[Sequence[Sample]], list[Measurement | None]]
 """Samples in, what they fire out (float32, on the text alone), same order; None: could not be encoded."""
 
@@ -38,7 +39,7 @@ def synthesize(
     settings: SynthesisSettings,
     *,
     selected: Sequence[Candidate] = (),
-    known_ids: Collection[str] = (),
+    seen: Seen = NOTHING_SEEN,
     progress: Progress = no_progress,
 ) -> Synthesis:
     """Write samples for features until each has `n_wanted` accepted ones or `max_candidates` in a row were in vain.
@@ -50,14 +51,14 @@ def synthesize(
         artifact: keeps one file of decisions a wave.
         settings: sizes and sampling.
         selected: from a pool; what those fire that are accepted is not written for.
-        known_ids: samples of seed and anchor; a candidate equal to one is a copy.
+        seen: samples of seed set and anchor; a candidate that is equal to one, or nearly, is a copy.
         progress: told of accepted samples.
 
     Raises:
         ModelError: the writer answered no request of a wave.
     """
-    given = {*known_ids, *(candidate.sample_id for candidate in selected if not candidate.reason)}
-    waves, judge = Waves(tasks, settings, selected), _Judge(tasks, measure, artifact, given)
+    waves, judge = Waves(tasks, settings, selected), _Judge(tasks, measure, artifact, settings.clean, seen)
+    judge.remember(selected)
     beside = ThreadPoolExecutor(settings.lag + 1)
     out: deque[tuple[str, Wave, Callable[[], list[Reply]]]] = deque()
     n = 0
@@ -100,16 +101,30 @@ def _replies(
 class _Judge:
     """Decides on replies, and keeps what it decided."""
 
-    def __init__(self, tasks: Sequence[FeatureTask], measure: Measure, artifact: Artifact, known_ids: set[str]) -> None:
-        self.measure, self.artifact = measure, artifact
+    def __init__(
+        self,
+        tasks: Sequence[FeatureTask],
+        measure: Measure,
+        artifact: Artifact,
+        clean: CleanSettings,
+        given: Seen,
+    ) -> None:
+        self.measure, self.artifact, self.clean = measure, artifact, clean
         self.thresholds = {task.feature_id: task.threshold for task in tasks}
         self.limits = {feature: acceptance_limit(threshold) for feature, threshold in self.thresholds.items()}
-        self._given_ids, self.known_ids = known_ids, set(known_ids)
-        """Of seed set and anchor; and those accepted since: a sample equal to one of them adds nothing."""
+        self.languages = {other_language(span.context) for task in tasks for span in task.spans} or {""}
+        self._given, self._accepted = given, Seen.of([], clean)
+        """Of seed set and anchor, and accepted since: a sample equal to one of them, or nearly, adds nothing."""
 
     def forget_accepted(self) -> None:
         """Compare with what was given alone."""
-        self.known_ids = set(self._given_ids)
+        self._accepted = Seen.of([], self.clean)
+
+    def remember(self, candidates: Iterable[Candidate]) -> None:
+        """Compare with the accepted ones too."""
+        for candidate in candidates:
+            if not candidate.reason and candidate.written_for != CONTROL:
+                self._accepted.add(candidate.sample_id, candidate.text)
 
     def decide(self, name: str, wave: Wave, replies: Callable[[], list[Reply]], waves: Waves) -> list[Candidate]:
         """Encode and decide, or read what was decided before."""
@@ -126,7 +141,7 @@ class _Judge:
                 f"{path} is damaged: it decides on {len(candidates)} candidates of {len(wave)}\n"
                 "Remove it, and run the same command again: they are decided anew, and nothing is written again."
             )
-        self.known_ids.update(c.sample_id for c in candidates if not c.reason and c.written_for != CONTROL)
+        self.remember(candidates)
         return candidates
 
     def _decide(self, requests: Wave, replies: Sequence[Reply], waves: Waves) -> list[Candidate]:
@@ -135,13 +150,13 @@ class _Judge:
             for (_, request), reply in zip(requests, replies, strict=True)
         ]
         faults = [
-            fault(reply, text, request.messages[-1].content)
+            fault(reply, text, request.messages[-1].content, self.languages, self.clean)
             for (_, request), reply, text in zip(requests, replies, texts, strict=True)
         ]
         samples = [Sample((Message("user", text),)) for text in texts]
         sound = [index for index, found in enumerate(faults) if not found]
         measured = dict(zip(sound, self.measure([samples[i] for i in sound]), strict=True)) if sound else {}
-        seen, lacking = set(self.known_ids), {task.feature_id: waves.lacks(task) for task in waves.tasks}
+        seen, lacking = Seen.of([], self.clean), {task.feature_id: waves.lacks(task) for task in waves.tasks}
         decided: dict[int, Candidate] = {}
         for index in sorted(range(len(replies)), key=lambda i: (-self._excess(requests[i][0], measured.get(i)), i)):
             (written_for, request), reply = requests[index], replies[index]
@@ -162,9 +177,7 @@ class _Judge:
             found.maxima.get(feature, (0.0, 0))[0] / self.limits[feature] if found and feature in self.limits else 0.0
         )
 
-    def _judge(
-        self, candidate: Candidate, found: Measurement | None, seen: set[str], lacking: dict[int, int]
-    ) -> Candidate:
+    def _judge(self, candidate: Candidate, found: Measurement | None, seen: Seen, lacking: dict[int, int]) -> Candidate:
         """Accept a candidate for a feature that still lacks samples and fires, its own one first.
 
         Candidates come strongest first, so a feature keeps its strongest.
@@ -177,14 +190,15 @@ class _Judge:
         wanted = [f for f in fires if lacking[f] > 0]
         activation, position = found.maxima.get(own, (0.0, 0))
         candidate = candidate.changed(activation=activation, position=position, fires=fires)
-        if candidate.sample_id in seen:
-            return candidate.changed(reason=THERE_ALREADY)
+        for known in (self._given, self._accepted, seen):
+            if reason := known.has(candidate.sample_id, candidate.text):
+                return candidate.changed(reason=reason)
         if own == CONTROL:
-            seen.add(candidate.sample_id)
+            seen.add(candidate.sample_id, candidate.text)
             return candidate.changed(reason="" if fires else NOTHING_FIRES)
         if not wanted:
             return candidate.changed(reason="fires only what has its samples" if fires else NOTHING_FIRES)
-        seen.add(candidate.sample_id)
+        seen.add(candidate.sample_id, candidate.text)
         for feature in fires:
             lacking[feature] -= 1
         best = own if own in wanted else max(wanted, key=lambda f: found.maxima[f][0] / self.limits[f])

@@ -15,6 +15,7 @@ from facsynth.errors import SettingsError
 from facsynth.llm.budget import FREE, NO_CAPS, Amount, Caps, Price, total, worst_tokens
 from facsynth.llm.longer import LONGER
 from facsynth.records import Message, Request, Span
+from facsynth.synthesis.accept import USUAL, CleanSettings
 
 FEATURE_STRIDE = 1 << 20
 """Random numbers of a request depend on its rng_seed and sample_index: every feature gets its own, 0 the control."""
@@ -52,6 +53,8 @@ class SynthesisSettings:
     """Waves that are asked for while one is decided: 0 where the same machine writes and decides, 1 at an endpoint."""
     n_tries: int = 1
     """How often a reply that does not end is asked for, each time with twice the `max_tokens`."""
+    clean: CleanSettings = USUAL
+    """What is rejected, whatever it fires."""
     rng_seed: int = 0
 
     def __post_init__(self) -> None:

@@ -1,0 +1,95 @@
+"""Closing what is attempted: from a pool first, then written.
+
+Before: `planning` fixed the list, and anchor and seed set are encoded. After: `pipeline` measures again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+from facsynth.assemble import open_local_writer, read_data
+from facsynth.features.encode import FeatureSpace
+from facsynth.features.encoded import Encoded, encode, settings_of
+from facsynth.features.reuse import Known, known_folders, remember
+from facsynth.llm import Ledger
+from facsynth.measure import Measured
+from facsynth.proof import measurer
+from facsynth.records import Progress
+from facsynth.selecting import select_samples
+from facsynth.settings import RunSettings
+from facsynth.store import Artifact, file_sha256
+from facsynth.synthesis.candidates import Candidate, Synthesis
+from facsynth.synthesis.loop import synthesize
+from facsynth.synthesis.requests import FeatureTask
+from facsynth.synthesis.seen import Seen
+from facsynth.text.corpus import Corpus
+from facsynth.writers import opened_model
+
+
+def fill(
+    tasks: Sequence[FeatureTask], settings: RunSettings, out: Path, cache: Path, *,
+    before: Measured, space: FeatureSpace, anchor: Encoded, exact: FeatureSpace, replay: Path | None,
+    progress: Progress,
+) -> Synthesis:  # fmt: skip
+    """Select from `data.pool` where there is one, then write until every attempted feature has its samples or is given
+    up; decisions in `selection/` and `synthesis/`, calls in `ledger.sqlite`.
+
+    Args:
+        tasks: what is attempted.
+        settings: of the run, whose folder is `out`.
+        out: where anchor and seed set are encoded.
+        cache: for hashes.
+        before: what was measured.
+        space: of anchor and seed set.
+        anchor: the same, encoded.
+        exact: as `space`, in float32: what decides.
+        replay: the ledger of another run, which answers in the writer's place.
+        progress: told of what is accepted.
+    """
+    parts = (Encoded.open(out / "features" / part).texts(space.backbone.tokenizer) for part in ("anchor", "seed"))
+    seen = Seen.of(chain.from_iterable(parts), settings.synthesis.clean)
+    selected: list[Candidate] = []
+    if settings.data.pool and tasks:
+        corpus = read_data(settings.data, "pool", progress)
+        pool = encode_part(corpus, space, out / "features" / "pool", cache, progress)
+        parents = {"targets": file_sha256(out / "targets.json"), "pool": corpus.fingerprint}
+        selected = select_samples(
+            tasks, corpus, pool, measurer(exact),
+            Artifact(out / "selection", "select", {"n_selected": settings.budget.n_selected}, parents),
+            support=anchor.profile.firing_samples(before.thresholds), n=settings.budget.n_selected,
+            clean=settings.synthesis.clean, seen=seen, progress=progress,
+        )  # fmt: skip
+    local = partial(open_local_writer, space, anchor.profile, [t.feature_id for t in tasks], settings)
+    with (
+        Ledger.open(out / "ledger.sqlite") as ledger,
+        opened_model(settings, "writer", ledger, local, replay=replay, progress=progress) as writer,
+    ):
+        parents = {"targets": file_sha256(out / "targets.json"), "writer": writer.identity}
+        artifact = Artifact(out / "synthesis", "synthesize", asdict(settings.synthesis), parents)
+        return synthesize(
+            tasks, writer, measurer(exact), artifact, settings.synthesis,
+            selected=selected, seen=seen, progress=progress,
+        )  # fmt: skip
+
+
+def writer_of(out: Path) -> str:
+    """The identity of the writer that a run was begun with."""
+    return Artifact.reopen(out / "synthesis", "synthesize").parents["writer"]
+
+
+def encode_part(corpus: Corpus | None, space: FeatureSpace, out: Path, cache: Path, progress: Progress) -> Encoded:
+    """Encode a part of a run's data, with what the cache knows of it; None is encoded already, and gone."""
+    if corpus is None:
+        return Encoded.open(out)
+
+    def named(what: str, done: int, total: int | None) -> None:
+        progress(f"{what} {out.name}", done, total)
+
+    known = Known(known_folders(cache, space.fingerprint), settings_of(space))
+    encoded = encode(corpus, space, out, known=known, progress=named)
+    remember(cache, space.fingerprint, out)
+    return encoded
