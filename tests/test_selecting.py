@@ -134,5 +134,5 @@ def test_the_command_says_what_it_closed(tmp_path: Path) -> None:
 
 
 def test_a_pool_from_stdin_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="a pool cannot come from stdin"):
+    with pytest.raises(SettingsError, match="cannot come from stdin"):
         settings_of(tmp_path, pool=["-"])

@@ -28,6 +28,7 @@ from facsynth.settings import EMBEDDED, DataBlock, RunSettings
 from facsynth.store import fingerprint
 from facsynth.text.borrowed import check_same_tokens
 from facsynth.text.corpus import Corpus, read_corpus
+from facsynth.text.holdout import Holdout, read_holdout
 from facsynth.text.layouts import Fields
 
 EMBEDDED_SAE = "smollm2-135m-instruct-layers.14"
@@ -188,7 +189,8 @@ def _sae_folder(path: str) -> Path:
 def read_data(block: DataBlock, which: str, progress: Progress = no_progress) -> Corpus:
     """The seed set, the anchor or the pool, all files of it as one corpus.
 
-    Named fields are those of the seed set; another file that lacks them is read in the layout it has.
+    Named fields are those of the seed set; another file that lacks them is read in the layout it has. Anchor and pool
+    come without what is in the holdout.
     """
     corpora = []
     for source in {"seed": block.seed, "anchor": block.anchor, "pool": block.pool}[which]:
@@ -199,7 +201,17 @@ def read_data(block: DataBlock, which: str, progress: Progress = no_progress) ->
             if which == "seed" or not block.fields or source == "-":
                 raise
             corpora.append(read())
-    return corpora[0] if len(corpora) == 1 else Corpus.join(corpora)
+    corpus = corpora[0] if len(corpora) == 1 else Corpus.join(corpora)
+    holdout = None if which == "seed" else open_holdout(block)
+    corpus = holdout.kept_out_of(corpus) if holdout else corpus
+    if not len(corpus):
+        raise InputError(f"all of {corpus.name} is in the holdout\nAn {which} must be other data.")
+    return corpus
+
+
+def open_holdout(block: DataBlock) -> Holdout | None:
+    """What is kept for evaluation; None where nothing was named."""
+    return read_holdout(block.holdout, block.form, Fields(**block.fields))
 
 
 def check_form(settings: RunSettings) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from facsynth.assemble import open_local_writer, read_data
+from facsynth.assemble import open_holdout, open_local_writer, read_data
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded, encode, settings_of
 from facsynth.features.reuse import Known, known_folders, remember
@@ -21,7 +21,7 @@ from facsynth.proof import measurer
 from facsynth.records import Progress
 from facsynth.selecting import select_samples
 from facsynth.settings import RunSettings
-from facsynth.store import Artifact, file_sha256
+from facsynth.store import Artifact, file_sha256, fingerprint
 from facsynth.synthesis.candidates import Candidate, Synthesis
 from facsynth.synthesis.loop import synthesize
 from facsynth.synthesis.requests import FeatureTask
@@ -51,7 +51,8 @@ def fill(
         progress: told of what is accepted.
     """
     parts = (Encoded.open(out / "features" / part).texts(space.backbone.tokenizer) for part in ("anchor", "seed"))
-    seen = Seen.of(chain.from_iterable(parts), settings.synthesis.clean)
+    holdout = open_holdout(settings.data)
+    seen = Seen.of(chain.from_iterable(parts), settings.synthesis.clean, holdout)
     selected: list[Candidate] = []
     if settings.data.pool and tasks:
         corpus = read_data(settings.data, "pool", progress)
@@ -69,6 +70,7 @@ def fill(
         opened_model(settings, "writer", ledger, local, replay=replay, progress=progress) as writer,
     ):
         parents = {"targets": file_sha256(out / "targets.json"), "writer": writer.identity}
+        parents |= {"holdout": fingerprint(holdout.fingerprints)} if holdout else {}
         artifact = Artifact(out / "synthesis", "synthesize", asdict(settings.synthesis), parents)
         return synthesize(
             tasks, writer, measurer(exact), artifact, settings.synthesis,

@@ -16,6 +16,7 @@ from facsynth.assemble import (
     background_path,
     check_form,
     open_background,
+    open_holdout,
     open_sae,
     open_space,
 )
@@ -118,6 +119,7 @@ def measure_run(
         judged = judged_features(settings, out, space, anchor, background, replay=replay, progress=progress)
     before = measure(anchor, seed_set, background, settings, judged)
     check_targets(before, out)
+    notes = (*notes, *_in_holdout(settings, corpora))
     record = outcome.coverage_record(before, space, settings, notes)
     keep_plan(before, anchor, seed_set, space, out, record=record, rng_seed=settings.rng_seed)
     return before, space, anchor, seed_set
@@ -138,6 +140,13 @@ def _check_background(settings: RunSettings, cache: Path) -> None:
     if place is None and "contrast" in settings.coverage.relevance:
         open_sae(settings.sae.path, cache, k=settings.sae.k, hook_point=settings.model.hook_point or "")
     check_background(place, settings)
+
+
+def _in_holdout(settings: RunSettings, corpora: Corpora | None) -> list[str]:
+    """What is to be said of the seed set, which stays as it is."""
+    holdout = open_holdout(settings.data)
+    n = sum(holdout.holds(sample.text) for sample in corpora[1]) if holdout and corpora else 0
+    return [f"seed set: {n} samples are in the holdout, which tests nothing that is trained on them"] if n else []
 
 
 def _fingerprints(corpora: Corpora | None, out: Path) -> list[str]:

@@ -117,18 +117,20 @@ class DataBlock(Block):
     anchor: Files
     pool: Annotated[tuple[Place, ...], BeforeValidator(_one_file)] = ()
     """Samples to select from before anything is written."""
+    holdout: Annotated[tuple[Place, ...], BeforeValidator(_one_file)] = ()
+    """Evaluation data: it is left out of anchor and pool, and what holds it is rejected."""
     form: str = "message"
     fields: RowFields = Field(default={})
     """Where the parts of a row are, for layouts that are not recognised: text, messages, prompt …"""
     limit: int | None = Field(default=None, ge=1)
     """Samples read of each file at most."""
 
-    @field_validator("pool")
+    @field_validator("pool", "holdout")
     @classmethod
     def _is_there_again(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        """A pool is read again when its samples are known; stdin is gone by then."""
+        """They are read more than once, and stdin is gone by then."""
         if "-" in value:
-            raise ValueError("a pool cannot come from stdin; give a file")
+            raise ValueError("it cannot come from stdin; give a file")
         return value
 
     @field_validator("form")

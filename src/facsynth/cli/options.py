@@ -71,6 +71,10 @@ MEASURING: Mapping[str, Any] = {
         list[str] | None,
         typer.Option("--anchor", help="What the data should reach; repeat it for several files. [the example anchor]"),
     ],
+    "holdout": Annotated[
+        list[str] | None,
+        typer.Option("--holdout", help="Evaluation data, to be kept out; repeat it for more."),
+    ],
     "threshold": Annotated[
         str | None, typer.Option("--threshold", help="0.0, r0.5 (of the robust maximum) or q90. [r0.5]")
     ],
@@ -125,6 +129,7 @@ def takes(*groups: Mapping[str, Any]) -> Callable[[Command], Command]:
 KEYS = {
     "anchor": "data.anchor",
     "pool": "data.pool",
+    "holdout": "data.holdout",
     "n_selected": "budget.n_selected",
     "max_candidates": "budget.max_candidates",
     "form": "data.form",

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from facsynth.synthesis.accept import CleanSettings
+from facsynth.text.holdout import LEFT_OUT, Holdout
 from facsynth.text.overlap import WordRuns
 
 RUN_WORDS = 5
@@ -23,9 +24,11 @@ class Seen:
     ids: set[str]
     runs: WordRuns
     near: float
+    holdout: Holdout | None = None
+    """What no sample may hold."""
 
     @classmethod
-    def of(cls, samples: Iterable[tuple[str, str]], clean: CleanSettings) -> Seen:
+    def of(cls, samples: Iterable[tuple[str, str]], clean: CleanSettings, holdout: Holdout | None = None) -> Seen:
         """Of sample ids with their texts."""
         ids: set[str] = set()
 
@@ -34,7 +37,7 @@ class Seen:
                 ids.add(sample_id)
                 yield text
 
-        return cls(ids, WordRuns(texts(), RUN_WORDS), clean.near)
+        return cls(ids, WordRuns(texts(), RUN_WORDS), clean.near, holdout)
 
     def add(self, sample_id: str, text: str) -> None:
         """One more."""
@@ -45,6 +48,8 @@ class Seen:
         """Why a sample adds nothing; empty where it adds something."""
         if sample_id in self.ids:
             return THERE_ALREADY
+        if self.holdout and self.holdout.holds(text):
+            return LEFT_OUT
         return NEARLY_THERE if self.runs.share(text) > self.near else ""
 
 

@@ -87,6 +87,18 @@ class Corpus:
             _rows=lambda: (row for corpus in parts for row in corpus.rows()),
         )
 
+    def without(self, is_out: Callable[[Sample], bool], reason: str) -> Corpus:
+        """The samples that are not out; the others stand among the failures, with `reason`."""
+        out = [sample for sample in self if is_out(sample)]
+        ids = {sample.sample_id for sample in out}
+        kept = replace(self, _rows=lambda: (row for row in self.rows() if row[0].sample_id not in ids))
+        return replace(
+            kept,
+            fingerprint=_fingerprint(sample for sample in self if sample.sample_id not in ids),
+            n_samples=self.n_samples - len(out),
+            failures=(*self.failures, *(Failure(sample.where or sample.sample_id, reason) for sample in out)),
+        )
+
     @property
     def n_failures(self) -> int:
         """How many rows are no samples."""
