@@ -37,7 +37,15 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path: Path, server: F
         lines = (ROOT / "examples" / f"{source}.jsonl").read_text(encoding="utf-8").splitlines()[:n_rows]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     commands = [words for words in typed("README.md") if words[0] == "facsynth"]
-    assert [words[1] for words in commands] == ["coverage", "coverage", "missing", "interpret", "synthesize", "verify"]
+    assert [words[1] for words in commands] == [
+        "coverage",
+        "coverage",
+        "missing",
+        "interpret",
+        "synthesize",
+        "verify",
+        "export",
+    ]
     server.script = answer
     named = {"URL": server.url, "NAME": MODEL}
     for words in commands:
