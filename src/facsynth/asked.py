@@ -65,6 +65,8 @@ class WriterBlock(Block):
     max_tokens: int | None = Field(default=None, ge=4)
     """Of a message: 64 where nothing is said, 256 at an endpoint."""
     n_spans: int = Field(default=SynthesisSettings.n_spans, ge=1)
+    steps: Literal[1, 2] = 1
+    """2: prompts after the first wave show the candidates that fired the feature most and least."""
 
     @model_validator(mode="after")
     def _endpoint_cannot_steer(self) -> Self:

@@ -20,7 +20,14 @@ from facsynth.planning import planned
 from facsynth.records import Progress, Request, no_progress
 from facsynth.run_folder import open_run, read_unless_known
 from facsynth.settings import RunSettings
-from facsynth.synthesis.requests import FeatureTask, SynthesisSettings, feature_request, plain_request, worst_amount
+from facsynth.synthesis.requests import (
+    FeatureTask,
+    Pair,
+    SynthesisSettings,
+    feature_request,
+    plain_request,
+    worst_amount,
+)
 from facsynth.synthesis.waves import n_control
 from facsynth.writers import check_no_bill, endpoint_settings
 
@@ -76,7 +83,10 @@ def _candidates(task: FeatureTask, settings: SynthesisSettings) -> tuple[int, in
 
 
 def _requests(task: FeatureTask, indices: Iterable[int], settings: RunSettings) -> list[Request]:
-    return [feature_request(task, index, settings.synthesis) for index in indices]
+    """In step 2 with a pair as long as can be."""
+    s = settings.synthesis
+    widest = Pair("x " * 2 * s.max_tokens * LONGER, "x " * 2 * s.max_tokens * LONGER) if s.steps == 2 else None
+    return [feature_request(task, index, s, widest if index >= s.per_wave else None) for index in indices]
 
 
 def _amount(requests: Sequence[Request], settings: SynthesisSettings) -> Amount:

@@ -268,6 +268,7 @@ class RunSettings(Block):
             top_p=writer.top_p,
             strength=usual if writer.strength is None else writer.strength,
             n_spans=writer.n_spans,
+            steps=writer.steps,
             caps=self.caps,
             price=self.price,
             control=budget.control,

@@ -19,6 +19,9 @@ MARGIN = 1.05
 """Accepted above threshold x 1.05, so that the noise of other batches and machines cannot undo it."""
 MARGIN_AT_ZERO = 0.05
 NOTHING_FIRES = "does not fire"
+ENOUGH_OF_IT = "fires only what has its samples"
+MEASURED = ("", NOTHING_FIRES, ENOUGH_OF_IT)
+"""Reasons of candidates whose activation is known."""
 WRITER_ERROR = "writer error"
 MIN_WORDS = 3
 COPIED_WORDS = 10

@@ -20,7 +20,7 @@ from facsynth.llm.wire import Kind
 from facsynth.protocols import Writer
 from facsynth.records import Measurement, Message, Progress, Reply, Sample, no_progress
 from facsynth.store import Artifact, fingerprint, read_jsonl, write_jsonl
-from facsynth.synthesis.accept import NOTHING_FIRES, CleanSettings, acceptance_limit, clean_text, fault
+from facsynth.synthesis.accept import ENOUGH_OF_IT, NOTHING_FIRES, CleanSettings, acceptance_limit, clean_text, fault
 from facsynth.synthesis.candidates import CONTROL, Candidate, Synthesis
 from facsynth.synthesis.requests import FeatureTask, SynthesisSettings
 from facsynth.synthesis.seen import NOTHING_SEEN, Seen
@@ -197,7 +197,7 @@ class _Judge:
             seen.add(candidate.sample_id, candidate.text)
             return candidate.changed(reason="" if fires else NOTHING_FIRES)
         if not wanted:
-            return candidate.changed(reason="fires only what has its samples" if fires else NOTHING_FIRES)
+            return candidate.changed(reason=ENOUGH_OF_IT if fires else NOTHING_FIRES)
         seen.add(candidate.sample_id, candidate.text)
         for feature in fires:
             lacking[feature] -= 1

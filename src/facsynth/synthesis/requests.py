@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from facsynth import prompts
 from facsynth.errors import SettingsError
@@ -41,6 +41,8 @@ class SynthesisSettings:
     """Of steering in the third wave: 1 adds what the SAE writes for the feature at its anchor maximum. 0: none."""
     n_spans: int = 4
     """Anchor spans shown in a prompt."""
+    steps: int = 1
+    """2: after the first wave of a feature a prompt shows the candidates that fired it most and least (paper, 6.2)."""
     caps: Caps = NO_CAPS
     """Over all calls, plain samples included; never exceeded."""
     price: Price = FREE
@@ -61,6 +63,8 @@ class SynthesisSettings:
         for name, least in (("per_wave", 1), ("max_candidates", 0), ("max_tokens", 1), ("n_spans", 1)):
             if getattr(self, name) < least:
                 raise SettingsError(f"{name} is {getattr(self, name)}\nGive at least {least}.")
+        if self.steps not in {1, 2}:
+            raise SettingsError(f"steps is {self.steps}\nGive 1 or 2.")
         if not 0 <= self.control <= 1:
             raise SettingsError(f"control is {self.control}\nGive a share between 0 and 1.")
 
@@ -78,19 +82,46 @@ class FeatureTask:
     explanation: str = ""
 
 
-def feature_request(task: FeatureTask, index: int, settings: SynthesisSettings) -> Request:
-    """Ask for candidate `index` of a feature: its spans as examples, its direction as steering."""
+PROMPTS = {
+    (True, False): "write_message", (True, True): "write_pair",
+    (False, False): "write_one", (False, True): "write_pair_one",
+}  # fmt: skip
+"""By whether a list goes on, and whether there is a pair."""
+
+
+class Pair(NamedTuple):
+    """The candidates of a feature that fired it most and least: the contrast of step 2."""
+
+    strong: str
+    """Empty where none fired it: then the anchor's spans alone show it."""
+    weak: str
+
+
+def feature_request(task: FeatureTask, index: int, settings: SynthesisSettings, pair: Pair | None = None) -> Request:
+    """Ask for candidate `index` of a feature: its spans as examples, its direction as steering; with a pair, that too.
+
+    Source of the pair: arXiv 2602.10388, section 6.2. Differs: where no candidate fired there is no strong example, and
+    none is made up.
+    """
     n = len(task.spans)
     wave = index % settings.max_candidates // settings.per_wave
     strength = settings.strength * (FIRST_STRENGTH + STRENGTH_STEP * wave)
     chosen = [task.spans[(index + i) % n] for i in range(min(settings.n_spans, n))]
-    listed = "\n".join(f"{number}. {' '.join(span.context.split())}" for number, span in enumerate(chosen, start=1))
-    values = {"spans": listed, "words": ", ".join(firing_words(task.spans))}
-    goes_on = settings.asks == "continue"
-    request = _request(prompts.fill("write_message" if goes_on else "write_one", **values), index, settings)
+    examples = [
+        " ".join(text.split()) for text in (*(s.context for s in chosen), *((pair.strong,) if pair else ())) if text
+    ]
+    words, goes_on = ", ".join(firing_words(task.spans)), settings.asks == "continue"
+    values = {
+        "spans": "\n".join(f"{number}. {text}" for number, text in enumerate(examples, start=1)),
+        "words": words,
+        "about": f": {task.explanation}" if task.explanation else f", near the words {words}",
+        "weak": " ".join(pair.weak.split()) if pair else "",
+    }
+    name = PROMPTS[goes_on, pair is not None]
+    request = _request(prompts.fill(name, **values), index, settings)
     return replace(
         request,
-        prefix=f"{len(chosen) + 1}." if goes_on else "",
+        prefix=f"{len(examples) + 1}." if goes_on else "",
         rng_seed=settings.rng_seed * FEATURE_STRIDE + task.feature_id + 1,
         steering=((task.feature_id, strength),) if strength else (),
     )

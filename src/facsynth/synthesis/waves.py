@@ -11,9 +11,16 @@ from collections.abc import Sequence
 
 from facsynth.llm.budget import NOT_SENT, Amount, total
 from facsynth.records import Request
-from facsynth.synthesis.accept import WRITER_ERROR
+from facsynth.synthesis.accept import MEASURED, WRITER_ERROR
 from facsynth.synthesis.candidates import CONTROL, Candidate, Synthesis
-from facsynth.synthesis.requests import FeatureTask, SynthesisSettings, feature_request, plain_request, worst_amount
+from facsynth.synthesis.requests import (
+    FeatureTask,
+    Pair,
+    SynthesisSettings,
+    feature_request,
+    plain_request,
+    worst_amount,
+)
 
 Wave = list[tuple[int, Request]]
 """Requests with the features they are for."""
@@ -33,6 +40,8 @@ class Waves:
         self._n_in_vain: Counter[int] = Counter()
         """Candidates written for a feature since the last accepted sample that fires it."""
         self._n_out: Counter[int] = Counter()
+        self._ends: dict[int, tuple[Candidate, Candidate]] = {}
+        """Of each feature, those written for it that fired it most and least."""
         self._spent, self._out = Amount(), Amount()
         self._cap = ""
         """The one that was reached."""
@@ -54,7 +63,8 @@ class Waves:
             if self.lacks(task) > 0 and task.through is None and not self._cap:
                 n = min(self.settings.per_wave, self._left(feature))
                 indices = range(self.n_asked[feature], self.n_asked[feature] + n)
-                wave += [(feature, feature_request(task, index, self.settings)) for index in indices]
+                pair = self._pair(feature)
+                wave += [(feature, feature_request(task, index, self.settings, pair)) for index in indices]
         wave = self._within_caps(wave)
         for feature, request in wave:
             self.n_asked[feature] += 1
@@ -73,6 +83,7 @@ class Waves:
             if candidate.reason.startswith(f"{WRITER_ERROR}: {NOT_SENT}: "):
                 self._cap = candidate.reason.removeprefix(f"{WRITER_ERROR}: {NOT_SENT}: ")
         for candidate in candidates:
+            self._contrast(candidate)
             if not candidate.reason:
                 self.n_fired.update(candidate.fires)
                 self._n_in_vain.update({feature: -self._n_in_vain[feature] for feature in candidate.fires})
@@ -111,6 +122,21 @@ class Waves:
             return "nothing was to be written"
         return "the candidates of the remaining features are spent"
 
+    def _contrast(self, candidate: Candidate) -> None:
+        """Keep the texts that fired their feature most and least, of those that were measured for it."""
+        if candidate.reason in MEASURED and candidate.feature == candidate.written_for:
+            known = self._ends.get(candidate.feature, (candidate, candidate))
+            best, worst = max(known[0], candidate, key=_strength), min(known[1], candidate, key=_strength)
+            self._ends[candidate.feature] = best, worst
+
+    def _pair(self, feature: int) -> Pair | None:
+        """What step 2 shows; None in step 1, and while only one text is known that fires the feature."""
+        if self.settings.steps == 1 or feature not in self._ends:
+            return None
+        best, worst = self._ends[feature]
+        strong = best.text if feature in best.fires else ""
+        return None if strong == worst.text else Pair(strong, worst.text)
+
     def _left(self, feature: int) -> int:
         """Candidates that may still be written in vain."""
         return self.settings.max_candidates - self._n_in_vain[feature] - self._n_out[feature]
@@ -145,3 +171,7 @@ class Waves:
 def n_control(n_candidates: int, settings: SynthesisSettings) -> int:
     """How many plain samples are written beside so many candidates."""
     return math.ceil(round(n_candidates * settings.control, 6))
+
+
+def _strength(candidate: Candidate) -> float:
+    return candidate.activation
