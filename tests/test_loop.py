@@ -50,10 +50,11 @@ def run(
     lag: int = 0,
     control: float = 0.0,
     clean: CleanSettings = ANYTHING,
+    steps: int = 1,
 ) -> tuple[Synthesis, ScriptedWriter]:
     settings = SynthesisSettings(
         per_wave=per_wave, max_candidates=max_candidates, max_tokens=20, control=control, caps=caps, lag=lag,
-        clean=clean,
+        clean=clean, steps=steps,
     )  # fmt: skip
     writer, seen = ScriptedWriter(answer), Seen.of(known_samples, clean)
     artifact = Artifact(folder, "synthesize", {}, {})
@@ -346,3 +347,34 @@ def test_a_near_duplicate_of_seed_set_anchor_or_accepted_samples_adds_nothing(tm
     again, _ = run(tmp_path / "all", lambda r: answers[r.sample_index % 4], [task(1, 4)], per_wave=4)
     assert len(again.accepted) == 4
     assert THERE_ALREADY in {c.reason for c in again.rejected} or not again.rejected
+
+
+def test_in_step_two_a_prompt_shows_what_fired_most_and_least(tmp_path: Path) -> None:
+    texts = ["a weak river 1=0.2", "a strong river 1=1.04", "a middling river 1=0.9", "no river at all"]
+
+    def answer(request: Request) -> str:
+        return texts[request.sample_index] if request.sample_index < 4 else f"river {request.sample_index} again"
+
+    for threshold, strong in ((0.5, texts[1]), (1.0, "")):
+        asked: list[str] = []
+
+        def told(request: Request, asked: list[str] = asked) -> str:
+            asked.append(request.messages[0].content)
+            return answer(request)
+
+        of = FeatureTask(1, threshold=threshold, n_wanted=9, spans=SPANS)
+        run(tmp_path / str(threshold), told, [of], per_wave=4, max_candidates=8, steps=2)
+        assert not any(text in prompt for prompt in asked[:4] for text in texts)
+        assert all(texts[3] in prompt for prompt in asked[4:8])
+        assert all((texts[1] in prompt) == bool(strong) for prompt in asked[4:8])
+
+
+def test_one_text_that_fires_is_no_contrast(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def answer(request: Request) -> str:
+        asked.append(request.messages[0].content)
+        return "one river alone 1=3.0" if len(asked) == 1 else ""
+
+    run(tmp_path, answer, [task(1, 2)], per_wave=1, max_candidates=3, steps=2)
+    assert len(asked) > 1 and not any("one river alone" in prompt for prompt in asked)
