@@ -17,7 +17,7 @@ BANDS = (
     {"features", "meaning", "coverage", "synthesis", "diversity"},
     {"blocks"},
     {"tasks", "baselines", "report"},
-    {"asked"},
+    {"asked", "limits"},
     {"settings"},
     {"assemble", "measure", "recipe"},
     {"outcome", "proof", "run_folder", "screening", "selecting", "selfcheck", "writers"},

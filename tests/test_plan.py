@@ -27,14 +27,14 @@ def write_plan(path: Path, rows: list[PlanRow]) -> None:
     write_text(path, plan_text(rows))
 
 
-def plan_for(found: list[int], known: list[int], n_seed: int, n_anchor: int) -> list[PlanRow]:
+def plan_for(found: list[int], known: list[int], n_seed: int, n_anchor: int, per_feature: int = 1) -> list[PlanRow]:
     anchor, seed_set = profile_of_counts(np.array(known), n_anchor), profile_of_counts(np.array(found), n_seed)
     thresholds = np.zeros(len(known), np.float32)
     chosen = targets(anchor, thresholds)
     under = under_represented(seed_set, anchor, chosen, thresholds)
     known = {0: Meaning(span="first\nsecond\r\nthird")}
     measured = coverage(seed_set, chosen, thresholds)
-    return make_plan(measured, under, seed_set, anchor, thresholds, known=known)
+    return make_plan(measured, under, seed_set, anchor, thresholds, known=known, per_feature=per_feature)
 
 
 def test_a_large_seed_set_gets_the_union_ranked_by_rate_and_lack() -> None:
@@ -52,6 +52,7 @@ def test_a_small_seed_set_gets_what_is_missing_one_sample_each() -> None:
     found, known = [0, 5, 0, 300], [20, 60, 40, 30]
     assert [(row.feature_id, row.n_wanted) for row in plan_for(found, known, 4000, 200)] == [(2, 1), (0, 1)]
     assert [row.feature_id for row in plan_for(found, known, 5001, 200)] == [1, 2, 0]
+    assert [row.n_wanted for row in plan_for(found, known, 4000, 200, per_feature=3)] == [3, 3]
 
 
 def test_attempted_are_kept_rows_drawn_with_the_rng_in_the_order_of_the_plan() -> None:

@@ -67,7 +67,7 @@ def test_settings_are_frozen(kind: Any) -> None:
     ("block", "key", "value", "words"),
     [
         ("budget", "max_candidate", 3, "unknown key `budget.max_candidate`; did you mean `max_candidates`?"),
-        ("budget", "zzz", 3, "unknown key `budget.zzz`; known are features, n_selected"),
+        ("budget", "zzz", 3, "unknown key `budget.zzz`; known are features, per_feature"),
         ("budget", "control", 1.5, "`budget.control` is 1.5: Input should be less than or equal to 1"),
         ("writer", "strength", float("inf"), "`writer.strength` is inf: Input should be a finite number"),
         ("data", "seed", 3, "`data.seed` is 3: Input should be a valid list"),

@@ -6,7 +6,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from facsynth.errors import InputError
-from facsynth.settings import BudgetBlock, DataBlock, RunSettings
+from facsynth.limits import BudgetBlock
+from facsynth.settings import DataBlock, RunSettings
 
 N_FEATURES = 60
 """Attempted features, drawn at random: what fits five minutes on two cores."""

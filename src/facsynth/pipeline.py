@@ -121,7 +121,7 @@ def measure_run(
     check_targets(before, out)
     notes = (*notes, *_in_holdout(settings, corpora))
     record = outcome.coverage_record(before, space, settings, notes)
-    keep_plan(before, anchor, seed_set, space, out, record=record, rng_seed=settings.rng_seed)
+    keep_plan(before, anchor, seed_set, space, out, record=record, settings=settings)
     return before, space, anchor, seed_set
 
 

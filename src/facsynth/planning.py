@@ -38,7 +38,7 @@ def keep_plan(
     out: Path,
     *,
     record: Mapping[str, Any],
-    rng_seed: int,
+    settings: RunSettings,
 ) -> None:
     """Write `plan.csv`, ranked and grouped, and `coverage/before.json`; a plan that a person changed, or that is being
     followed, stays.
@@ -51,7 +51,7 @@ def keep_plan(
         out: the run folder.
         record: for `before.json`, which holds besides the sha256 of the plan that was written last: by it an edited one
             is known. While another is on its way it holds both.
-        rng_seed: of the spans by which features are screened.
+        settings: of the run.
     """
     path, kept = out / "plan.csv", out / "coverage" / "before.json"
     written = list(read_json(kept).get("plan_sha256", [])) if kept.exists() else []
@@ -59,7 +59,7 @@ def keep_plan(
     if found and (found[0] not in written or (out / "targets.json").exists()):
         write_json(kept, {**record, "plan_sha256": written})
         return
-    text = plan_text(_ranked(before, anchor, seed_set, space, read_notes(out / SHEET), rng_seed=rng_seed))
+    text = plan_text(_ranked(before, anchor, seed_set, space, read_notes(out / SHEET), settings=settings))
     now = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     if found != [now]:
         write_json(kept, {**record, "plan_sha256": [*found, now]})
@@ -68,11 +68,11 @@ def keep_plan(
 
 
 def refresh_plan(
-    before: Measured, anchor: Encoded, seed_set: Encoded, space: FeatureSpace, out: Path, *, rng_seed: int
+    before: Measured, anchor: Encoded, seed_set: Encoded, space: FeatureSpace, out: Path, *, settings: RunSettings
 ) -> None:
     """Write a plan that nobody changed anew, once more is known of its features."""
     record = read_json(out / "coverage" / "before.json")
-    keep_plan(before, anchor, seed_set, space, out, record=record, rng_seed=rng_seed)
+    keep_plan(before, anchor, seed_set, space, out, record=record, settings=settings)
 
 
 def check_targets(before: Measured, out: Path) -> None:
@@ -147,13 +147,16 @@ def _ranked(
     space: FeatureSpace,
     notes: Mapping[int, Note],
     *,
-    rng_seed: int,
+    settings: RunSettings,
 ) -> list[PlanRow]:
     ids, tokenizer = _to_fill(before), space.backbone.tokenizer
-    found = screen(anchor, tokenizer, ids, before.thresholds, rng_seed)
+    found = screen(anchor, tokenizer, ids, before.thresholds, settings.rng_seed)
     best = best_spans(anchor, tokenizer, ids, n_spans=1)
     known = {i: _meaning(found[i], best[i], notes.get(i, Note(i))) for i in ids}
-    rows = make_plan(before.coverage, before.under, seed_set.profile, anchor.profile, before.thresholds, known=known)
+    rows = make_plan(
+        before.coverage, before.under, seed_set.profile, anchor.profile, before.thresholds,
+        known=known, per_feature=settings.budget.per_feature,
+    )  # fmt: skip
     missing = [row.feature_id for row in rows if row.kind == "missing" and row.keep]
     directions = space.sae.W_dec[missing].float().cpu().numpy()
     firing = anchor.incidence(np.array(missing, np.int64), before.thresholds)

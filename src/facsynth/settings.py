@@ -14,6 +14,7 @@ from facsynth.asked import JudgeBlock, WriterBlock, price_of
 from facsynth.blocks import Block, parse_block, read_yaml, unknown_key
 from facsynth.coverage.threshold import Threshold
 from facsynth.errors import SettingsError
+from facsynth.limits import AcceptBlock, BudgetBlock
 from facsynth.llm.budget import Caps, Price
 from facsynth.meaning.asking import AskingSettings
 from facsynth.meaning.judge import COUNTED, Label
@@ -158,34 +159,6 @@ class CoverageBlock(Block):
     def _one_spelling(cls, value: Any) -> Any:
         """YAML makes a number of 0.0, and 0 means the same."""
         return str(Threshold.parse(str(value))) if isinstance(value, str | int | float) else value
-
-
-class BudgetBlock(Block):
-    """How much is written."""
-
-    features: int | None = Field(default=None, ge=1)
-    """Attempt so many concepts, drawn at random with `rng_seed`; all where nothing is said."""
-    n_selected: int | None = Field(default=None, ge=1)
-    """Samples of the pool at most; as many as add anything where nothing is said."""
-    per_wave: int = Field(default=SynthesisSettings.per_wave, ge=1)
-    max_candidates: int = Field(default=SynthesisSettings.max_candidates, ge=0)
-    """A feature without one that is accepted, then it is given up; 0: nothing is written."""
-    max_calls: int | None = Field(default=None, ge=1)
-    max_tokens: int | None = Field(default=None, ge=1)
-    """Prompt and written ones, of all calls."""
-    max_money: float | None = Field(default=None, gt=0)
-    control: float = Field(default=SynthesisSettings.control, ge=0, le=1)
-    """Plain-prompt samples for the chance level, as a share of the candidates."""
-
-
-class AcceptBlock(Block):
-    """What is rejected, whatever it fires."""
-
-    max_words: int | None = Field(default=None, ge=1)
-    personal_data: bool = False
-    """Reject what seems to hold some: addresses, numbers of phones, cards and accounts."""
-    near: float = Field(default=CleanSettings.near, ge=0, le=1)
-    """Of its runs of five words, the share that a sample may have in common with others; 1: nothing is too near."""
 
 
 class RunSettings(Block):

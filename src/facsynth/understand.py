@@ -99,7 +99,7 @@ def understand_run(
             if "judge" in questions:
                 remember_rubric(settings, out)
         finally:
-            refresh_plan(before, anchor, seed_set, space, out, rng_seed=settings.rng_seed)
+            refresh_plan(before, anchor, seed_set, space, out, settings=settings)
     asked, unusable = [material.notes[i] for i in ids], [row for found in failures.values() for row in found]
     if features == "active" and told is not None:
         figures |= {"agreement": agreement(asked, set(told), settings.coverage.counts)}

@@ -58,7 +58,8 @@ def init(
 
     Example:  facsynth init facsynth.yaml --for llama-3.1-8b
     """
-    from facsynth.settings import BudgetBlock, CoverageBlock
+    from facsynth.limits import BudgetBlock
+    from facsynth.settings import CoverageBlock
     from facsynth.store import write_text
     from facsynth.synthesis.requests import SynthesisSettings
 
@@ -84,6 +85,7 @@ def select(
     n: Annotated[
         int | None, typer.Option("--top", "-n", min=1, help="Samples at most. [as many as add anything]")
     ] = None,
+    per_feature: o.PerFeature = None,
     json: o.Json = False,
     **options: Any,
 ) -> None:
@@ -91,7 +93,11 @@ def select(
 
     Example:  facsynth select my.jsonl --pool more.jsonl --anchor broad.jsonl -n 100 -o runs/mine
     """
-    _run(o.resolve(config, seed, pool=pool, n_selected=n, max_candidates=0, **options), out, json)
+    _run(
+        o.resolve(config, seed, pool=pool, n_selected=n, per_feature=per_feature, max_candidates=0, **options),
+        out,
+        json,
+    )
 
 
 @o.takes(o.WAIT)
@@ -101,6 +107,7 @@ def run(
     features: Annotated[
         int | None, typer.Option("--features", min=1, help="Attempt so many, drawn at random. [the file's, or all]")
     ] = None,
+    per_feature: o.PerFeature = None,
     rng_seed: Annotated[
         int | None, typer.Option("--rng-seed", min=0, help="Of all that is drawn. [the file's]")
     ] = None,
@@ -114,7 +121,9 @@ def run(
 
     Example:  facsynth run facsynth.yaml -o runs/mine
     """
-    settings = o.resolve(config, features=features, rng_seed=rng_seed, device=device, **options)
+    settings = o.resolve(
+        config, features=features, per_feature=per_feature, rng_seed=rng_seed, device=device, **options
+    )
     if dry_run:
         _dry_run(settings, out, json)
         return

@@ -69,6 +69,7 @@ def missing(
     config: o.Config = None,
     out: o.Kept = None,
     n: Annotated[int, typer.Option("--top", min=1, help="Rows to print; plan.csv holds all.")] = 25,
+    per_feature: o.PerFeature = None,
     json: o.Json = False,
     **options: Any,
 ) -> None:
@@ -76,7 +77,7 @@ def missing(
 
     Example:  facsynth missing my.jsonl --anchor broad.jsonl -o runs/mine
     """
-    settings = o.resolve(config, seed, **options)
+    settings = o.resolve(config, seed, per_feature=per_feature, **options)
     folder = _measure(settings, out)
     record, rows = record_of(folder), plan_of(folder)
     if json:

@@ -101,6 +101,9 @@ WAIT: Mapping[str, Any] = {
     ],
 }
 """Of what may ask an endpoint."""
+PerFeature = Annotated[
+    int | None, typer.Option("--per-feature", min=1, help="Samples that each feature wants at least. [1]")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Run folder; the same command goes on in it.")]
 Kept = Annotated[Path | None, typer.Option("--out", "-o", help="Run folder to keep. [in the user's cache]")]
@@ -130,6 +133,7 @@ KEYS = {
     "anchor": "data.anchor",
     "pool": "data.pool",
     "holdout": "data.holdout",
+    "per_feature": "budget.per_feature",
     "n_selected": "budget.n_selected",
     "max_candidates": "budget.max_candidates",
     "form": "data.form",

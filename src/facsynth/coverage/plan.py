@@ -97,6 +97,7 @@ def make_plan(
     thresholds: Floats,
     *,
     known: Mapping[int, Meaning] | None = None,
+    per_feature: int = 1,
     deficit: float = 0.1,
 ) -> list[PlanRow]:
     """The features to fill, those first that the anchor fires most and the seed set lacks most.
@@ -114,6 +115,7 @@ def make_plan(
         anchor: its profile.
         thresholds: [d_sae].
         known: of each feature, as far as anything is.
+        per_feature: samples that each wants at least.
         deficit: as `under` was made with.
     """
     is_large = seed_set.n_samples > LARGE_SEED
@@ -123,6 +125,7 @@ def make_plan(
         goal = deficit * seed_set.n_samples / anchor.n_samples
         wanted = {i: max(n, int(np.ceil(goal * samples[i] - 1e-9)) - int(found[i])) for i, n in wanted.items()}
         wanted |= dict(zip(under.feature_ids.tolist(), under.n_wanted.tolist(), strict=True))
+    wanted = {i: max(n, per_feature) for i, n in wanted.items()}
     missing, weights = set(coverage.missing.tolist()), Weights((known or {}).values())
     rows = []
     for i, n_wanted in wanted.items():

@@ -1,0 +1,39 @@
+"""Blocks of a settings file that set bounds: how much is selected and written, and what is rejected."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from facsynth.blocks import Block
+from facsynth.synthesis.accept import CleanSettings
+from facsynth.synthesis.requests import SynthesisSettings
+
+
+class BudgetBlock(Block):
+    """How much is written."""
+
+    features: int | None = Field(default=None, ge=1)
+    """Attempt so many concepts, drawn at random with `rng_seed`; all where nothing is said."""
+    per_feature: int = Field(default=1, ge=1)
+    """Samples that each attempted feature wants at least."""
+    n_selected: int | None = Field(default=None, ge=1)
+    """Samples of the pool at most; as many as add anything where nothing is said."""
+    per_wave: int = Field(default=SynthesisSettings.per_wave, ge=1)
+    max_candidates: int = Field(default=SynthesisSettings.max_candidates, ge=0)
+    """A feature without one that is accepted, then it is given up; 0: nothing is written."""
+    max_calls: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Prompt and written ones, of all calls."""
+    max_money: float | None = Field(default=None, gt=0)
+    control: float = Field(default=SynthesisSettings.control, ge=0, le=1)
+    """Plain-prompt samples for the chance level, as a share of the candidates."""
+
+
+class AcceptBlock(Block):
+    """What is rejected, whatever it fires."""
+
+    max_words: int | None = Field(default=None, ge=1)
+    personal_data: bool = False
+    """Reject what seems to hold some: addresses, numbers of phones, cards and accounts."""
+    near: float = Field(default=CleanSettings.near, ge=0, le=1)
+    """Of its runs of five words, the share that a sample may have in common with others; 1: nothing is too near."""
