@@ -118,17 +118,12 @@ def make_plan(
         per_feature: samples that each wants at least.
         deficit: as `under` was made with.
     """
-    is_large = seed_set.n_samples > LARGE_SEED
+    wanted = _wanted(coverage, under, seed_set, anchor, thresholds, deficit)
     found, samples = seed_set.firing_samples(thresholds), anchor.firing_samples(thresholds)
-    wanted = {int(i): max(1, coverage.min_support - int(found[i])) for i in coverage.missing}
-    if is_large:
-        goal = deficit * seed_set.n_samples / anchor.n_samples
-        wanted = {i: max(n, int(np.ceil(goal * samples[i] - 1e-9)) - int(found[i])) for i, n in wanted.items()}
-        wanted |= dict(zip(under.feature_ids.tolist(), under.n_wanted.tolist(), strict=True))
-    wanted = {i: max(n, per_feature) for i, n in wanted.items()}
     missing, weights = set(coverage.missing.tolist()), Weights((known or {}).values())
     rows = []
-    for i, n_wanted in wanted.items():
+    for i, lacks in wanted.items():
+        n_wanted = max(lacks, per_feature)
         anchor_rate, seed_rate = samples[i] / anchor.n_samples, found[i] / max(seed_set.n_samples, 1)
         lack, fact = max(0.0, 1 - seed_rate / (deficit * anchor_rate)), (known or {}).get(i, NOTHING)
         why = f"fires in {anchor_rate:.0%} of the anchor" if anchor_rate > USUAL_SHARE else fact.why_not
@@ -140,6 +135,19 @@ def make_plan(
         )  # fmt: skip
         rows.append(row)
     return sorted(rows, key=lambda row: (-row.weight, -row.anchor_rate, row.feature_id))
+
+
+def _wanted(  # noqa: PLR0917 -- those of `make_plan`
+    coverage: Coverage, under: UnderRepresented, seed_set: Profile, anchor: Profile, thresholds: Floats, deficit: float
+) -> dict[int, int]:
+    """Samples that each feature lacks."""
+    found, samples = seed_set.firing_samples(thresholds), anchor.firing_samples(thresholds)
+    wanted = {int(i): max(1, coverage.min_support - int(found[i])) for i in coverage.missing}
+    if seed_set.n_samples > LARGE_SEED:
+        goal = deficit * seed_set.n_samples / anchor.n_samples
+        wanted = {i: max(n, int(np.ceil(goal * samples[i] - 1e-9)) - int(found[i])) for i, n in wanted.items()}
+        wanted |= dict(zip(under.feature_ids.tolist(), under.n_wanted.tolist(), strict=True))
+    return wanted
 
 
 def grouped(plan: Sequence[PlanRow], stands: Mapping[int, int]) -> list[PlanRow]:
