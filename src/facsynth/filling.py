@@ -11,23 +11,30 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from facsynth.assemble import open_holdout, open_local_writer, read_data
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded, encode, settings_of
 from facsynth.features.reuse import Known, known_folders, remember
 from facsynth.llm import Ledger
 from facsynth.measure import Measured
+from facsynth.model.fluency import mean_log_probs
 from facsynth.proof import measurer
-from facsynth.records import Progress
+from facsynth.records import Progress, Sample
 from facsynth.selecting import select_samples
 from facsynth.settings import RunSettings
 from facsynth.store import Artifact, file_sha256, fingerprint
 from facsynth.synthesis.candidates import Candidate, Synthesis
-from facsynth.synthesis.loop import synthesize
+from facsynth.synthesis.loop import Guard, synthesize
 from facsynth.synthesis.requests import FeatureTask
 from facsynth.synthesis.seen import Seen
 from facsynth.text.corpus import Corpus
 from facsynth.writers import opened_model
+
+N_FLUENT = 128
+"""Samples of the anchor by which fluency is judged."""
 
 
 def fill(
@@ -74,8 +81,30 @@ def fill(
         artifact = Artifact(out / "synthesis", "synthesize", asdict(settings.synthesis), parents)
         return synthesize(
             tasks, writer, measurer(exact), artifact, settings.synthesis,
-            selected=selected, seen=seen, progress=progress,
+            selected=selected, guard=_guard(settings, space, anchor), seen=seen, progress=progress,
         )  # fmt: skip
+
+
+def _guard(settings: RunSettings, space: FeatureSpace, anchor: Encoded) -> Guard | None:
+    """Against gibberish of a steered writer; its floor is a quantile of the anchor, of samples chosen by their ids."""
+    share = settings.synthesis.clean.fluency
+    if not share or not settings.synthesis.strength or not settings.synthesis.max_candidates:
+        return None
+    first = set(sorted(anchor.ids())[:N_FLUENT])
+    rows: list[tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]] = []
+    for table in anchor.shards(["sample_id", "token_ids", "token_role"]):
+        for row, sample_id in enumerate(table["sample_id"].to_pylist()):
+            if sample_id in first:
+                ids, roles = (table[name][row].values.to_numpy() for name in ("token_ids", "token_role"))
+                rows.append((ids.copy(), roles > 0))
+    floor = float(np.quantile(mean_log_probs(space.backbone, *map(list, zip(*rows, strict=True))), share))
+
+    def log_probs(samples: Sequence[Sample]) -> list[float]:
+        tokens = space.read(samples).tokens
+        found = mean_log_probs(space.backbone, [t.ids for t in tokens], [t.content for t in tokens])
+        return [round(float(value), 4) for value in found]
+
+    return Guard(round(floor, 4), log_probs)
 
 
 def writer_of(out: Path) -> str:

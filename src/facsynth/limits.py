@@ -35,5 +35,7 @@ class AcceptBlock(Block):
     max_words: int | None = Field(default=None, ge=1)
     personal_data: bool = False
     """Reject what seems to hold some: addresses, numbers of phones, cards and accounts."""
+    fluency: float = Field(default=CleanSettings.fluency, ge=0, lt=1)
+    """Share of the anchor that is less likely than what a steered writer may give; 0: anything may be."""
     near: float = Field(default=CleanSettings.near, ge=0, le=1)
     """Of its runs of five words, the share that a sample may have in common with others; 1: nothing is too near."""

@@ -214,6 +214,7 @@ def _provenance(candidate: Candidate, task: FeatureTask, writer: str) -> dict[st
         "activation": candidate.activation,
         "position": candidate.position,
         "span": candidate.span,
+        "log_prob": candidate.log_prob,
         "steering": {str(candidate.written_for): candidate.strength} if candidate.strength else {},
         "prompt_hash": candidate.prompt_hash,
     }

@@ -22,6 +22,7 @@ NOTHING_FIRES = "does not fire"
 ENOUGH_OF_IT = "fires only what has its samples"
 MEASURED = ("", NOTHING_FIRES, ENOUGH_OF_IT)
 """Reasons of candidates whose activation is known."""
+NOT_FLUENT = "less likely than nearly all of the anchor"
 WRITER_ERROR = "writer error"
 MIN_WORDS = 3
 COPIED_WORDS = 10
@@ -80,6 +81,8 @@ class CleanSettings:
     max_words: int | None = None
     personal_data: bool = False
     """Reject what seems to hold some: addresses, numbers of phones, cards and accounts."""
+    fluency: float = 0.01
+    """Share of the anchor that is less likely than what a steered writer may give; 0: anything may be."""
     near: float = 0.5
     """Of the runs of five words, the share that seed set, anchor and accepted samples may have too."""
 

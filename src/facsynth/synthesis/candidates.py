@@ -29,6 +29,8 @@ class Candidate:
     sample_id: str = ""
     prompt_hash: str = ""
     strength: float = 0.0
+    log_prob: float | None = None
+    """Mean of its tokens, in nats, as the unsteered model finds it; None where that was not asked."""
     n_calls: int = 1
     prompt_tokens: int = 0
     written_tokens: int = 0

@@ -8,10 +8,11 @@ the same samples, byte for byte, however often the run was interrupted.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
+from typing import NamedTuple
 
 from facsynth.errors import InputError, ModelError
 from facsynth.llm.budget import NOT_SENT
@@ -20,7 +21,15 @@ from facsynth.llm.wire import Kind
 from facsynth.protocols import Writer
 from facsynth.records import Measurement, Message, Progress, Reply, Sample, no_progress
 from facsynth.store import Artifact, fingerprint, read_jsonl, write_jsonl
-from facsynth.synthesis.accept import ENOUGH_OF_IT, NOTHING_FIRES, CleanSettings, acceptance_limit, clean_text, fault
+from facsynth.synthesis.accept import (
+    ENOUGH_OF_IT,
+    NOT_FLUENT,
+    NOTHING_FIRES,
+    CleanSettings,
+    acceptance_limit,
+    clean_text,
+    fault,
+)
 from facsynth.synthesis.candidates import CONTROL, Candidate, Synthesis
 from facsynth.synthesis.requests import FeatureTask, SynthesisSettings
 from facsynth.synthesis.seen import NOTHING_SEEN, Seen
@@ -39,6 +48,7 @@ def synthesize(
     settings: SynthesisSettings,
     *,
     selected: Sequence[Candidate] = (),
+    guard: Guard | None = None,
     seen: Seen = NOTHING_SEEN,
     progress: Progress = no_progress,
 ) -> Synthesis:
@@ -51,6 +61,7 @@ def synthesize(
         artifact: keeps one file of decisions a wave.
         settings: sizes and sampling.
         selected: from a pool; what those fire that are accepted is not written for.
+        guard: what tells gibberish, where the writer is steered.
         seen: samples of seed set and anchor; a candidate that is equal to one, or nearly, is a copy.
         progress: told of accepted samples.
 
@@ -58,6 +69,7 @@ def synthesize(
         ModelError: the writer answered no request of a wave.
     """
     waves, judge = Waves(tasks, settings, selected), _Judge(tasks, measure, artifact, settings.clean, seen)
+    judge.guard = guard
     judge.remember(selected)
     beside = ThreadPoolExecutor(settings.lag + 1)
     out: deque[tuple[str, Wave, Callable[[], list[Reply]]]] = deque()
@@ -98,6 +110,15 @@ def _replies(
     return beside.submit(write).result if beside else write
 
 
+class Guard(NamedTuple):
+    """What tells texts from gibberish."""
+
+    floor: float
+    """Mean log-probability in nats, below which a text is none."""
+    log_probs: Callable[[Sequence[Sample]], list[float]]
+    """Of samples that can be encoded, as the unsteered model finds them."""
+
+
 class _Judge:
     """Decides on replies, and keeps what it decided."""
 
@@ -112,6 +133,7 @@ class _Judge:
         self.measure, self.artifact, self.clean = measure, artifact, clean
         self.thresholds = {task.feature_id: task.threshold for task in tasks}
         self.limits = {feature: acceptance_limit(threshold) for feature, threshold in self.thresholds.items()}
+        self.guard: Guard | None = None
         self.languages = {other_language(span.context) for task in tasks for span in task.spans} or {""}
         self._given, self._accepted = given, Seen.of([], clean)
         """Of seed set and anchor, and accepted since: a sample equal to one of them, or nearly, adds nothing."""
@@ -156,6 +178,7 @@ class _Judge:
         samples = [Sample((Message("user", text),)) for text in texts]
         sound = [index for index, found in enumerate(faults) if not found]
         measured = dict(zip(sound, self.measure([samples[i] for i in sound]), strict=True)) if sound else {}
+        log_probs = self._log_probs(requests, samples, measured)
         seen, lacking = Seen.of([], self.clean), {task.feature_id: waves.lacks(task) for task in waves.tasks}
         decided: dict[int, Candidate] = {}
         for index in sorted(range(len(replies)), key=lambda i: (-self._excess(requests[i][0], measured.get(i)), i)):
@@ -164,12 +187,24 @@ class _Judge:
                 written_for=written_for, text=texts[index], reason=faults[index], feature=written_for,
                 sample_id=samples[index].sample_id, prompt_hash=fingerprint(request.as_json())[:16],
                 strength=dict(request.steering).get(written_for, 0.0),
-                n_calls=reply.n_calls, prompt_tokens=reply.prompt_tokens, written_tokens=reply.written_tokens,
+                log_prob=log_probs.get(index), n_calls=reply.n_calls,
+                prompt_tokens=reply.prompt_tokens, written_tokens=reply.written_tokens,
             )  # fmt: skip
             if not candidate.reason:
                 candidate = self._judge(candidate, measured[index], seen, lacking)
             decided[index] = candidate
         return [decided[index] for index in range(len(replies))]
+
+    def _log_probs(
+        self, requests: Wave, samples: Sequence[Sample], measured: Mapping[int, Measurement | None]
+    ) -> dict[int, float]:
+        """Of the candidates that fire anything, where there is a guard."""
+        firing = [
+            i for i, found in measured.items()
+            if found and requests[i][0] != CONTROL
+            and any(found.maxima.get(f, (0.0, 0))[0] > limit for f, limit in self.limits.items())
+        ]  # fmt: skip
+        return dict(zip(firing, self.guard.log_probs([samples[i] for i in firing]), strict=True)) if self.guard else {}
 
     def _excess(self, feature: int, found: Measurement | None) -> float:
         """Activation over limit, by which a wave's candidates are ranked."""
@@ -198,6 +233,8 @@ class _Judge:
             return candidate.changed(reason="" if fires else NOTHING_FIRES)
         if not wanted:
             return candidate.changed(reason=ENOUGH_OF_IT if fires else NOTHING_FIRES)
+        if self.guard and (candidate.log_prob is None or candidate.log_prob < self.guard.floor):
+            return candidate.changed(reason=NOT_FLUENT)
         seen.add(candidate.sample_id, candidate.text)
         for feature in fires:
             lacking[feature] -= 1
