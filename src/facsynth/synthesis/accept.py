@@ -81,7 +81,7 @@ class CleanSettings:
     max_words: int | None = None
     personal_data: bool = False
     """Reject what seems to hold some: addresses, numbers of phones, cards and accounts."""
-    fluency: float = 0.01
+    fluency: float = 0.05
     """Share of the anchor that is less likely than what a steered writer may give; 0: anything may be."""
     near: float = 0.5
     """Of the runs of five words, the share that seed set, anchor and accepted samples may have too."""
