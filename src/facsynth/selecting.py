@@ -21,10 +21,9 @@ from facsynth.store import Artifact, read_jsonl, write_jsonl
 from facsynth.synthesis.accept import NOTHING_FIRES, USUAL, CleanSettings, acceptance_limit, unclean
 from facsynth.synthesis.candidates import SELECTED, Candidate
 from facsynth.synthesis.loop import Measure
-from facsynth.synthesis.requests import FeatureTask
+from facsynth.synthesis.requests import FeatureTask, languages_of
 from facsynth.synthesis.seen import NOTHING_SEEN, Seen
 from facsynth.text.corpus import Corpus
-from facsynth.text.language import other_language
 
 CHOSEN = "selected.jsonl"
 
@@ -79,7 +78,7 @@ class _Choice:
         self, tasks: Sequence[FeatureTask], support: Ints, pool: Encoded, seen: Seen, clean: CleanSettings
     ) -> None:
         self._clean, self._seen, self._chosen = clean, seen, Seen.of([], clean)
-        self._languages = {other_language(span.context) for task in tasks for span in task.spans} or {""}
+        self._languages = languages_of(tasks)
         self._limits = {task.feature_id: acceptance_limit(task.threshold) for task in tasks}
         self._lacking = {task.feature_id: task.n_wanted for task in tasks}
         self._weights = support[list(self._limits)]

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from facsynth.cli import options as o
 from facsynth.cli.console import Panel, note, print_json, print_table, shown_progress
-from facsynth.errors import SettingsError
 
 
 def export(
     folder: Annotated[Path, typer.Argument(help="A finished run folder.")],
     to: Annotated[Path, typer.Option("--out", "-o", help="Folder to write: rows, side table, card.")],
     layout: Annotated[
-        str, typer.Option("--layout", help="trl, trl-completion (prompt + completion), llama-factory or plain.")
+        Literal["trl", "trl-completion", "llama-factory", "plain"],
+        typer.Option("--layout", help="Of rows; trl-completion: prompt and completion."),
     ] = "trl",
     parquet: Annotated[bool, typer.Option("--parquet", help="Rows as Parquet instead of jsonl.")] = False,
     mix: Annotated[bool, typer.Option("--mix", help="The whole training set: the seed set too, shuffled.")] = False,
@@ -33,16 +33,11 @@ def export(
 
     Example:  facsynth export runs/mine -o data/mine --mix
     """
-    from facsynth.text.export import LAYOUTS
-
     o.check_run_folder(folder)
-    known = {name: name for name in LAYOUTS}
-    if layout not in known:
-        raise SettingsError(f"there is no layout {layout!r}\nKnown: {', '.join(LAYOUTS)}.")
     with shown_progress() as progress:
         from facsynth.exporting import ExportSettings, export_run, push_export
 
-        settings = ExportSettings(known[layout], parquet, mix, synthetic_share, rng_seed)
+        settings = ExportSettings(layout, parquet, mix, synthetic_share, rng_seed)
         record = export_run(folder, to, settings, progress)
         address = push_export(to, push) if push else ""
     if json:

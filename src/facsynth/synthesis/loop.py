@@ -31,10 +31,9 @@ from facsynth.synthesis.accept import (
     fault,
 )
 from facsynth.synthesis.candidates import CONTROL, Candidate, Synthesis
-from facsynth.synthesis.requests import FeatureTask, SynthesisSettings
+from facsynth.synthesis.requests import FeatureTask, SynthesisSettings, languages_of
 from facsynth.synthesis.seen import NOTHING_SEEN, Seen
 from facsynth.synthesis.waves import Wave, Waves
-from facsynth.text.language import other_language
 
 Measure = Callable[[Sequence[Sample]], list[Measurement | None]]
 """Samples in, what they fire out (float32, on the text alone), same order; None: could not be encoded."""
@@ -134,7 +133,7 @@ class _Judge:
         self.thresholds = {task.feature_id: task.threshold for task in tasks}
         self.limits = {feature: acceptance_limit(threshold) for feature, threshold in self.thresholds.items()}
         self.guard: Guard | None = None
-        self.languages = {other_language(span.context) for task in tasks for span in task.spans} or {""}
+        self.languages = languages_of(tasks)
         self._given, self._accepted = given, Seen.of([], clean)
         """Of seed set and anchor, and accepted since: a sample equal to one of them, or nearly, adds nothing."""
 

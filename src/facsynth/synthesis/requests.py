@@ -16,6 +16,7 @@ from facsynth.llm.budget import FREE, NO_CAPS, Amount, Caps, Price, total, worst
 from facsynth.llm.longer import LONGER
 from facsynth.records import Message, Request, Span
 from facsynth.synthesis.accept import USUAL, CleanSettings
+from facsynth.text.language import other_language
 
 FEATURE_STRIDE = 1 << 20
 """Random numbers of a request depend on its rng_seed and sample_index: every feature gets its own, 0 the control."""
@@ -87,6 +88,11 @@ PROMPTS = {
     (False, False): "write_one", (False, True): "write_pair_one",
 }  # fmt: skip
 """By whether a list goes on, and whether there is a pair."""
+
+
+def languages_of(tasks: Sequence[FeatureTask]) -> set[str]:
+    """Those of the anchor's spans, as `other_language` names them; empty is English."""
+    return {other_language(span.context) for task in tasks for span in task.spans} or {""}
 
 
 class Pair(NamedTuple):

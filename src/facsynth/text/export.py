@@ -12,7 +12,6 @@ from typing import Any, Literal
 Row = dict[str, Any]
 Layout = Literal["trl", "trl-completion", "llama-factory", "plain"]
 """trl: messages, prompt alone, or prompt with chosen and rejected. trl-completion: prompt and completion."""
-LAYOUTS: tuple[Layout, ...] = ("trl", "trl-completion", "llama-factory", "plain")
 _TRAINED = ("user", "assistant", "system")
 """Roles that both trainers know in any template."""
 
