@@ -1,4 +1,4 @@
-"""The whole job on real data, with and without steering, at several values of rng_seed.
+"""The whole job on real data, at several values of rng_seed.
 
     python benchmarks/evidence.py DATA OUT [--only fwd] [--rng-seeds 0,1,2] [--control 0.1]
 
@@ -16,24 +16,23 @@ from pathlib import Path
 
 from facsynth.demo import demo_settings
 from facsynth.pipeline import run
-from facsynth.settings import BudgetBlock, DataBlock, RunSettings, WriterBlock
+from facsynth.settings import BudgetBlock, DataBlock, RunSettings
 
 BROAD = ("alpaca_en_demo", "self_instruct_seed_tasks", "user_oriented_instructions")
 N_FEATURES = 60
 
 
-def settings_of(name: str, data: Path, out: Path, *, rng_seed: int, strength: float, control: float) -> RunSettings:
+def settings_of(name: str, data: Path, out: Path, *, rng_seed: int, control: float) -> RunSettings:
     """The settings of one run."""
-    writer = WriterBlock(strength=strength)
     if name == "demo":
         asked = demo_settings(rng_seed)
         budget = asked.budget.model_copy(update={"control": control})
-        return asked.model_copy(update={"writer": writer, "budget": budget})
+        return asked.model_copy(update={"budget": budget})
     broad = tuple(str(data / "instruction" / f"{part}.jsonl.gz") for part in BROAD)
     narrow = (str(first_questions(data / "instruction" / "gsm8k_train.jsonl.gz", out / "gsm500.jsonl")),)
     seed, anchor = (narrow, broad) if name == "fwd" else (broad, narrow)
     return RunSettings(
-        data=DataBlock(seed=seed, anchor=anchor), writer=writer, rng_seed=rng_seed,
+        data=DataBlock(seed=seed, anchor=anchor), rng_seed=rng_seed,
         budget=BudgetBlock(features=N_FEATURES, control=control),
     )  # fmt: skip
 
@@ -53,23 +52,19 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--only", choices=("fwd", "rev", "demo"), action="append")
     parser.add_argument("--rng-seeds", default="0,1,2")
-    parser.add_argument("--strengths", default="0.4,0")
     parser.add_argument("--control", type=float, default=1.0, help="plain samples beside, a candidate")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     for rng_seed in (int(part) for part in asked.rng_seeds.split(",")):
         for name in asked.only or ("fwd", "rev", "demo"):
-            for strength in (float(part) for part in asked.strengths.split(",")):
-                folder = asked.out / f"{name}-{rng_seed}-{strength}-{asked.control}"
-                if (folder / "manifest.json").exists():
-                    continue
-                settings = settings_of(
-                    name, asked.data, asked.out, rng_seed=rng_seed, strength=strength, control=asked.control
-                )
-                summary = run(settings, folder, asked.out / "cache")
-                row = {"name": name, "rng_seed": rng_seed, "strength": strength, **summary}
-                with (asked.out / "runs.jsonl").open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
+            folder = asked.out / f"{name}-{rng_seed}-{asked.control}"
+            if (folder / "manifest.json").exists():
+                continue
+            settings = settings_of(name, asked.data, asked.out, rng_seed=rng_seed, control=asked.control)
+            summary = run(settings, folder, asked.out / "cache")
+            row = {"name": name, "rng_seed": rng_seed, **summary}
+            with (asked.out / "runs.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,11 @@ MEASURED = {"n_under": 11, "n_thin": 43, "threshold": "r0.5", "codes": "native",
             "fingerprints": {"anchor": "5f2c" * 16, "seed": "a90e" * 16}, "under": []}
 N_COVERED = 123
 Rows = list[dict[str, Any]]
+RUNGS = [
+    {"rung": rung, "n_candidates": n, "n_accepted": n // 9, "n_new": n // 9, "n_closed": n // 9,
+     "prompt_tokens": 90 * n, "written_tokens": 24 * n}
+    for rung, n in (("plain", 64), ("spans", 80), ("steered", 120))
+]  # fmt: skip
 
 
 def make_run(
@@ -71,7 +76,7 @@ def make_run(
         "recovered_chance_tokens": 0.417, "n_accepted": len(rows["samples"]),
         "n_rejected": dict(Counter(row["reason"] for row in rows["rejected"])), "n_gave_up": len(lost),
         "writer_calls": 288, "writer_tokens": 48213,
-        "n_selected": 0, "n_closed_by_selected": 0,
+        "n_selected": 0, "rungs": RUNGS,
         "n_control": 29, "control_tokens": 1044, "accepted_per_1000_tokens": 0.4,
         "chance_extrapolated": [False, True], "stop_reason": "every feature tried", "seconds": 214.0,
         "names": NAMES,

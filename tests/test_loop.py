@@ -15,11 +15,12 @@ from facsynth.llm.budget import NO_CAPS, NOT_SENT, Amount, Caps
 from facsynth.records import Measurement, Reply, Request, Sample, Span
 from facsynth.store import Artifact
 from facsynth.synthesis.accept import CleanSettings
-from facsynth.synthesis.candidates import Synthesis
+from facsynth.synthesis.candidates import PLAIN, RUNGS, Synthesis
 from facsynth.synthesis.loop import synthesize
 from facsynth.synthesis.requests import FeatureTask, SynthesisSettings, feature_request, firing_words, worst_amount
 from facsynth.synthesis.seen import NEARLY_THERE, THERE_ALREADY, Seen
 
+STEERED = ("steered",)
 ANYTHING = CleanSettings(near=1)
 """Texts of tests are much alike."""
 SPANS = tuple(Span(0, f"piece {n}", str(n), 9.0, "0" * 16, 3, f"piece {n} goes on") for n in range(6))
@@ -51,10 +52,13 @@ def run(
     control: float = 0.0,
     clean: CleanSettings = ANYTHING,
     steps: int = 1,
+    rungs: tuple[str, ...] = STEERED,
+    rounds: int = 1,
+    **more: float,
 ) -> tuple[Synthesis, ScriptedWriter]:
     settings = SynthesisSettings(
         per_wave=per_wave, max_candidates=max_candidates, max_tokens=20, control=control, caps=caps, lag=lag,
-        clean=clean, steps=steps,
+        clean=clean, steps=steps, rungs=rungs, rounds=rounds, **more,
     )  # fmt: skip
     writer, seen = ScriptedWriter(answer), Seen.of(known_samples, clean)
     artifact = Artifact(folder, "synthesize", {}, {})
@@ -173,7 +177,7 @@ def test_with_a_lag_a_wave_is_asked_for_before_the_one_before_it_is_decided(tmp_
         order.append("decided")
         return measure(samples)
 
-    settings = SynthesisSettings(per_wave=1, max_candidates=4, max_tokens=20, control=0, lag=1)
+    settings = SynthesisSettings(rungs=STEERED, per_wave=1, max_candidates=4, max_tokens=20, control=0, lag=1)
     artifact = Artifact(tmp_path, "synthesize", {}, {})
     synthesize([task(1)], ScriptedWriter(answer), slow_measure, artifact, settings)
     assert sorted(order[:2]) == ["asked 0", "asked 1"] and order[2] == "decided"
@@ -188,7 +192,7 @@ def test_a_reply_that_did_not_end_is_asked_for_once_more_and_both_are_counted(tm
             return Reply("a text that is", "length", 10, 20, 0.1)
         return Reply(f"a text that fires {feature_of(request)}=3.0", "stop", 10, 25, 0.1)
 
-    settings = SynthesisSettings(per_wave=1, max_tokens=20, control=0, n_tries=2)
+    settings = SynthesisSettings(rungs=STEERED, per_wave=1, max_tokens=20, control=0, n_tries=2)
     artifact = Artifact(tmp_path, "synthesize", {}, {})
     found = synthesize([task(1)], ScriptedWriter(answer), measure, artifact, settings)
     (candidate,) = found.accepted
@@ -227,10 +231,25 @@ def test_every_span_is_shown_in_some_prompt() -> None:
     assert all(span.text in shown for span in SPANS)
 
 
-def test_steering_rises_from_wave_to_wave_and_none_is_none() -> None:
-    asked = [feature_request(task(1), index, SynthesisSettings(per_wave=2)).steering[0][1] for index in range(6)]
-    assert asked == pytest.approx([0.2, 0.2, 0.3, 0.3, 0.4, 0.4])
-    assert feature_request(task(1), 0, SynthesisSettings(strength=0)).steering == ()
+def strengths(history: Sequence[Request]) -> list[float]:
+    return [request.steering[0][1] if request.steering else 0.0 for request in history]
+
+
+def test_steering_rises_while_it_does_nothing_and_is_bisected_once_texts_break(tmp_path: Path) -> None:
+    def answer(request: Request) -> str:
+        broken = request.steering[0][1] > 0.5
+        return "no no no no no no no no no no" if broken else f"nothing of use {request.sample_index}"
+
+    _, writer = run(tmp_path, answer, [task(1)], per_wave=2, max_candidates=12)
+    assert strengths(writer.history)[::2] == pytest.approx([0.2, 0.3, 0.45, 0.675, 0.5625, 0.50625])
+
+
+def test_a_strength_that_fires_the_feature_stays(tmp_path: Path) -> None:
+    _, writer = run(
+        tmp_path, lambda r: f"try {r.sample_index} 1={3 if r.steering[0][1] > 0.25 else 0}", [task(1, 6)],
+        per_wave=2,
+    )  # fmt: skip
+    assert strengths(writer.history) == pytest.approx([0.2] * 2 + [0.3] * 6)
 
 
 def test_the_words_that_fire_are_whole_words_once() -> None:
@@ -256,7 +275,7 @@ def test_interrupted_anywhere_the_result_is_the_same(tmp_path: Path) -> None:
         return f"a text of {n} fires {feature_of(request)}={n / 2}"
 
     tasks = [task(n, 2) for n in range(4)]
-    settings = SynthesisSettings(per_wave=2, max_candidates=6, max_tokens=20, control=0.5)
+    settings = SynthesisSettings(per_wave=2, max_candidates=6, max_tokens=20, control=0.5, plain_yield=0.1)
     whole = tmp_path / "whole"
     with Ledger.open(tmp_path / "whole.sqlite") as ledger:
         writer = LedgerWriter(ScriptedWriter(answer), ledger)
@@ -313,12 +332,6 @@ def test_candidates_in_vain_are_counted_from_the_last_accepted_one(tmp_path: Pat
     assert len(found.accepted) == 2
     assert found.gave_up == {1: 12}, "the wave of the second one ends at the sixth candidate"
     assert len(writer.history) == 12
-
-
-def test_steering_begins_again_where_a_feature_wants_many_samples() -> None:
-    settings = SynthesisSettings(per_wave=2, max_candidates=6)
-    asked = [feature_request(task(1, 9), index, settings).steering[0][1] for index in (0, 5, 6, 6000)]
-    assert asked == pytest.approx([0.2, 0.4, 0.2, 0.2])
 
 
 def test_a_writer_that_answers_nothing_ends_the_run_before_anything_is_decided(tmp_path: Path) -> None:
@@ -378,3 +391,79 @@ def test_one_text_that_fires_is_no_contrast(tmp_path: Path) -> None:
 
     run(tmp_path, answer, [task(1, 2)], per_wave=1, max_candidates=3, steps=2)
     assert len(asked) > 1 and not any("one river alone" in prompt for prompt in asked)
+
+
+def test_rungs_are_tried_one_after_the_other_each_for_what_is_left(tmp_path: Path) -> None:
+    def answer(request: Request) -> str:
+        n, is_plain = request.sample_index, "piece" not in request.messages[0].content
+        if is_plain:
+            return f"message number {n} of a kind 1={5 if n == 2 else 0}"
+        return f"try {n} with spans 2=5" if not request.steering else f"try {n} by {feature_of(request)} 3=5"
+
+    found, writer = run(tmp_path, answer, [task(1), task(2), task(3)], rungs=RUNGS, plain_yield=1000.0)
+    assert [(c.feature, c.rung) for c in found.accepted] == [(1, "plain"), (2, "spans"), (3, "steered")]
+    assert [len([r for r in writer.history if is_of(r, rung)]) for rung in RUNGS] == [6, 4, 2]
+    assert [c.written_for for c in found.accepted] == [PLAIN, 2, 3]
+    assert found.gave_up == {}
+
+
+def is_of(request: Request, rung: str) -> bool:
+    shows = "piece" in request.messages[0].content
+    return {"plain": not shows, "spans": shows and not request.steering, "steered": bool(request.steering)}[rung]
+
+
+def test_plain_samples_are_selected_by_what_they_close_and_written_while_they_do(tmp_path: Path) -> None:
+    def answer(request: Request) -> Reply:
+        n = request.sample_index
+        fires = {0: "1=9", 1: "1=2 2=2 3=2", 6: "4=2"}.get(n, "")
+        return Reply(f"plain sample number {n} with {fires}", "stop", 5, 200, 0.1)
+
+    tasks = [task(n) for n in range(1, 6)]
+    found, writer = run(tmp_path, answer, tasks, rungs=("plain",), plain_yield=1.0, per_wave=1)
+    assert [c.fires for c in found.accepted] == [(1, 2, 3), (4,)]
+    assert len(writer.history) == 5 + 2 + 1, "each wave is as large as what is open; the third closes nothing"
+    assert found.gave_up.keys() == {5}
+
+
+def test_the_control_costs_nothing_where_plain_samples_were_written(tmp_path: Path) -> None:
+    def answer(request: Request) -> str:
+        return f"of no use at all {request.sample_index}"
+
+    with Ledger.open(tmp_path / "ledger.sqlite") as ledger:
+        writer = ScriptedWriter(answer)
+        settings = SynthesisSettings(per_wave=2, max_candidates=4, max_tokens=20, rungs=("plain", "spans"))
+        artifact = Artifact(tmp_path / "out", "synthesize", {}, {})
+        found = synthesize([task(1), task(2)], LedgerWriter(writer, ledger), measure, artifact, settings)
+    plain = [r for r in writer.history if is_of(r, "plain")]
+    assert len(found.control) == len(plain) == 4
+    assert sum(c.n_calls for c in (*found.rejected, *found.control)) == len(writer.history)
+
+
+def test_nothing_more_is_written_once_windows_give_too_little(tmp_path: Path) -> None:
+    def answer(request: Request) -> Reply:
+        return Reply(f"nothing of use {request.sample_index}", "stop", 5, 250, 0.1)
+
+    found, writer = run(tmp_path, answer, [task(1), task(2)], max_candidates=100, min_yield=0.5, n_windows=2)
+    assert found.stop_reason == "under 0.5 new samples per 1,000 written tokens, 2 windows in a row"
+    assert len(writer.history) == 2 * 1000 // 250
+
+
+def test_another_round_is_for_what_is_missing_and_only_after_one_that_closed_something(tmp_path: Path) -> None:
+    def answer(request: Request) -> str:
+        n, feature = request.sample_index, feature_of(request)
+        return f"try {n} for {feature} {feature}={5 if (feature, n) in {(1, 0), (2, 7)} else 0}"
+
+    tasks = [task(1), task(2), task(3)]
+    once, _ = run(tmp_path / "1", answer, tasks, max_candidates=6)
+    found, _ = run(tmp_path / "9", answer, tasks, max_candidates=6, rounds=9)
+    assert once.gave_up == {2: 6, 3: 6}
+    assert found.gave_up == {3: 18}, "the third round closed nothing"
+
+
+def test_where_a_cap_is_near_features_that_came_nearest_go_first(tmp_path: Path) -> None:
+    def answer(request: Request) -> str:
+        feature = feature_of(request)
+        return f"try {request.sample_index} {feature}={feature / 10}"
+
+    _, writer = run(tmp_path, answer, [task(1), task(2), task(3)], per_wave=1, caps=Caps(calls=4))
+    assert [feature_of(r) for r in writer.history] == [1, 2, 3, 3]

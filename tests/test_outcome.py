@@ -66,12 +66,12 @@ def task(feature: int, n_wanted: int = 1) -> FeatureTask:
 def accepted(feature: int, *also: int) -> Candidate:
     return Candidate(
         feature, f"text {feature}", "", feature=feature, activation=2.0, position=3, span="text",
-        fires=(feature, *also), sample_id="1" * 16, prompt_hash="p", strength=0.4, written_tokens=20,
+        fires=(feature, *also), sample_id="1" * 16, prompt_hash="p", strength=0.4, written_tokens=20, rung="steered",
     )  # fmt: skip
 
 
 def rejected(feature: int, reason: str = NOTHING_FIRES, activation: float = 0.5) -> Candidate:
-    return Candidate(feature, "no", reason, feature=feature, activation=activation, written_tokens=20)
+    return Candidate(feature, "no", reason, feature=feature, activation=activation, written_tokens=20, rung="spans")
 
 
 def control(*fires: int, reason: str = "") -> Candidate:

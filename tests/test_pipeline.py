@@ -60,7 +60,10 @@ def test_the_figures_of_a_run_agree_with_each_other(finished: Finished) -> None:
     assert summary["recovered"] == pytest.approx(1 - after["n_missing"] / before["n_missing"])
     rejected = read_jsonl(out / "rejected.jsonl")
     assert sum(summary["n_rejected"].values()) == len(rejected)
-    assert summary["writer_calls"] == len(rejected) + len(samples) + summary["n_control"]
+    assert summary["writer_calls"] == len(rejected) + len(samples)
+    assert sum(row["n_candidates"] for row in summary["rungs"]) == len(rejected) + len(samples)
+    assert summary["n_control"] >= summary["rungs"][0]["n_candidates"]
+    assert (summary["rungs"][0]["rung"], summary["control_tokens"]) == ("plain", 0)
 
 
 def test_every_accepted_sample_fires_above_its_margin(finished: Finished) -> None:

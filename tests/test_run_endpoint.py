@@ -26,7 +26,8 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def settings_file(folder: Path, server: FaultServer, budget: dict[str, Any] | None = None, **endpoint: Any) -> Path:
     parts = tiny_run.parts(folder)
-    parts["writer"] = {"endpoint": {"url": server.url, "model": MODEL, "concurrency": 16, **endpoint}}
+    rungs = endpoint.pop("rungs", None)
+    parts["writer"] = {"rungs": rungs, "endpoint": {"url": server.url, "model": MODEL, "concurrency": 16, **endpoint}}
     parts["budget"] |= budget or {}
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(parts), encoding="utf-8")
@@ -97,7 +98,7 @@ def test_a_run_that_a_limit_stopped_goes_on_where_it_was(server: FaultServer, tm
 @pytest.mark.parametrize(("cap", "name"), [("max_calls", "calls"), ("max_tokens", "tokens"), ("max_money", "money")])
 def test_a_cap_ends_a_run_with_what_it_paid_for(cap: str, name: str, server: FaultServer, tmp_path: Path) -> None:
     value = {"max_calls": 30, "max_tokens": 9_000, "max_money": 0.009}[cap]
-    config = settings_file(tmp_path, server, {cap: value}, price={"prompt": 1.0, "written": 1.0})
+    config = settings_file(tmp_path, server, {cap: value}, price={"prompt": 1.0, "written": 1.0}, rungs=["spans"])
     faults = seeded(0.2, 2, QUICK)
 
     def script(body: dict[str, Any], seen: int) -> Act:
@@ -139,7 +140,7 @@ def test_a_money_cap_without_a_price_and_steering_are_refused_before_anything(
     done = run(config, tmp_path / "out")
     assert (done.code, "what the writer's tokens cost is not known" in done.stderr) == (2, True)
     parts = yaml.safe_load(settings_file(tmp_path, server).read_text("utf-8"))
-    parts["writer"]["strength"] = 0.4
+    parts["writer"]["rungs"] = ["steered"]
     config.write_text(yaml.safe_dump(parts), encoding="utf-8")
     done = run(config, tmp_path / "out")
     assert (done.code, "an endpoint cannot be steered" in done.stderr) == (2, True)

@@ -72,9 +72,9 @@ def test_an_sae_with_an_input_norm_writes_without_steering(tiny: Parts) -> None:
     settings = parse_settings(tiny.settings | {"sae": {"path": str(sae)}}, "test")
     space = open_space(settings, tiny.folder / "cache")
     anchor = ProfileBuilder(space.identity, 128).build()
-    with pytest.raises(SettingsError, match=r"\(layer_norm\).*\nSet writer.strength to 0"):
+    with pytest.raises(SettingsError, match=r"\(layer_norm\).*\nSet writer.rungs to"):
         open_local_writer(space, anchor, [3], settings)
-    plain = settings.model_copy(update={"writer": settings.writer.model_copy(update={"strength": 0.0})})
+    plain = settings.model_copy(update={"writer": settings.writer.model_copy(update={"rungs": ("spans",)})})
     request = Request((Message("user", "hello"),), max_tokens=4, temperature=0.8, top_p=0.95, rng_seed=0)
     assert open_local_writer(space, anchor, [3], plain).write([request])
 

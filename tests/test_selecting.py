@@ -32,6 +32,7 @@ def settings_of(folder: Path, *, n: int | None = None, max_candidates: int = 0, 
     parts = tiny_run.parts(folder)
     parts["data"] |= {"pool": [str(pool_of(folder))]} | data
     parts["budget"] |= {"n_selected": n, "max_candidates": max_candidates}
+    parts["writer"]["rungs"] = ["steered"]
     return parse_settings(parts, "the test")
 
 
@@ -57,7 +58,9 @@ def test_what_is_selected_fires_and_is_kept_whole(tmp_path: Path) -> None:
     assert verify_run(out, tmp_path / "cache").holds
     assert summary["after"] > summary["before"]
     assert summary["writer_calls"] == 0
-    assert summary["n_closed_by_selected"] == len(closed(out)) > 0
+    (pool,) = summary["rungs"]
+    assert (pool["rung"], pool["n_closed"], pool["written_tokens"]) == ("pool", len(closed(out)), 0)
+    assert closed(out)
 
 
 def test_what_the_pool_closes_is_not_written_for(tmp_path: Path) -> None:
@@ -127,7 +130,7 @@ def test_the_command_says_what_it_closed(tmp_path: Path) -> None:
     parts, pool = Parts(tmp_path), pool_of(tmp_path)
     done = facsynth("select", parts.seed, "--pool", pool, *parts.options, "-n", 2, "-o", tmp_path / "run")
     assert done.code == 0, done.stderr
-    assert "selected from the pool" in done.stdout
+    assert "  pool " in done.stdout
     assert "nothing was to be written" in done.stdout
     shown = (tmp_path / "run" / "report.html").read_text()
     assert "selected from the pool" in shown

@@ -24,6 +24,7 @@ from transformers import (
 
 import tiny
 from facsynth.errors import InputError, MismatchError, SettingsError
+from facsynth.model import decoding
 from facsynth.model.backbone import Backbone, load_backbone
 from facsynth.model.embedded import embedded_model
 from facsynth.model.sae import Sae
@@ -96,6 +97,12 @@ def contents(replies: list[Reply]) -> list[tuple[Any, ...]]:
     return [(r.text, r.finish_reason, r.prompt_tokens, r.written_tokens, r.error) for r in replies]
 
 
+@pytest.fixture
+def unbounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steering as strong as a test wants it."""
+    monkeypatch.setattr(decoding, "STEERED_SHARE", 1e9)
+
+
 def vector(rng_seed: int, norm: float) -> torch.Tensor:
     direction = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(rng_seed))
     return norm * direction / direction.norm()
@@ -151,6 +158,7 @@ def test_strength_zero_and_no_steering_are_the_same(llama: Backbone) -> None:
     assert plain.text == zero.text != steered.text
 
 
+@pytest.mark.usefixtures("unbounded")
 @pytest.mark.parametrize("token", ["x", "Q"])
 def test_a_huge_vector_along_an_unembedding_forces_its_token(token: str) -> None:
     backbone = backbone_of("llama", hook_point="layers.2")
@@ -161,6 +169,25 @@ def test_a_huge_vector_along_an_unembedding_forces_its_token(token: str) -> None
     steered, free = writer.write([replace(greedy, steering=((0, 1.0),)), greedy])
     assert steered.text == token * 12
     assert free.text != steered.text
+
+
+def test_features_are_summed_and_no_position_is_moved_by_more_than_half_its_norm() -> None:
+    layer = torch.nn.Identity()
+    residual = torch.randn(2, 5, D_MODEL, generator=torch.Generator().manual_seed(3))
+    short, long = vector(4, 0.1), vector(5, 1e4)
+    with decoding.steered(layer, torch.stack([short, long])[:, None]):
+        moved = layer(residual) - residual
+    assert torch.allclose(moved[0], short.expand(5, -1), atol=1e-5)
+    assert torch.allclose(moved[1].norm(dim=-1), residual[1].norm(dim=-1) / 2, rtol=1e-4)
+    assert torch.allclose(torch.nn.functional.cosine_similarity(moved[1], long[None]), torch.ones(5), atol=1e-4)
+
+
+def test_a_sample_steered_by_two_features_is_steered_by_their_sum(llama: Backbone) -> None:
+    one, two = vector(0, 2.0), vector(1, 2.0)
+    asked = request("Hi", temperature=0.0)
+    both = writer_of(llama, {1: one, 2: two}).write([replace(asked, steering=((1, 0.5), (2, 1.0)))])
+    summed = writer_of(llama, {3: 0.5 * one + two}).write([replace(asked, steering=((3, 1.0),))])
+    assert contents(both) == contents(summed)
 
 
 @pytest.mark.parametrize("prefix", ["", "Well, "])
@@ -199,6 +226,7 @@ def test_a_prompt_that_comes_several_times_is_read_once(llama: Backbone) -> None
     assert [len(output) for output in outputs][:2] == [3, 7]
 
 
+@pytest.mark.usefixtures("unbounded")
 def test_a_message_stops_at_its_end_token_and_finished_rows_leave_the_batch() -> None:
     backbone = backbone_of("llama", hook_point="layers.2")
     end = backbone.model.lm_head.weight[backbone.tokenizer.convert_tokens_to_ids(END)].clone()
@@ -226,6 +254,7 @@ def test_the_prefix_opens_the_text_and_is_not_counted_as_written(llama: Backbone
     assert reply.prompt_tokens == len("Xuser\nHiX\nXassistant\n") + len("Dear Sir,\n")
 
 
+@pytest.mark.usefixtures("unbounded")
 def test_a_space_between_prefix_and_message_is_kept_where_decoding_eats_the_first() -> None:
     tokenizer = tiny.tokenizer("sentencepiece")
     backbone = backbone_of("llama", hook_point="layers.2", tokenizer=tokenizer)

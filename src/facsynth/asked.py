@@ -58,8 +58,10 @@ class WriterBlock(Block):
     endpoint: EndpointBlock | None = None
     batch_size: int = Field(default=64, ge=1)
     """Of the local writer."""
-    strength: float | None = Field(default=None, ge=0)
-    """Of steering, 0.4 where nothing is said; an endpoint cannot be steered."""
+    rungs: tuple[Literal["plain", "spans", "steered"], ...] | None = None
+    """What is tried, cheapest first; all that the writer can where nothing is said."""
+    strength: float = Field(default=SynthesisSettings.strength, gt=0)
+    """Of steering: half of it is tried first, then a search goes on from there."""
     temperature: float = Field(default=SynthesisSettings.temperature, ge=0)
     top_p: float = Field(default=SynthesisSettings.top_p, gt=0, le=1)
     max_tokens: int | None = Field(default=None, ge=4)
@@ -69,9 +71,11 @@ class WriterBlock(Block):
     """2: prompts after the first wave show the candidates that fired the feature most and least."""
 
     @model_validator(mode="after")
-    def _endpoint_cannot_steer(self) -> Self:
-        if self.endpoint and self.strength:
-            raise ValueError("an endpoint cannot be steered; leave out writer.strength, or give 0")
+    def _can_write(self) -> Self:
+        if self.rungs == ():
+            raise ValueError("rungs is empty; name some of plain, spans, steered")
+        if self.endpoint and "steered" in (self.rungs or ()):
+            raise ValueError("an endpoint cannot be steered; leave steered out of writer.rungs")
         return self
 
 

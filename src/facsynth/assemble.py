@@ -26,6 +26,7 @@ from facsynth.profile import Profile
 from facsynth.records import Progress, no_progress
 from facsynth.settings import EMBEDDED, DataBlock, RunSettings
 from facsynth.store import fingerprint
+from facsynth.synthesis.candidates import STEERED_RUNG
 from facsynth.text.borrowed import check_same_tokens
 from facsynth.text.corpus import Corpus, read_corpus
 from facsynth.text.holdout import Holdout, read_holdout
@@ -239,9 +240,9 @@ def open_local_writer(
     if space.sae.input_norm in {"none", CENTRED}:
         top = anchor.top_mean(3)
         vectors = steering_vectors(space.sae, {feature: float(top[feature]) for feature in feature_ids})
-    elif settings.synthesis.strength:
+    elif STEERED_RUNG in settings.synthesis.rungs:
         raise SettingsError(
             f"the SAE brings each token to a norm of its own ({space.sae.input_norm}), so what a feature writes has no "
-            "fixed length to steer with\nSet writer.strength to 0; spans alone then ask for a feature."
+            "fixed length to steer with\nSet writer.rungs to [plain, spans]."
         )
     return LocalWriter(space.backbone, space.template.prompt_ids, vectors, batch_size=settings.writer.batch_size)

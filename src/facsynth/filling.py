@@ -26,7 +26,7 @@ from facsynth.records import Progress, Sample
 from facsynth.selecting import select_samples
 from facsynth.settings import RunSettings
 from facsynth.store import Artifact, file_sha256, fingerprint
-from facsynth.synthesis.candidates import Candidate, Synthesis
+from facsynth.synthesis.candidates import STEERED_RUNG, Candidate, Synthesis
 from facsynth.synthesis.loop import Guard, synthesize
 from facsynth.synthesis.requests import FeatureTask
 from facsynth.synthesis.seen import Seen
@@ -88,7 +88,7 @@ def fill(
 def _guard(settings: RunSettings, space: FeatureSpace, anchor: Encoded) -> Guard | None:
     """Against gibberish of a steered writer; its floor is a quantile of the anchor, of samples chosen by their ids."""
     share = settings.synthesis.clean.fluency
-    if not share or not settings.synthesis.strength or not settings.synthesis.max_candidates:
+    if not share or STEERED_RUNG not in settings.synthesis.rungs or not settings.synthesis.max_candidates:
         return None
     first = set(sorted(anchor.ids())[:N_FLUENT])
     rows: list[tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]] = []

@@ -20,6 +20,7 @@ from facsynth.planning import planned
 from facsynth.records import Progress, Request, no_progress
 from facsynth.run_folder import open_run, read_unless_known
 from facsynth.settings import RunSettings
+from facsynth.synthesis.candidates import PLAIN_RUNG
 from facsynth.synthesis.requests import (
     FeatureTask,
     Pair,
@@ -28,7 +29,7 @@ from facsynth.synthesis.requests import (
     plain_request,
     worst_amount,
 )
-from facsynth.synthesis.waves import n_control
+from facsynth.synthesis.waves import first_plain, n_control
 from facsynth.writers import check_no_bill, endpoint_settings
 
 
@@ -59,8 +60,9 @@ def forecast(settings: RunSettings, out: Path, cache: Path, progress: Progress =
         for numbers in ([few for few, _ in ends], [many for _, many in ends])
     )
     n_waves = max((-(-many // per_wave) for _, many in ends), default=0)
-    n_known, latency = _known(most, settings, out)
-    found = {"least": _amount(least, replace(s, n_tries=1)), "most": _amount(most, s)}
+    n_known, latency = _known(most, _n_plain(len(tasks), s)[1], settings, out)
+    few, many = _n_plain(len(tasks), s)
+    found = {"least": _amount([] if few else least, few, replace(s, n_tries=1)), "most": _amount(most, many, s)}
     endpoint = settings.writer.endpoint
     is_priced = endpoint is None or endpoint.price is not None
     rounds = (
@@ -78,7 +80,7 @@ def forecast(settings: RunSettings, out: Path, cache: Path, progress: Progress =
 def _candidates(task: FeatureTask, settings: SynthesisSettings) -> tuple[int, int]:
     """How many are asked for at least and at most: whole waves, and with a lag one more before the first is decided."""
     per_wave, n_wanted = settings.per_wave, task.n_wanted
-    most = n_wanted * settings.max_candidates + settings.lag * per_wave
+    most = n_wanted * settings.max_candidates * settings.rounds + settings.lag * per_wave
     return min((-(-n_wanted // per_wave) + settings.lag) * per_wave, most), most
 
 
@@ -89,18 +91,26 @@ def _requests(task: FeatureTask, indices: Iterable[int], settings: RunSettings) 
     return [feature_request(task, index, s, widest if index >= s.per_wave else None) for index in indices]
 
 
-def _amount(requests: Sequence[Request], settings: SynthesisSettings) -> Amount:
-    """With the plain samples that are due beside them."""
-    plain = [plain_request(index, settings) for index in range(n_control(len(requests), settings))]
+def _n_plain(n_features: int, settings: SynthesisSettings) -> tuple[int, int]:
+    """How many plain samples are written to be selected from, at least and at most."""
+    if PLAIN_RUNG not in settings.rungs or not settings.max_candidates:
+        return 0, 0
+    return first_plain(n_features, settings), n_features * settings.max_candidates * settings.rounds
+
+
+def _amount(requests: Sequence[Request], n_plain: int, settings: SynthesisSettings) -> Amount:
+    """With so many plain samples, or those that are due beside the others where these are more."""
+    n = max(n_plain, n_control(len(requests) + n_plain, settings))
+    plain = [plain_request(index, settings) for index in range(n)]
     return total(worst_amount(request, settings) for request in (*requests, *plain))
 
 
-def _known(requests: Sequence[Request], settings: RunSettings, out: Path) -> tuple[int, float | None]:
+def _known(requests: Sequence[Request], n_plain: int, settings: RunSettings, out: Path) -> tuple[int, float | None]:
     """How many of the requests and the plain ones beside them the ledger answers, asked again for more included, and
     the median seconds of a call in it; only an endpoint is asked who it is.
     """
     s = settings.synthesis
-    plain = (plain_request(index, s) for index in range(n_control(len(requests), s)))
+    plain = (plain_request(index, s) for index in range(max(n_plain, n_control(len(requests) + n_plain, s))))
     tries = [
         replace(request, max_tokens=request.max_tokens * LONGER**n)
         for request in (*requests, *plain) for n in range(s.n_tries)

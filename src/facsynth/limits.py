@@ -21,6 +21,14 @@ class BudgetBlock(Block):
     per_wave: int = Field(default=SynthesisSettings.per_wave, ge=1)
     max_candidates: int = Field(default=SynthesisSettings.max_candidates, ge=0)
     """A feature without one that is accepted, then it is given up; 0: nothing is written."""
+    rounds: int = Field(default=SynthesisSettings.rounds, ge=1)
+    """After one that closed something, what is still missing gets all its candidates again."""
+    plain_yield: float = Field(default=SynthesisSettings.plain_yield, ge=0)
+    """New samples per 1,000 written tokens, under which plain ones are written no more."""
+    min_yield: float = Field(default=SynthesisSettings.min_yield, ge=0)
+    """The same, under which nothing is written any more; 0: no such end."""
+    n_windows: int = Field(default=SynthesisSettings.n_windows, ge=1)
+    """Of 1,000 written tokens, in a row, that must be under `min_yield`."""
     max_calls: int | None = Field(default=None, ge=1)
     max_tokens: int | None = Field(default=None, ge=1)
     """Prompt and written ones, of all calls."""

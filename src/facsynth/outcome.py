@@ -127,19 +127,18 @@ def write_outcome(
 
 
 def _counts(written: Synthesis, tasks: Sequence[FeatureTask]) -> dict[str, Any]:
-    selected = Counter(feature for c in written.accepted if c.written_for == SELECTED for feature in c.fires)
-    n_closed = sum(selected[task.feature_id] >= task.n_wanted for task in tasks)
     n_written = len(written.accepted) - written.n_selected
+    control_tokens = sum(c.written_tokens for c in written.paid_control)
     return {
         "n_accepted": len(written.accepted),
         "n_selected": written.n_selected,
-        "n_closed_by_selected": n_closed,
         "n_rejected": dict(Counter(c.reason.partition(":")[0] for c in written.rejected)),
         "n_gave_up": len(written.gave_up),
         "n_control": len(written.control),
+        "rungs": written.rungs({task.feature_id: task.n_wanted for task in tasks}),
         "writer_calls": sum(c.n_calls for c in (*written.accepted, *written.rejected, *written.control)),
-        "writer_tokens": written.candidate_tokens + written.control_tokens,
-        "control_tokens": written.control_tokens,
+        "writer_tokens": written.candidate_tokens + control_tokens,
+        "control_tokens": control_tokens,
         "accepted_per_1000_tokens": 1000 * n_written / max(written.candidate_tokens, 1),
         "stop_reason": written.stop_reason,
     }
@@ -207,6 +206,7 @@ def _provenance(candidate: Candidate, task: FeatureTask, writer: str) -> dict[st
         "source": _source(candidate),
         "writer": None if candidate.written_for == SELECTED else writer,
         "feature": candidate.feature,
+        "rung": candidate.rung,
         "written_for": _written_for(candidate),
         "fires": list(candidate.fires),
         "threshold": task.threshold,
@@ -236,7 +236,7 @@ def _source(candidate: Candidate) -> str:
 
 
 def _written_for(candidate: Candidate) -> int | None:
-    return None if candidate.written_for == SELECTED else candidate.written_for
+    return candidate.written_for if candidate.written_for >= 0 else None
 
 
 def _gave_up(written: Synthesis, tasks: Sequence[FeatureTask]) -> list[dict[str, Any]]:

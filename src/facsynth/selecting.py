@@ -19,7 +19,7 @@ from facsynth.features.shards import entries_of, over_roles
 from facsynth.records import Progress, Sample, no_progress
 from facsynth.store import Artifact, read_jsonl, write_jsonl
 from facsynth.synthesis.accept import NOTHING_FIRES, USUAL, CleanSettings, acceptance_limit, unclean
-from facsynth.synthesis.candidates import SELECTED, Candidate
+from facsynth.synthesis.candidates import POOL_RUNG, SELECTED, Candidate
 from facsynth.synthesis.loop import Measure
 from facsynth.synthesis.requests import FeatureTask, languages_of
 from facsynth.synthesis.seen import NOTHING_SEEN, Seen
@@ -103,7 +103,14 @@ class _Choice:
             fires = tuple(sorted(f for f, limit in self._limits.items() if maxima.get(f, (0.0, 0))[0] > limit))
             wanted = [f for f in fires if self._lacking[f] > 0]
             candidate = Candidate(
-                SELECTED, sample.text, NOTHING_FIRES, sample_id=sample.sample_id, row=row, fires=fires, n_calls=0
+                SELECTED,
+                sample.text,
+                NOTHING_FIRES,
+                sample_id=sample.sample_id,
+                row=row,
+                fires=fires,
+                n_calls=0,
+                rung=POOL_RUNG,
             )
             reason = self._fault(sample) or ("" if wanted else NOTHING_FIRES)
             if reason or found is None:

@@ -19,6 +19,7 @@ from facsynth.llm.budget import Caps, Price
 from facsynth.meaning.asking import AskingSettings
 from facsynth.meaning.judge import COUNTED, Label
 from facsynth.synthesis.accept import CleanSettings
+from facsynth.synthesis.candidates import RUNGS, STEERED_RUNG
 from facsynth.synthesis.requests import SynthesisSettings
 from facsynth.tasks import load_task, task_names
 from facsynth.text.forms import check_compat, form_roles
@@ -232,14 +233,19 @@ class RunSettings(Block):
     def synthesis(self) -> SynthesisSettings:
         """What the writing loop takes."""
         writer, budget, endpoint = self.writer, self.budget, self.writer.endpoint
-        usual = SynthesisSettings.strength if endpoint is None else 0.0
+        can = RUNGS if endpoint is None else tuple(rung for rung in RUNGS if rung != STEERED_RUNG)
         return SynthesisSettings(
             per_wave=budget.per_wave,
             max_candidates=budget.max_candidates,
             max_tokens=writer.max_tokens or (SynthesisSettings.max_tokens if endpoint is None else ENDPOINT_TOKENS),
             temperature=writer.temperature,
             top_p=writer.top_p,
-            strength=usual if writer.strength is None else writer.strength,
+            rungs=can if writer.rungs is None else tuple(rung for rung in RUNGS if rung in writer.rungs),
+            strength=writer.strength,
+            plain_yield=budget.plain_yield,
+            min_yield=budget.min_yield,
+            n_windows=budget.n_windows,
+            rounds=budget.rounds,
             n_spans=writer.n_spans,
             steps=writer.steps,
             caps=self.caps,

@@ -38,7 +38,7 @@ coverage:
   relevance: contrast       # against the background; or judge, contrast+judge, all
 # task: toxicity            # what the data is for, to judge by: a task that ships, or a YAML file of yours
 writer:                     # the model above, steered; or a model at an OpenAI-compatible endpoint
-  # strength: {strength}           # of steering; 0 leaves the prompt alone
+  # rungs: [spans]          # of plain, spans, steered: what is tried, cheapest first
   # endpoint: {{url: http://localhost:8000/v1, model: NAME, price: {{prompt: 0, written: 0}}}}
 judge: {{}}                   # who explains and judges features: the model above; or an endpoint, as for the writer
 budget:
@@ -61,7 +61,6 @@ def init(
     from facsynth.limits import BudgetBlock
     from facsynth.settings import CoverageBlock
     from facsynth.store import write_text
-    from facsynth.synthesis.requests import SynthesisSettings
 
     if path.exists():
         raise InputError(f"{path} is there already\nChoose another name.")
@@ -69,7 +68,7 @@ def init(
         raise InputError(f"there is no folder {path.parent}\nMake it, or choose another name.")
     budget = BudgetBlock()
     text = TEMPLATE.format(
-        path=shlex.quote(str(path)), threshold=CoverageBlock().threshold, strength=SynthesisSettings.strength,
+        path=shlex.quote(str(path)), threshold=CoverageBlock().threshold,
         max_candidates=budget.max_candidates, control=budget.control,
     )  # fmt: skip
     write_text(path, ready_text(ready) if ready else text)
@@ -227,14 +226,14 @@ def print_summary(summary: dict[str, Any], record: dict[str, Any], out: Path) ->
         ("attempted", str(summary["n_attempted"])),
         ("recovered of attempted", f"{summary['n_recovered']} = {percent(summary['recovered_of_attempted'])}"),
         ("chance level", chance),
-        *_of_the_pool(summary),
         ("accepted", f"{summary['n_accepted']}   ({summary['accepted_per_1000_tokens']:.2f} per 1,000 written tokens)"),
+        *(_rung(row) for row in summary["rungs"]),
         ("rejected", rejected or "0"),
         ("given up", str(summary["n_gave_up"])),
         (
             "written",
             f"{summary['writer_tokens']} tokens in {summary['writer_calls']} calls, "
-            f"{summary['control_tokens']} of them in {summary['n_control']} plain samples",
+            f"{summary['control_tokens']} of them for the chance level alone",
         ),
         ("stopped because", summary["stop_reason"]),
     ]
@@ -243,9 +242,11 @@ def print_summary(summary: dict[str, Any], record: dict[str, Any], out: Path) ->
     note(f"report: {out / 'report.html'}   samples: {out / 'samples.jsonl'}   prove them: {prove}")
 
 
-def _of_the_pool(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    n, n_closed = summary["n_selected"], summary["n_closed_by_selected"]
-    return [("selected from the pool", f"{n}   (give {n_closed} features all they lack)")] if n else []
+def _rung(row: dict[str, Any]) -> tuple[str, str]:
+    """What a rung of the ladder gave, and for how much."""
+    tokens = f", {row['written_tokens']} written tokens" if row["written_tokens"] else ""
+    closed = f"give {row['n_closed']} features all they lack{tokens}"
+    return f"  {row['rung']}", f"{row['n_accepted']} of {row['n_candidates']}   ({closed})"
 
 
 COMMANDS: Panel = {"init": init, "demo": demo, "select": select, "run": run, "synthesize": synthesize}

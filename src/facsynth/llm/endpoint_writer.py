@@ -96,7 +96,9 @@ class EndpointWriter:
         """
         for request in requests:
             if request.steering or (request.prefix and self._endpoint.settings.api == "chat"):
-                raise SettingsError("an endpoint cannot steer, or begin a reply in a chat\nSet writer.strength to 0.")
+                raise SettingsError(
+                    "an endpoint cannot steer, or begin a reply in a chat\nSet writer.rungs to [plain, spans]."
+                )
         asked = keyed(self.identity, requests)
         before = self._ledger.lookup(asked)
         missing = [(key, request) for key, request in asked.items() if _is_open(before.get(key))]

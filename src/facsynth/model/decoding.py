@@ -23,6 +23,9 @@ CACHE_GROWTH = 256
 N_CANDIDATES = 64
 """Tokens sorted at first; the few rows whose nucleus is larger sort eight times as many, and again."""
 
+STEERED_SHARE = 0.5
+"""Of a residual's norm, that steering by all features together may add: more breaks the text."""
+
 
 def pad_left(ids: Sequence[npt.NDArray[np.int32]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Token ids, attention mask and position ids as `pad` gives them, with one column of padding more than needed.
@@ -91,10 +94,18 @@ def _selected(room: torch.Tensor, kept: list[int], length: int) -> torch.Tensor:
 
 @contextmanager
 def steered(module: Any, delta: torch.Tensor) -> Iterator[None]:
-    """Add `delta` [n, 1 or n_tokens, d_model] to the module's output while inside; nothing is hooked if it is zero."""
+    """Add `delta` [n, 1 or n_tokens, d_model] to the module's output while inside; nothing is hooked if it is zero.
+
+    At no position more than `STEERED_SHARE` of the residual's own norm: a longer one is brought to that length.
+    """
+    length = torch.linalg.vector_norm(delta.float(), dim=-1, keepdim=True)
+
+    def bounded(residual: torch.Tensor) -> torch.Tensor:
+        most = STEERED_SHARE * torch.linalg.vector_norm(residual.float(), dim=-1, keepdim=True)
+        return residual + delta * (most / length).clamp(max=1.0).nan_to_num(1.0).to(delta.dtype)
 
     def hook(module: Any, inputs: Any, output: Any) -> Any:
-        return (output[0] + delta, *output[1:]) if isinstance(output, tuple) else output + delta
+        return (bounded(output[0]), *output[1:]) if isinstance(output, tuple) else bounded(output)
 
     handle = module.register_forward_hook(hook) if bool(delta.any()) else None
     try:

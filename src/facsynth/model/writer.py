@@ -26,7 +26,7 @@ from facsynth.store import fingerprint
 
 PromptIds = Callable[[Sequence[Message], str], Sequence[int]]
 """(messages, prefix) → token ids up to where the model goes on."""
-LOOP_VERSION = 1
+LOOP_VERSION = 2
 """Raised by any change of this file that changes what is written."""
 LAST = torch.tensor([-1])
 """The last position, as an index: as a slice it makes torch copy the head's weights once for every row."""

@@ -98,11 +98,16 @@ def object_of(shape: Shape) -> Check:
     return lambda value: isinstance(value, dict) and not misfit(value, shape)
 
 
+RUNG: Shape = {
+    "rung": is_text,
+    **dict.fromkeys(("n_candidates", "n_accepted", "n_new", "n_closed", "prompt_tokens", "written_tokens"), is_count),
+}
 SUMMARY: Shape = {
     **dict.fromkeys(("before", "after"), is_share),
     **dict.fromkeys(("recovered_of_attempted", "recovered_chance", "recovered_chance_tokens"), or_null(is_share)),
     **dict.fromkeys(("n_missing", "n_attempted", "n_recovered", "n_accepted", "n_gave_up", "n_control"), is_count),
-    **dict.fromkeys(("n_selected", "n_closed_by_selected"), is_count),
+    "n_selected": is_count,
+    "rungs": list_of(object_of(RUNG)),
     **dict.fromkeys(("writer_calls", "writer_tokens", "control_tokens"), is_count),
     "accepted_per_1000_tokens": is_number,
     "chance_extrapolated": or_null(list_of(is_flag)),

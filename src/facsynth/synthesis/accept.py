@@ -23,6 +23,9 @@ ENOUGH_OF_IT = "fires only what has its samples"
 MEASURED = ("", NOTHING_FIRES, ENOUGH_OF_IT)
 """Reasons of candidates whose activation is known."""
 NOT_FLUENT = "less likely than nearly all of the anchor"
+REPEATS, TOO_SHORT, UNFINISHED = "repeats itself", "too short", "unfinished"
+BROKEN = frozenset({NOT_FLUENT, REPEATS, TOO_SHORT, UNFINISHED})
+"""Reasons of texts that too much steering gives."""
 WRITER_ERROR = "writer error"
 MIN_WORDS = 3
 COPIED_WORDS = 10
@@ -105,15 +108,15 @@ def fault(
     if reply.error:
         return f"{WRITER_ERROR}: {' '.join(reply.error.split())[:200]}"
     if reply.finish_reason == "length" and not text:
-        return "unfinished"
+        return UNFINISHED
     words = text.lower().split()
     if len(words) < MIN_WORDS:
-        return "too short"
+        return TOO_SHORT
     if reason := unclean(text, languages, settings):
         return reason
     fours = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
     if len(fours) - len(set(fours)) > max(2, len(fours) // 6):
-        return "repeats itself"
+        return REPEATS
     return "copies what it was shown" if _is_copy(text, shown) else ""
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+PLAIN_RUNG, SPANS_RUNG, STEERED_RUNG = RUNGS = ("plain", "spans", "steered")
+POOL_RUNG = "pool"
+"""Before them: what was selected."""
+ORDER = (POOL_RUNG, *RUNGS)
 CONTROL = -1
 SELECTED = -2
+PLAIN = -3
 
 
 @dataclass(frozen=True)
@@ -15,7 +21,8 @@ class Candidate:
     """One reply and what became of it: a row of the wave's file."""
 
     written_for: int
-    """The feature of its prompt; `CONTROL` for a plain sample, `SELECTED` for one of a pool."""
+    """The feature of its prompt; `PLAIN` for one that names none, `CONTROL` for one that only gives the chance level,
+    `SELECTED` for one of a pool."""
     text: str
     reason: str
     """Empty where accepted."""
@@ -26,12 +33,15 @@ class Candidate:
     span: str = ""
     fires: tuple[int, ...] = ()
     """Attempted features above their acceptance limit; of a plain sample, above their threshold."""
+    rung: str = ""
+    """Of the ladder."""
     sample_id: str = ""
     prompt_hash: str = ""
     strength: float = 0.0
     log_prob: float | None = None
     """Mean of its tokens, in nats, as the unsteered model finds it; None where that was not asked."""
     n_calls: int = 1
+    """0: it was asked for before, and costs nothing again."""
     prompt_tokens: int = 0
     written_tokens: int = 0
     row: dict[str, Any] = field(default_factory=dict, hash=False)
@@ -64,6 +74,29 @@ class Synthesis:
     def n_selected(self) -> int:
         """Accepted samples of a pool."""
         return sum(candidate.written_for == SELECTED for candidate in self.accepted)
+
+    def rungs(self, wanted: Mapping[int, int]) -> list[dict[str, Any]]:
+        """What each rung cost and gave, in the order they were tried: candidates, accepted ones, samples that features
+        lacked (`wanted`: feature_id → how many), features that have all they lacked by them, tokens.
+        """
+        found: dict[str, Counter[str]] = {}
+        for candidate in (*self.accepted, *self.rejected):
+            figures = found.setdefault(candidate.rung, Counter())
+            figures.update({"n_candidates": 1, "n_accepted": int(not candidate.reason)})
+            figures.update({"prompt_tokens": candidate.prompt_tokens, "written_tokens": candidate.written_tokens})
+        lacking = Counter(wanted)
+        for candidate in self.accepted:
+            new = [feature for feature in candidate.fires if lacking[feature] > 0]
+            lacking.subtract(new)
+            found[candidate.rung].update({"n_new": len(new), "n_closed": sum(lacking[f] == 0 for f in new)})
+        names = ("n_candidates", "n_accepted", "n_new", "n_closed", "prompt_tokens", "written_tokens")
+        order = sorted(found, key=ORDER.index)
+        return [{"rung": rung, **{name: found[rung][name] for name in names}} for rung in order]
+
+    @property
+    def paid_control(self) -> list[Candidate]:
+        """Plain samples that were asked for to give the chance level, and for nothing else."""
+        return [candidate for candidate in self.control if candidate.n_calls]
 
     @property
     def candidate_tokens(self) -> int:

@@ -8,7 +8,7 @@ the same samples, byte for byte, however often the run was interrupted.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -30,7 +30,15 @@ from facsynth.synthesis.accept import (
     clean_text,
     fault,
 )
-from facsynth.synthesis.candidates import CONTROL, Candidate, Synthesis
+from facsynth.synthesis.candidates import (
+    CONTROL,
+    PLAIN,
+    PLAIN_RUNG,
+    SPANS_RUNG,
+    STEERED_RUNG,
+    Candidate,
+    Synthesis,
+)
 from facsynth.synthesis.requests import FeatureTask, SynthesisSettings, languages_of
 from facsynth.synthesis.seen import NOTHING_SEEN, Seen
 from facsynth.synthesis.waves import Wave, Waves
@@ -95,7 +103,8 @@ def _control(waves: Waves, judge: _Judge, writer: Writer, settings: SynthesisSet
     control: list[Candidate] = []
     while plain := waves.next_control(control):
         name = f"waves/control{len(control):05d}.jsonl"
-        control += judge.decide(name, plain, _replies(writer, plain, settings), waves)
+        found = judge.decide(name, plain, _replies(writer, plain, settings), waves)
+        control += [c.changed(n_calls=0) for c in found] if len(control) < waves.n_asked[PLAIN] else found
         if any(NOT_SENT in candidate.reason for candidate in control):
             break
     return control
@@ -180,12 +189,13 @@ class _Judge:
         log_probs = self._log_probs(requests, samples, measured)
         seen, lacking = Seen.of([], self.clean), {task.feature_id: waves.lacks(task) for task in waves.tasks}
         decided: dict[int, Candidate] = {}
-        for index in sorted(range(len(replies)), key=lambda i: (-self._excess(requests[i][0], measured.get(i)), i)):
+        for index in self._by_worth(requests, measured, lacking):
             (written_for, request), reply = requests[index], replies[index]
+            strength = dict(request.steering).get(written_for, 0.0)
             candidate = Candidate(
                 written_for=written_for, text=texts[index], reason=faults[index], feature=written_for,
                 sample_id=samples[index].sample_id, prompt_hash=fingerprint(request.as_json())[:16],
-                strength=dict(request.steering).get(written_for, 0.0),
+                strength=strength, rung=_rung(written_for, strength),
                 log_prob=log_probs.get(index), n_calls=reply.n_calls,
                 prompt_tokens=reply.prompt_tokens, written_tokens=reply.written_tokens,
             )  # fmt: skip
@@ -205,11 +215,26 @@ class _Judge:
         ]  # fmt: skip
         return dict(zip(firing, self.guard.log_probs([samples[i] for i in firing]), strict=True)) if self.guard else {}
 
-    def _excess(self, feature: int, found: Measurement | None) -> float:
-        """Activation over limit, by which a wave's candidates are ranked."""
-        return (
-            found.maxima.get(feature, (0.0, 0))[0] / self.limits[feature] if found and feature in self.limits else 0.0
-        )
+    def _by_worth(
+        self, requests: Wave, measured: Mapping[int, Measurement | None], lacking: Mapping[int, int]
+    ) -> Iterator[int]:
+        """The candidates of a wave in the order they are decided in: those that fire their own feature most first; of
+        plain ones always the one that closes most of what is lacking, which changes with every one that is taken.
+        """
+
+        def worth(index: int) -> float:
+            feature, found = requests[index][0], measured.get(index)
+            if found is None or feature == CONTROL:
+                return 0.0
+            if feature == PLAIN:
+                return sum(found.maxima.get(f, (0.0, 0))[0] > self.limits[f] for f, n in lacking.items() if n > 0)
+            return found.maxima.get(feature, (0.0, 0))[0] / self.limits[feature]
+
+        left = list(range(len(requests)))
+        while left:
+            best = max(left, key=lambda index: (worth(index), -index))
+            left.remove(best)
+            yield best
 
     def _judge(self, candidate: Candidate, found: Measurement | None, seen: Seen, lacking: dict[int, int]) -> Candidate:
         """Accept a candidate for a feature that still lacks samples and fires, its own one first.
@@ -240,6 +265,12 @@ class _Judge:
         best = own if own in wanted else max(wanted, key=lambda f: found.maxima[f][0] / self.limits[f])
         activation, position = found.maxima[best]
         return candidate.changed(feature=best, activation=activation, position=position, span=found.span(position))
+
+
+def _rung(written_for: int, strength: float) -> str:
+    if written_for < 0:
+        return PLAIN_RUNG if written_for == PLAIN else ""
+    return STEERED_RUNG if strength else SPANS_RUNG
 
 
 def _check_any(replies: Sequence[Reply]) -> None:

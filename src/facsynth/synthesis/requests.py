@@ -16,14 +16,11 @@ from facsynth.llm.budget import FREE, NO_CAPS, Amount, Caps, Price, total, worst
 from facsynth.llm.longer import LONGER
 from facsynth.records import Message, Request, Span
 from facsynth.synthesis.accept import USUAL, CleanSettings
+from facsynth.synthesis.candidates import RUNGS
 from facsynth.text.language import other_language
 
 FEATURE_STRIDE = 1 << 20
 """Random numbers of a request depend on its rng_seed and sample_index: every feature gets its own, 0 the control."""
-
-FIRST_STRENGTH, STRENGTH_STEP = 0.5, 0.25
-"""Steering begins at half of `strength` and rises by a quarter a wave: little for what fires easily. After
-`max_candidates` it begins again: a feature that wants many samples is not steered without bound."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +35,17 @@ class SynthesisSettings:
     """Longest message; one that does not end within is dropped."""
     temperature: float = 0.8
     top_p: float = 0.95
+    rungs: tuple[str, ...] = RUNGS
+    """Of the ladder, see `synthesis.ladder`."""
+    plain_yield: float = 3.0
+    """New samples per 1,000 written tokens, under which plain ones are written no more."""
+    min_yield: float = 0.0
+    """The same, under which nothing is written any more after `n_windows` in a row; 0: no such end."""
+    n_windows: int = 3
+    rounds: int = 1
+    """What is still missing after one that closed something gets all its candidates again in the next."""
     strength: float = 0.4
-    """Of steering in the third wave: 1 adds what the SAE writes for the feature at its anchor maximum. 0: none."""
+    """Of steering: half of it is tried first. 1 adds what the SAE writes for the feature at its anchor maximum."""
     n_spans: int = 4
     """Anchor spans shown in a prompt."""
     steps: int = 1
@@ -61,9 +67,12 @@ class SynthesisSettings:
     rng_seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("per_wave", 1), ("max_candidates", 0), ("max_tokens", 1), ("n_spans", 1)):
-            if getattr(self, name) < least:
-                raise SettingsError(f"{name} is {getattr(self, name)}\nGive at least {least}.")
+        least = {"per_wave": 1, "max_candidates": 0, "max_tokens": 1, "n_spans": 1, "rounds": 1, "n_windows": 1}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise SettingsError(f"{name} is {getattr(self, name)}\nGive at least {bound}.")
+        if not self.rungs or not set(self.rungs) <= set(RUNGS):
+            raise SettingsError(f"rungs are {', '.join(self.rungs) or 'none'}\nGive some of {', '.join(RUNGS)}.")
         if self.steps not in {1, 2}:
             raise SettingsError(f"steps is {self.steps}\nGive 1 or 2.")
         if not 0 <= self.control <= 1:
@@ -103,15 +112,15 @@ class Pair(NamedTuple):
     weak: str
 
 
-def feature_request(task: FeatureTask, index: int, settings: SynthesisSettings, pair: Pair | None = None) -> Request:
+def feature_request(
+    task: FeatureTask, index: int, settings: SynthesisSettings, pair: Pair | None = None, strength: float = 0.0
+) -> Request:
     """Ask for candidate `index` of a feature: its spans as examples, its direction as steering; with a pair, that too.
 
     Source of the pair: arXiv 2602.10388, section 6.2. Differs: where no candidate fired there is no strong example, and
     none is made up.
     """
     n = len(task.spans)
-    wave = index % settings.max_candidates // settings.per_wave
-    strength = settings.strength * (FIRST_STRENGTH + STRENGTH_STEP * wave)
     chosen = [task.spans[(index + i) % n] for i in range(min(settings.n_spans, n))]
     examples = [
         " ".join(text.split()) for text in (*(s.context for s in chosen), *((pair.strong,) if pair else ())) if text

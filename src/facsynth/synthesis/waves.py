@@ -7,12 +7,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 from facsynth.llm.budget import NOT_SENT, Amount, total
 from facsynth.records import Request
-from facsynth.synthesis.accept import MEASURED, WRITER_ERROR
-from facsynth.synthesis.candidates import CONTROL, Candidate, Synthesis
+from facsynth.synthesis.accept import MEASURED, WRITER_ERROR, acceptance_limit
+from facsynth.synthesis.candidates import (
+    CONTROL,
+    PLAIN,
+    PLAIN_RUNG,
+    SPANS_RUNG,
+    STEERED_RUNG,
+    Candidate,
+    Synthesis,
+)
+from facsynth.synthesis.ladder import Strength, Yield
 from facsynth.synthesis.requests import (
     FeatureTask,
     Pair,
@@ -24,6 +34,8 @@ from facsynth.synthesis.requests import (
 
 Wave = list[tuple[int, Request]]
 """Requests with the features they are for."""
+PLAIN_WAVE = 64
+"""Plain requests of a wave at most."""
 
 
 class Waves:
@@ -42,6 +54,10 @@ class Waves:
         self._n_out: Counter[int] = Counter()
         self._ends: dict[int, tuple[Candidate, Candidate]] = {}
         """Of each feature, those written for it that fired it most and least."""
+        self._strengths = {t.feature_id: Strength(settings.strength / 2) for t in tasks}
+        self._plain = Yield(settings.plain_yield, 0)
+        self._yield = Yield(settings.min_yield)
+        self._round, self._n_done_before = 1, self.n_done
         self._spent, self._out = Amount(), Amount()
         self._cap = ""
         """The one that was reached."""
@@ -56,24 +72,43 @@ class Waves:
         return sum(self.lacks(task) <= 0 for task in self.tasks)
 
     def next(self) -> Wave:
-        """The next requests, now out; none where all is done, given up, capped, or waits for what is out."""
-        wave: Wave = []
-        for task in self.tasks:
-            feature = task.feature_id
-            if self.lacks(task) > 0 and task.through is None and not self._cap:
-                n = min(self.settings.per_wave, self._left(feature))
-                indices = range(self.n_asked[feature], self.n_asked[feature] + n)
-                pair = self._pair(feature)
-                wave += [(feature, feature_request(task, index, self.settings, pair)) for index in indices]
-        wave = self._within_caps(wave)
+        """The next requests, now out; none where all is done, given up, capped, poor, or waits for what is out."""
+        is_over = bool(self._cap) or self._is_poor or self.n_done == len(self.tasks) or not self.settings.max_candidates
+        wave = [] if is_over else self._within_caps(self._plain_wave() or self._feature_wave())
+        if not wave and not is_over and not self._n_out.total() and self._begins_again():
+            return self.next()
         for feature, request in wave:
             self.n_asked[feature] += 1
             self._n_out[feature] += 1
             self._out = self._out.plus(worst_amount(request, self.settings))
         return wave
 
+    def _plain_wave(self) -> Wave:
+        """Plain requests, no more than the open features would get; in a round no more than all of them."""
+        if PLAIN_RUNG not in self.settings.rungs or self._plain.n_poor:
+            return []
+        n_open, first = sum(self.lacks(task) > 0 for task in self.tasks), self.n_asked[PLAIN]
+        most = len(self.tasks) * self.settings.max_candidates * self._round
+        end = min(first + first_plain(n_open, self.settings), most)
+        return [(PLAIN, plain_request(index, self.settings)) for index in range(first, end)]
+
+    def _feature_wave(self) -> Wave:
+        """Requests for every open feature, those first of which most was accepted or came near it."""
+        wave: Wave = []
+        if self.settings.rungs == (PLAIN_RUNG,):
+            return wave
+        for task in sorted(self.tasks, key=self._promise, reverse=True):
+            feature = task.feature_id
+            if self.lacks(task) > 0 and task.through is None:
+                n = min(self.settings.per_wave, self._left(feature))
+                indices = range(self.n_asked[feature], self.n_asked[feature] + n)
+                pair, strength = self._pair(feature), self._strength(feature)
+                wave += [(feature, feature_request(task, index, self.settings, pair, strength)) for index in indices]
+        return wave
+
     def take(self, wave: Wave, candidates: Sequence[Candidate]) -> None:
         """Add what became of a wave."""
+        n_new = self._n_new(candidates)
         for (feature, request), candidate in zip(wave, candidates, strict=True):
             self.candidates.append(candidate)
             self._n_out[feature] -= 1
@@ -87,11 +122,22 @@ class Waves:
             if not candidate.reason:
                 self.n_fired.update(candidate.fires)
                 self._n_in_vain.update({feature: -self._n_in_vain[feature] for feature in candidate.fires})
+        for feature, own in groupby(candidates, key=lambda candidate: candidate.written_for):
+            if feature in self._strengths and (steered := [c for c in own if c.strength]):
+                self._strengths[feature].take(steered)
+        rung = self._plain if wave and wave[0][0] == PLAIN else self._yield
+        rung.take(n_new, sum(candidate.written_tokens for candidate in candidates))
 
     def next_control(self, control: Sequence[Candidate]) -> Wave:
-        """The next plain requests that are due beside the candidates, once no wave is out; as many as fit the caps."""
-        due = range(len(control), n_control(len(self.candidates), self.settings))
-        wave = [(CONTROL, plain_request(index, self.settings)) for index in due]
+        """The next plain requests for the chance level, once no wave is out: those of the rung, which cost nothing
+        again, then what is due besides and fits the caps.
+        """
+        n_plain = self.n_asked[PLAIN] if self.settings.control else 0
+        first = len(control)
+        end = n_plain if first < n_plain else n_control(len(self.candidates), self.settings)
+        wave = [(CONTROL, plain_request(index, self.settings)) for index in range(first, end)]
+        if first < n_plain:
+            return wave
         costs = [worst_amount(request, self.settings) for _, request in wave]
         spent = total([self._spent, *map(self._amount, control)])
         while wave and self.settings.caps.exceeded(total([spent, *costs])):
@@ -120,13 +166,50 @@ class Waves:
             return f"{self._cap} is reached"
         if not self.settings.max_candidates:
             return "nothing was to be written"
+        if self._is_poor:
+            least, n = self.settings.min_yield, self.settings.n_windows
+            return f"under {least:g} new samples per 1,000 written tokens, {n} windows in a row"
         return "the candidates of the remaining features are spent"
+
+    @property
+    def _is_poor(self) -> bool:
+        return self._yield.n_poor >= self.settings.n_windows
+
+    def _begins_again(self) -> bool:
+        """Whether another round is worth it: what is still missing gets all its candidates once more, after a round
+        that closed something.
+        """
+        if self._round >= self.settings.rounds or self.n_done <= self._n_done_before:
+            return False
+        self._round, self._n_done_before = self._round + 1, self.n_done
+        self._n_in_vain.clear()
+        self._plain = Yield(self.settings.plain_yield, 0)
+        self._strengths = {feature: Strength(self.settings.strength / 2) for feature in self._strengths}
+        return True
+
+    def _n_new(self, candidates: Iterable[Candidate]) -> int:
+        """Samples that features lacked, before these are taken."""
+        fired = Counter(feature for c in candidates if not c.reason for feature in c.fires)
+        return sum(max(0, min(self.lacks(task), fired[task.feature_id])) for task in self.tasks)
+
+    def _promise(self, task: FeatureTask) -> tuple[float, float]:
+        """Accepted samples a candidate, and how near the best one came."""
+        feature = task.feature_id
+        best = self._ends[feature][0].activation if feature in self._ends else 0.0
+        return self.n_fired[feature] / max(self.n_asked[feature], 1), best / acceptance_limit(task.threshold)
+
+    def _strength(self, feature: int) -> float:
+        """0 on the rung of spans alone, which a feature leaves with its first wave in vain."""
+        rungs, n_in_vain = self.settings.rungs, self._n_in_vain[feature] + self._n_out[feature]
+        if STEERED_RUNG not in rungs or (SPANS_RUNG in rungs and n_in_vain < self.settings.per_wave):
+            return 0.0
+        return self._strengths[feature].now
 
     def _contrast(self, candidate: Candidate) -> None:
         """Keep the texts that fired their feature most and least, of those that were measured for it."""
         if candidate.reason in MEASURED and candidate.feature == candidate.written_for:
             known = self._ends.get(candidate.feature, (candidate, candidate))
-            best, worst = max(known[0], candidate, key=_strength), min(known[1], candidate, key=_strength)
+            best, worst = max(known[0], candidate, key=_activation), min(known[1], candidate, key=_activation)
             self._ends[candidate.feature] = best, worst
 
     def _pair(self, feature: int) -> Pair | None:
@@ -147,8 +230,9 @@ class Waves:
         costs = [worst_amount(request, self.settings) for _, request in wave]
         n_before = len(self.candidates) + self._n_out.total()
         while wave:
-            plain = total([each] * n_control(n_before + len(wave), self.settings))
-            cap = caps.exceeded(total([self._spent, self._out, plain, *costs]))
+            n_plain = self.n_asked[PLAIN] + sum(feature == PLAIN for feature, _ in wave)
+            n_due = max(0, n_control(n_before + len(wave), self.settings) - n_plain)
+            cap = caps.exceeded(total([self._spent, self._out, *[each] * n_due, *costs]))
             if not cap:
                 return wave
             if len(wave) == 1 and not self._n_out.total():
@@ -165,7 +249,14 @@ class Waves:
         return Amount(-(-self._spent.calls // n), -(-self._spent.tokens // n), self._spent.money / n)
 
     def _amount(self, candidate: Candidate) -> Amount:
+        if not candidate.n_calls:
+            return Amount()
         return self.settings.price.of(candidate.prompt_tokens, candidate.written_tokens, candidate.n_calls)
+
+
+def first_plain(n_open: int, settings: SynthesisSettings) -> int:
+    """Requests of a plain wave for so many open features."""
+    return min(PLAIN_WAVE, n_open * settings.per_wave)
 
 
 def n_control(n_candidates: int, settings: SynthesisSettings) -> int:
@@ -173,5 +264,5 @@ def n_control(n_candidates: int, settings: SynthesisSettings) -> int:
     return math.ceil(round(n_candidates * settings.control, 6))
 
 
-def _strength(candidate: Candidate) -> float:
+def _activation(candidate: Candidate) -> float:
     return candidate.activation
