@@ -260,7 +260,7 @@ def test_without_the_embedded_model_the_install_line_is_given(tiny: Parts, monke
         ("writer", "strength", "much", ["`writer.strength` is 'much'"]),
         ("coverage", "threshold", "r7", ['threshold "r7" is not understood', "r0.5"]),
         ("data", "form", "poem", ["there is no form 'poem'", "preference"]),
-        ("data", "form", "chat", ["samples of the form chat cannot be written yet", "facsynth coverage"]),
+        ("data", "form", "text", ["texts outside any chat are not written", "facsynth coverage"]),
         ("data", "seed", [], ["`data.seed` is []: name at least one file"]),
         ("coverage", "relevance", "contrast", ["needs a background", "facsynth encode", "--relevance all"]),
     ],

@@ -53,6 +53,7 @@ AB = {"question": "tea?\n(A) yes\n(B) no", "answer_matching_behavior": " (A)", "
         ),
         ("ab", AB, "plain", AB),
         ("text", {"text": "a river"}, "trl", {"text": "a river"}),
+        ("message", {"messages": CHAT["messages"][:2], "label": 1}, "trl", {"text": "hello", "label": 1}),
     ],
 )  # fmt: skip
 def test_a_row_in_the_layout_of_a_trainer(form: str, row: dict[str, Any], layout: Any, found: dict[str, Any]) -> None:
@@ -126,6 +127,12 @@ def test_the_share_of_written_samples_is_kept(finished: Path, tmp_path: Path, sh
     written, others = found.get("written", 0), sum(found.values()) - found.get("written", 0)
     assert abs(written - share * (written + others)) <= 1
     assert written == everything["written"] or others == sum(everything.values()) - everything["written"]
+
+
+def test_labels_of_two_kinds_are_refused() -> None:
+    rows = [{"messages": [turn("user", "hello")], "label": label} for label in (1, "toxic")]
+    with pytest.raises(InputError, match="as 1 and 'toxic'"):
+        laid_out(rows, "message", "trl")
 
 
 def test_parquet_holds_the_same_rows(finished: Path, tmp_path: Path) -> None:

@@ -66,6 +66,8 @@ class WriterBlock(Block):
     top_p: float = Field(default=SynthesisSettings.top_p, gt=0, le=1)
     max_tokens: int | None = Field(default=None, ge=4)
     """Of a message: 64 where nothing is said, 256 at an endpoint."""
+    reply_tokens: int | None = Field(default=None, ge=4)
+    """Of a reply, where samples have one: 96 where nothing is said, 512 at an endpoint."""
     n_spans: int = Field(default=SynthesisSettings.n_spans, ge=1)
     steps: Literal[1, 2] = 1
     """2: prompts after the first wave show the candidates that fired the feature most and least."""

@@ -27,6 +27,7 @@ from facsynth.records import Progress, no_progress
 from facsynth.settings import EMBEDDED, DataBlock, RunSettings
 from facsynth.store import fingerprint
 from facsynth.synthesis.candidates import STEERED_RUNG
+from facsynth.tasks import task_names
 from facsynth.text.borrowed import check_same_tokens
 from facsynth.text.corpus import Corpus, read_corpus
 from facsynth.text.holdout import Holdout, read_holdout
@@ -216,15 +217,22 @@ def open_holdout(block: DataBlock) -> Holdout | None:
 
 
 def check_form(settings: RunSettings) -> None:
-    """Refuse a form that no writer writes.
+    """Refuse a form that is not written, or not without a task.
 
     Raises:
         SettingsError: saying what can be done instead.
     """
-    if settings.data.form != "message" and settings.budget.max_candidates:
+    if not settings.budget.max_candidates:
+        return
+    if settings.data.form == "text":
         raise SettingsError(
-            f"samples of the form {settings.data.form} cannot be written yet, only messages\n"
-            "Measure with `facsynth coverage`, or set data.form to message."
+            "texts outside any chat are not written, only messages, chats, pairs and A/B questions\n"
+            "Select from a pool with `facsynth select`, measure with `facsynth coverage`, or set data.form to another."
+        )
+    if settings.data.form == "ab" and settings.task is None:
+        raise SettingsError(
+            "A/B questions are about a behaviour, and no task names one\n"
+            f"Name it: task: sycophancy, or a YAML file of yours. There are {', '.join(task_names())}."
         )
 
 

@@ -217,6 +217,7 @@ def _provenance(candidate: Candidate, task: FeatureTask, writer: str) -> dict[st
         "log_prob": candidate.log_prob,
         "steering": {str(candidate.written_for): candidate.strength} if candidate.strength else {},
         "prompt_hash": candidate.prompt_hash,
+        **({"flaw": candidate.flaw} if candidate.flaw else {}),
     }
 
 

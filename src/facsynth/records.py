@@ -87,6 +87,10 @@ class Task:
     """What belongs to it, a line each."""
     form: str = "message"
     """Of its samples."""
+    asks_for: str = ""
+    """What a writer is to write, as several are called."""
+    label: str | int | None = None
+    """Of a written message."""
 
 
 @dataclass(frozen=True)

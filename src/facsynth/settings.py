@@ -20,14 +20,15 @@ from facsynth.meaning.asking import AskingSettings
 from facsynth.meaning.judge import COUNTED, Label
 from facsynth.synthesis.accept import CleanSettings
 from facsynth.synthesis.candidates import RUNGS, STEERED_RUNG
+from facsynth.synthesis.parts import Wanted
 from facsynth.synthesis.requests import SynthesisSettings
-from facsynth.tasks import load_task, task_names
+from facsynth.tasks import load_task, task_names, wanted
 from facsynth.text.forms import check_compat, form_roles
 from facsynth.text.layouts import Fields
 
 EMBEDDED = "embedded"
-ENDPOINT_TOKENS = 256
-"""Of a message, where a model of some size writes."""
+ENDPOINT_TOKENS = 256, 512
+"""Of a message and of a reply, where a model of some size writes."""
 _T = TypeVar("_T")
 
 
@@ -234,10 +235,11 @@ class RunSettings(Block):
         """What the writing loop takes."""
         writer, budget, endpoint = self.writer, self.budget, self.writer.endpoint
         can = RUNGS if endpoint is None else tuple(rung for rung in RUNGS if rung != STEERED_RUNG)
+        message, reply = ENDPOINT_TOKENS if endpoint else (SynthesisSettings.max_tokens, Wanted.reply_tokens)
         return SynthesisSettings(
             per_wave=budget.per_wave,
             max_candidates=budget.max_candidates,
-            max_tokens=writer.max_tokens or (SynthesisSettings.max_tokens if endpoint is None else ENDPOINT_TOKENS),
+            max_tokens=writer.max_tokens or message,
             temperature=writer.temperature,
             top_p=writer.top_p,
             rungs=can if writer.rungs is None else tuple(rung for rung in RUNGS if rung in writer.rungs),
@@ -255,6 +257,7 @@ class RunSettings(Block):
             lag=0 if endpoint is None else 1,
             n_tries=1 if endpoint is None else 2,
             clean=CleanSettings(**self.accept.model_dump()),
+            wanted=wanted(load_task(self.task) if self.task else None, self.data.form, writer.reply_tokens or reply),
             rng_seed=self.rng_seed,
         )
 

@@ -26,7 +26,7 @@ NOT_FLUENT = "less likely than nearly all of the anchor"
 REPEATS, TOO_SHORT, UNFINISHED = "repeats itself", "too short", "unfinished"
 BROKEN = frozenset({NOT_FLUENT, REPEATS, TOO_SHORT, UNFINISHED})
 """Reasons of texts that too much steering gives."""
-WRITER_ERROR = "writer error"
+WRITER_ERROR, REFUSAL = "writer error", "refusal"
 MIN_WORDS = 3
 COPIED_WORDS = 10
 """So many words in a row of a text that was shown to the writer make a candidate a copy; of a shorter one, all."""
@@ -57,12 +57,16 @@ def clean_text(reply: str, *, unfinished: bool = False) -> str:
 
     Of an `unfinished` reply whole sentences are kept. What comes out is clean: cleaned again, it stays as it is.
     """
-    text = _CONTROL.sub("", reply).strip()
-    if unfinished:
-        text = text[: max((found.end() for found in _SENTENCE.finditer(text)), default=0)]
+    text = without_control(reply, unfinished=unfinished)
     while (inner := _unwrapped(text)) != text:
         text = inner
     return text
+
+
+def without_control(reply: str, *, unfinished: bool = False) -> str:
+    """A reply without control characters; of an `unfinished` one whole sentences."""
+    text = _CONTROL.sub("", reply).strip()
+    return text[: max((found.end() for found in _SENTENCE.finditer(text)), default=0)] if unfinished else text
 
 
 def _unwrapped(text: str) -> str:
@@ -114,10 +118,14 @@ def fault(
         return TOO_SHORT
     if reason := unclean(text, languages, settings):
         return reason
+    return repeats(text) or ("copies what it was shown" if _is_copy(text, shown) else "")
+
+
+def repeats(text: str) -> str:
+    """Whether many runs of four words come up again; empty where they do not."""
+    words = text.lower().split()
     fours = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
-    if len(fours) - len(set(fours)) > max(2, len(fours) // 6):
-        return REPEATS
-    return "copies what it was shown" if _is_copy(text, shown) else ""
+    return REPEATS if len(fours) - len(set(fours)) > max(2, len(fours) // 6) else ""
 
 
 def unclean(text: str, languages: Collection[str], settings: CleanSettings = USUAL) -> str:
@@ -126,7 +134,7 @@ def unclean(text: str, languages: Collection[str], settings: CleanSettings = USU
     kind = personal_data_in(text) if settings.personal_data else ""
     found = (
         (settings.max_words is not None and n_words > settings.max_words, "too long"),
-        (refuses_to_write(text), "refusal"),
+        (refuses_to_write(text), REFUSAL),
         (bool(template_in(text)), "remains of a template"),
         (language not in languages, f"wrong language: {language or 'English'}"),
         (bool(kind), f"personal data: {kind}"),

@@ -45,7 +45,15 @@ class Candidate:
     prompt_tokens: int = 0
     written_tokens: int = 0
     row: dict[str, Any] = field(default_factory=dict, hash=False)
-    """Of a pool: all of it, in the form's layout."""
+    """All of it, in the form's layout; empty where it is a message alone."""
+    flaw: str = ""
+    """Of the rejected reply of a pair."""
+
+    @property
+    def message(self) -> str:
+        """What was written first, without the replies that its form has besides."""
+        turns = self.row.get("messages") or self.row.get("prompt")
+        return str(turns[0]["content"] if turns else self.row.get("question", self.text))
 
     def changed(self, **changes: Any) -> Candidate:
         """The same with other values."""

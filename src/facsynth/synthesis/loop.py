@@ -16,19 +16,17 @@ from typing import NamedTuple
 
 from facsynth.errors import InputError, ModelError
 from facsynth.llm.budget import NOT_SENT
-from facsynth.llm.longer import write_to_end
 from facsynth.llm.wire import Kind
 from facsynth.protocols import Writer
-from facsynth.records import Measurement, Message, Progress, Reply, Sample, no_progress
+from facsynth.records import Measurement, Progress, Sample, no_progress
 from facsynth.store import Artifact, fingerprint, read_jsonl, write_jsonl
 from facsynth.synthesis.accept import (
     ENOUGH_OF_IT,
     NOT_FLUENT,
     NOTHING_FIRES,
+    WRITER_ERROR,
     CleanSettings,
     acceptance_limit,
-    clean_text,
-    fault,
 )
 from facsynth.synthesis.candidates import (
     CONTROL,
@@ -39,6 +37,7 @@ from facsynth.synthesis.candidates import (
     Candidate,
     Synthesis,
 )
+from facsynth.synthesis.parts import SampleWriter, Written
 from facsynth.synthesis.requests import FeatureTask, SynthesisSettings, languages_of
 from facsynth.synthesis.seen import NOTHING_SEEN, Seen
 from facsynth.synthesis.waves import Wave, Waves
@@ -78,15 +77,16 @@ def synthesize(
     waves, judge = Waves(tasks, settings, selected), _Judge(tasks, measure, artifact, settings.clean, seen)
     judge.guard = guard
     judge.remember(selected)
+    samples = SampleWriter(writer, settings.wanted, settings.clean, judge.languages, settings.n_tries)
     beside = ThreadPoolExecutor(settings.lag + 1)
-    out: deque[tuple[str, Wave, Callable[[], list[Reply]]]] = deque()
+    out: deque[tuple[str, Wave, Callable[[], list[Written]]]] = deque()
     n = 0
     try:
         while True:
             while len(out) <= settings.lag and (wave := waves.next()):
                 name, n = f"waves/{n:04d}.jsonl", n + 1
                 is_sent = bool(settings.lag) and not artifact.has(name)
-                out.append((name, wave, _replies(writer, wave, settings, beside if is_sent else None)))
+                out.append((name, wave, _written(samples, wave, beside if is_sent else None)))
             if not out:
                 break
             name, wave, replies = out.popleft()
@@ -94,27 +94,25 @@ def synthesize(
             progress("writing samples", waves.n_done, len(tasks))
     finally:
         beside.shutdown(wait=False, cancel_futures=True)
-    return waves.outcome(_control(waves, judge, writer, settings))
+    return waves.outcome(_control(waves, judge, samples))
 
 
-def _control(waves: Waves, judge: _Judge, writer: Writer, settings: SynthesisSettings) -> list[Candidate]:
+def _control(waves: Waves, judge: _Judge, writer: SampleWriter) -> list[Candidate]:
     """The plain samples, which are compared with seed set and anchor alone."""
     judge.forget_accepted()
     control: list[Candidate] = []
     while plain := waves.next_control(control):
         name = f"waves/control{len(control):05d}.jsonl"
-        found = judge.decide(name, plain, _replies(writer, plain, settings), waves)
+        found = judge.decide(name, plain, _written(writer, plain), waves)
         control += [c.changed(n_calls=0) for c in found] if len(control) < waves.n_asked[PLAIN] else found
         if any(NOT_SENT in candidate.reason for candidate in control):
             break
     return control
 
 
-def _replies(
-    writer: Writer, wave: Wave, settings: SynthesisSettings, beside: ThreadPoolExecutor | None = None
-) -> Callable[[], list[Reply]]:
-    """What gives the replies of a wave; `beside`: where they are written from now on, while something else is done."""
-    write = partial(write_to_end, writer, [request for _, request in wave], settings.n_tries)
+def _written(writer: SampleWriter, wave: Wave, beside: ThreadPoolExecutor | None = None) -> Callable[[], list[Written]]:
+    """What gives the samples of a wave; `beside`: where they are written from now on, while something else is done."""
+    write = partial(writer.write, [request for _, request in wave])
     return beside.submit(write).result if beside else write
 
 
@@ -156,10 +154,10 @@ class _Judge:
             if not candidate.reason and candidate.written_for != CONTROL:
                 self._accepted.add(candidate.sample_id, candidate.text)
 
-    def decide(self, name: str, wave: Wave, replies: Callable[[], list[Reply]], waves: Waves) -> list[Candidate]:
+    def decide(self, name: str, wave: Wave, write: Callable[[], list[Written]], waves: Waves) -> list[Candidate]:
         """Encode and decide, or read what was decided before."""
         if not self.artifact.has(name):
-            written = replies()
+            written = write()
             if not waves.candidates:
                 _check_any(written)
             rows = [asdict(c) for c in self._decide(wave, written, waves)]
@@ -174,35 +172,19 @@ class _Judge:
         self.remember(candidates)
         return candidates
 
-    def _decide(self, requests: Wave, replies: Sequence[Reply], waves: Waves) -> list[Candidate]:
-        texts = [
-            clean_text(reply.text.removeprefix(request.prefix), unfinished=reply.finish_reason == "length")
-            for (_, request), reply in zip(requests, replies, strict=True)
-        ]
-        faults = [
-            fault(reply, text, request.messages[-1].content, self.languages, self.clean)
-            for (_, request), reply, text in zip(requests, replies, texts, strict=True)
-        ]
-        samples = [Sample((Message("user", text),)) for text in texts]
-        sound = [index for index, found in enumerate(faults) if not found]
+    def _decide(self, requests: Wave, written: Sequence[Written], waves: Waves) -> list[Candidate]:
+        samples = [found.sample for found in written]
+        sound = [index for index, found in enumerate(written) if not found.reason]
         measured = dict(zip(sound, self.measure([samples[i] for i in sound]), strict=True)) if sound else {}
         log_probs = self._log_probs(requests, samples, measured)
         seen, lacking = Seen.of([], self.clean), {task.feature_id: waves.lacks(task) for task in waves.tasks}
         decided: dict[int, Candidate] = {}
         for index in self._by_worth(requests, measured, lacking):
-            (written_for, request), reply = requests[index], replies[index]
-            strength = dict(request.steering).get(written_for, 0.0)
-            candidate = Candidate(
-                written_for=written_for, text=texts[index], reason=faults[index], feature=written_for,
-                sample_id=samples[index].sample_id, prompt_hash=fingerprint(request.as_json())[:16],
-                strength=strength, rung=_rung(written_for, strength),
-                log_prob=log_probs.get(index), n_calls=reply.n_calls,
-                prompt_tokens=reply.prompt_tokens, written_tokens=reply.written_tokens,
-            )  # fmt: skip
+            candidate = _candidate(requests[index][0], written[index], log_probs.get(index))
             if not candidate.reason:
                 candidate = self._judge(candidate, measured[index], seen, lacking)
             decided[index] = candidate
-        return [decided[index] for index in range(len(replies))]
+        return [decided[index] for index in range(len(written))]
 
     def _log_probs(
         self, requests: Wave, samples: Sequence[Sample], measured: Mapping[int, Measurement | None]
@@ -267,17 +249,32 @@ class _Judge:
         return candidate.changed(feature=best, activation=activation, position=position, span=found.span(position))
 
 
+def _candidate(written_for: int, written: Written, log_prob: float | None) -> Candidate:
+    """What was written, before anything is decided but its faults."""
+    request, sample = written.request, written.sample
+    strength = dict(request.steering).get(written_for, 0.0)
+    return Candidate(
+        written_for=written_for, text=sample.text, reason=written.reason, feature=written_for,
+        strength=strength, rung=_rung(written_for, strength), sample_id=sample.sample_id,
+        prompt_hash=fingerprint(request.as_json())[:16], log_prob=log_prob, n_calls=written.n_calls,
+        prompt_tokens=written.prompt_tokens, written_tokens=written.written_tokens,
+        row=written.row, flaw=written.flaw,
+    )  # fmt: skip
+
+
 def _rung(written_for: int, strength: float) -> str:
     if written_for < 0:
         return PLAIN_RUNG if written_for == PLAIN else ""
     return STEERED_RUNG if strength else SPANS_RUNG
 
 
-def _check_any(replies: Sequence[Reply]) -> None:
+def _check_any(written: Sequence[Written]) -> None:
     """Refuse a first wave of which nothing was answered, but where a cap or what is asked for is why."""
-    kinds = {reply.error.partition(":")[0] for reply in replies}
-    if "" not in kinds and not kinds & {NOT_SENT, Kind.REFUSAL, Kind.FILTER}:
+    failed = [sample.reason.removeprefix(f"{WRITER_ERROR}: ") for sample in written if not sample.parts["message"]]
+    errors = [why for why, sample in zip(failed, written, strict=False) if sample.reason.startswith(WRITER_ERROR)]
+    kinds = {error.partition(":")[0] for error in errors}
+    if len(errors) == len(written) and not kinds & {NOT_SENT, Kind.REFUSAL, Kind.FILTER}:
         raise ModelError(
-            f"the writer answered none of {len(replies)} requests: {replies[0].error}\n"
+            f"the writer answered none of {len(written)} requests: {errors[0]}\n"
             "Mend that, and start in a new folder: failed calls are kept, like answered ones."
         )

@@ -17,6 +17,7 @@ from facsynth.llm.longer import LONGER
 from facsynth.records import Message, Request, Span
 from facsynth.synthesis.accept import USUAL, CleanSettings
 from facsynth.synthesis.candidates import RUNGS
+from facsynth.synthesis.parts import MESSAGE, Wanted, longest
 from facsynth.text.language import other_language
 
 FEATURE_STRIDE = 1 << 20
@@ -64,6 +65,8 @@ class SynthesisSettings:
     """How often a reply that does not end is asked for, each time with twice the `max_tokens`."""
     clean: CleanSettings = USUAL
     """What is rejected, whatever it fires."""
+    wanted: Wanted = MESSAGE
+    """What kind of sample is written."""
     rng_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -131,6 +134,7 @@ def feature_request(
         "words": words,
         "about": f": {task.explanation}" if task.explanation else f", near the words {words}",
         "weak": " ".join(pair.weak.split()) if pair else "",
+        **_what(settings),
     }
     name = PROMPTS[goes_on, pair is not None]
     request = _request(prompts.fill(name, **values), index, settings)
@@ -145,8 +149,14 @@ def feature_request(
 def plain_request(index: int, settings: SynthesisSettings) -> Request:
     """Ask for a message and nothing more: the control."""
     goes_on = settings.asks == "continue"
-    request = _request(prompts.fill("write_plain" if goes_on else "write_plain_one"), index, settings)
+    request = _request(
+        prompts.fill("write_plain" if goes_on else "write_plain_one", **_what(settings)), index, settings
+    )
     return replace(request, prefix="1." if goes_on else "")
+
+
+def _what(settings: SynthesisSettings) -> dict[str, str]:
+    return {"many": settings.wanted.many, "one": settings.wanted.one}
 
 
 def _request(prompt: str, index: int, settings: SynthesisSettings) -> Request:
@@ -162,8 +172,10 @@ def _request(prompt: str, index: int, settings: SynthesisSettings) -> Request:
 
 
 def worst_amount(request: Request, settings: SynthesisSettings) -> Amount:
-    """The most that a request can cost, asked as often as it may be."""
-    tries = [replace(request, max_tokens=request.max_tokens * LONGER**n) for n in range(settings.n_tries)]
+    """The most that a sample can cost, with all that may follow its message, each asked as often as it may be."""
+    asked = replace(request, max_tokens=request.max_tokens * LONGER ** (settings.n_tries - 1))
+    calls = [request, *longest(asked, settings.wanted)[1:]]
+    tries = [replace(call, max_tokens=call.max_tokens * LONGER**n) for call in calls for n in range(settings.n_tries)]
     return total(settings.price.of(*worst_tokens(asked)) for asked in tries)
 
 

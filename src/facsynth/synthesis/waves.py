@@ -217,8 +217,8 @@ class Waves:
         if self.settings.steps == 1 or feature not in self._ends:
             return None
         best, worst = self._ends[feature]
-        strong = best.text if feature in best.fires else ""
-        return None if strong == worst.text else Pair(strong, worst.text)
+        strong = best.message if feature in best.fires else ""
+        return None if strong == worst.message else Pair(strong, worst.message)
 
     def _left(self, feature: int) -> int:
         """Candidates that may still be written in vain."""

@@ -5,6 +5,7 @@ A new task is one YAML file here, or one of the user's own (`task: my-task.yaml`
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,7 @@ from pydantic import AfterValidator, Field, StringConstraints, field_validator
 from facsynth.blocks import Block, parse_block, read_yaml, unknown_key
 from facsynth.errors import SettingsError
 from facsynth.records import Task
+from facsynth.synthesis.parts import Wanted
 from facsynth.text.forms import form_roles
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2_000)]
@@ -33,6 +35,10 @@ class _TaskFile(Block):
     rubric: tuple[Text, ...] = Field(min_length=1, max_length=40)
     """What belongs to it, a line each."""
     form: Annotated[str, AfterValidator(_known_form)] = "message"
+    asks_for: Text | None = None
+    """What a writer is to write, as several are called: messages that …"""
+    label: Text | int | None = None
+    """Every written message gets it."""
 
     @field_validator("rubric", mode="before")
     @classmethod
@@ -61,10 +67,20 @@ def load_task(name: str) -> Task:
         told = unknown_key(name, task_names()).replace("unknown key", "unknown task")
         raise SettingsError(f"{told}\nOr give a YAML file of yours with name, definition and rubric.")
     found = parse_block(_TaskFile, read_yaml(path, fresh=_FORM), str(path))
-    return Task(found.name, found.definition, found.rubric, found.form)
+    return Task(found.name, found.definition, found.rubric, found.form, found.asks_for or "", found.label)
+
+
+def wanted(task: Task | None, form: str, reply_tokens: int) -> Wanted:
+    """What kind of sample is written for a task."""
+    usual = Wanted(form, reply_tokens=reply_tokens, one="question" if form == "ab" else Wanted.one)
+    if task is None:
+        return usual
+    many = task.asks_for or ("questions that people ask an assistant" if form == "ab" else usual.many)
+    return replace(usual, many=many, behaviour=task.definition, label=task.label if form == "message" else None)
 
 
 _FOLDER = files("facsynth.tasks")
 _FORM = (
-    "A task file is YAML in UTF-8, with name, definition, rubric (a list of lines) and, where it is no message, form."
+    "A task file is YAML in UTF-8, with name, definition, rubric (a list of lines) and, where it is no message, form; "
+    "asks_for and label say what is written."
 )

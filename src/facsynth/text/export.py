@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from facsynth.errors import InputError
+
 Row = dict[str, Any]
 Layout = Literal["trl", "trl-completion", "llama-factory", "plain"]
 """trl: messages, prompt alone, or prompt with chosen and rejected. trl-completion: prompt and completion."""
@@ -19,11 +21,14 @@ _TRAINED = ("user", "assistant", "system")
 def laid_out(rows: Sequence[Row], form: str, layout: Layout) -> list[Row]:
     """The rows of a form in a trainer's layout, all of one kind.
 
-    Where one chat has no reply, all are prompts: a trainer takes one kind of row. Pairs without the rejected reply, and
+    Messages that all have a label are text and label. Where one chat has no reply, all are prompts: a trainer takes one
+    kind of row. Pairs without the rejected reply, and
     turns of other roles than user, assistant and system, are left as they are found.
     """
     if layout == "plain" or form == "text":
         return [dict(row) for row in rows]
+    if form == "message" and layout == "trl" and all("label" in row for row in rows):
+        return _labelled(rows)
     if form == "preference" or (form == "ab" and all("answer_not_matching_behavior" in row for row in rows)):
         pairs = [row if form == "preference" else _pair_of(row) for row in rows]
         return [_ranked(row) for row in pairs] if layout == "llama-factory" else pairs
@@ -56,6 +61,27 @@ def dataset_info(name: str, file_name: str, rows: Sequence[Row]) -> dict[str, An
         columns |= {"chosen": "chosen", "rejected": "rejected"}
         entry["ranking"] = True
     return {name: entry | {"columns": columns, "tags": tags}}
+
+
+def _labelled(rows: Sequence[Row]) -> list[Row]:
+    """For a classifier.
+
+    Raises:
+        InputError: some labels are numbers, others words.
+    """
+    of_kind = {type(row["label"]).__name__: row["label"] for row in rows}
+    if len(of_kind) > 1:
+        found = " and ".join(repr(label) for label in of_kind.values())
+        raise InputError(
+            f"labels are of several kinds, as {found}\n"
+            "Give written samples the label that your data has: `label` in a task file of yours."
+        )
+    return [{"text": _text_of(row), "label": row["label"]} for row in rows]
+
+
+def _text_of(row: Mapping[str, Any]) -> str:
+    """What a classifier reads: the user's turns."""
+    return "\n\n".join(turn["content"] for turn in row["messages"] if turn["role"] == "user")
 
 
 def _turns_of(row: Mapping[str, Any]) -> list[Row]:

@@ -120,7 +120,8 @@ def full_row(row: Any, form: str, fields: Fields = NO_FIELDS) -> dict[str, Any]:
         kept = {key: row[key] for key in AB_KEYS if isinstance(row.get(key), str)}
         if len(kept) == len(AB_KEYS):
             return kept
-    return {"messages": history + reply}
+    label = row.get("label") if form == "message" and isinstance(row, Mapping) else None
+    return {"messages": history + reply} | ({"label": label} if isinstance(label, str | int) else {})
 
 
 def _plain(turns: Sequence[Turn]) -> list[dict[str, str]]:
