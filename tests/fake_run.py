@@ -45,6 +45,11 @@ RUNGS = [
      "prompt_tokens": 90 * n, "written_tokens": 24 * n}
     for rung, n in (("plain", 64), ("spans", 80), ("steered", 120))
 ]  # fmt: skip
+SCORES = {
+    "written": {"n": 31, "marks": [0, 0, 9, 17, 5], "n_unscored": 0},
+    "seed": {"n": 64, "marks": [1, 3, 20, 29, 10], "n_unscored": 1},
+    "anchor": {"n": 64, "marks": [0, 2, 18, 30, 12], "n_unscored": 2},
+}
 
 
 def make_run(
@@ -76,7 +81,7 @@ def make_run(
         "recovered_chance_tokens": 0.417, "n_accepted": len(rows["samples"]),
         "n_rejected": dict(Counter(row["reason"] for row in rows["rejected"])), "n_gave_up": len(lost),
         "writer_calls": 288, "writer_tokens": 48213,
-        "n_selected": 0, "rungs": RUNGS,
+        "n_selected": 0, "rungs": RUNGS, "scores": SCORES,
         "n_control": 29, "control_tokens": 1044, "accepted_per_1000_tokens": 0.4,
         "chance_extrapolated": [False, True], "stop_reason": "every feature tried", "seconds": 214.0,
         "names": NAMES,

@@ -22,7 +22,7 @@ BANDS = (
     {"assemble", "measure", "recipe"},
     {"outcome", "proof", "run_folder", "screening", "selecting", "selfcheck", "writers"},
     {"explain", "planning"},
-    {"judging"},
+    {"gate", "judging"},
     {"filling"},
     {"pipeline"},
     {"demo", "exporting", "forecast", "understand"},

@@ -6,10 +6,12 @@ Before: `planning` fixed the list, and anchor and seed set are encoded. After: `
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +20,20 @@ from facsynth.assemble import open_holdout, open_local_writer, read_data
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded, encode, settings_of
 from facsynth.features.reuse import Known, known_folders, remember
+from facsynth.gate import opened_gate, scores_by_source
 from facsynth.llm import Ledger
+from facsynth.llm.budget import Purse
 from facsynth.measure import Measured
 from facsynth.model.fluency import mean_log_probs
+from facsynth.outcome import SCORES
 from facsynth.proof import measurer
 from facsynth.records import Progress, Sample
 from facsynth.selecting import select_samples
 from facsynth.settings import RunSettings
-from facsynth.store import Artifact, file_sha256, fingerprint
+from facsynth.store import Artifact, file_sha256, fingerprint, write_json
 from facsynth.synthesis.candidates import STEERED_RUNG, Candidate, Synthesis
-from facsynth.synthesis.loop import Guard, synthesize
+from facsynth.synthesis.deciding import Guard
+from facsynth.synthesis.loop import synthesize
 from facsynth.synthesis.requests import FeatureTask
 from facsynth.synthesis.seen import Seen
 from facsynth.text.corpus import Corpus
@@ -72,17 +78,20 @@ def fill(
             clean=settings.synthesis.clean, seen=seen, progress=progress,
         )  # fmt: skip
     local = partial(open_local_writer, space, anchor.profile, [t.feature_id for t in tasks], settings)
-    with (
-        Ledger.open(out / "ledger.sqlite") as ledger,
-        opened_model(settings, "writer", ledger, local, replay=replay, progress=progress) as writer,
-    ):
+    with Ledger.open(out / "ledger.sqlite") as ledger, ExitStack() as opened:
+        asked: dict[str, Any] = {"replay": replay, "purse": Purse(ledger.spent()), "progress": progress}
+        writer = opened.enter_context(opened_model(settings, "writer", ledger, local, **asked))
+        score = opened.enter_context(opened_gate(settings, ledger, space, **asked))
         parents = {"targets": file_sha256(out / "targets.json"), "writer": writer.identity}
         parents |= {"holdout": fingerprint(holdout.fingerprints)} if holdout else {}
         artifact = Artifact(out / "synthesis", "synthesize", asdict(settings.synthesis), parents)
-        return synthesize(
-            tasks, writer, measurer(exact), artifact, settings.synthesis,
-            selected=selected, guard=_guard(settings, space, anchor), seen=seen, progress=progress,
+        written = synthesize(
+            tasks, writer, measurer(exact), artifact, settings.synthesis, selected=selected,
+            guard=_guard(settings, space, anchor), score=score, seen=seen, progress=progress,
         )  # fmt: skip
+        if score:
+            write_json(out / SCORES, scores_by_source(written, score, settings, progress))
+        return written
 
 
 def _guard(settings: RunSettings, space: FeatureSpace, anchor: Encoded) -> Guard | None:

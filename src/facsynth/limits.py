@@ -45,5 +45,7 @@ class AcceptBlock(Block):
     """Reject what seems to hold some: addresses, numbers of phones, cards and accounts."""
     fluency: float = Field(default=CleanSettings.fluency, ge=0, lt=1)
     """Share of the anchor that is less likely than what a steered writer may give; 0: anything may be."""
+    min_score: int | None = Field(default=None, ge=1, le=5)
+    """The lowest mark that the judge may give what fires, 1 to 5; no judge is asked where nothing is said."""
     near: float = Field(default=CleanSettings.near, ge=0, le=1)
     """Of its runs of five words, the share that a sample may have in common with others; 1: nothing is too near."""

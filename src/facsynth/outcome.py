@@ -15,13 +15,15 @@ from facsynth.coverage.plan import PlanRow
 from facsynth.features.encode import FeatureSpace
 from facsynth.measure import Measured
 from facsynth.profile import Profile
-from facsynth.records import Message, Sample, Span
+from facsynth.records import Span
 from facsynth.settings import RunSettings
-from facsynth.store import write_json, write_jsonl
+from facsynth.store import read_json, write_json, write_jsonl
 from facsynth.synthesis.accept import NOTHING_FIRES, text_sha256
 from facsynth.synthesis.candidates import SELECTED, Candidate, Synthesis
 from facsynth.synthesis.requests import FeatureTask
-from facsynth.text.forms import to_row
+
+SCORES = "scores.json"
+"""What the judge said of samples, by source; only where one was asked."""
 
 
 def coverage_record(
@@ -78,11 +80,6 @@ def target_record(row: PlanRow, thresholds: Floats, spans: Sequence[Span]) -> di
     }
 
 
-def row_of(candidate: Candidate) -> dict[str, Any]:
-    """The candidate as a row of `samples.jsonl`: whole where it comes from a pool."""
-    return candidate.row or to_row(Sample((Message("user", candidate.text),)), "message")
-
-
 def write_outcome(
     out: Path,
     *,
@@ -116,13 +113,14 @@ def write_outcome(
     write_json(out / "coverage" / "after.json", _coverage_json(after, under, before, space, settings))
     thresholds = {task.feature_id: task.threshold for task in tasks}
     common = _common_provenance(space, settings)
-    write_jsonl(out / "samples.jsonl", map(row_of, written.accepted))
+    write_jsonl(out / "samples.jsonl", (candidate.whole for candidate in written.accepted))
     by_id = {task.feature_id: task for task in tasks}
     write_jsonl(out / "provenance.jsonl", [_provenance(c, by_id[c.feature], writer) | common for c in written.accepted])
     write_jsonl(out / "rejected.jsonl", [_rejected(c, thresholds) for c in written.rejected])
     write_jsonl(out / "gave_up.jsonl", _gave_up(written, tasks))
     figures = _recovery(before, filled, tasks, written) | _chance_levels(written, tasks, before)
     figures |= {"before": before.coverage.value, "after": after.value, "seconds": round(seconds, 1)}
+    figures["scores"] = read_json(out / SCORES) if (out / SCORES).exists() else None
     write_json(out / "summary.json", figures | _counts(written, tasks) | {"names": _names(settings, space)})
 
 
@@ -215,6 +213,7 @@ def _provenance(candidate: Candidate, task: FeatureTask, writer: str) -> dict[st
         "position": candidate.position,
         "span": candidate.span,
         "log_prob": candidate.log_prob,
+        "score": candidate.score,
         "steering": {str(candidate.written_for): candidate.strength} if candidate.strength else {},
         "prompt_hash": candidate.prompt_hash,
         **({"flaw": candidate.flaw} if candidate.flaw else {}),

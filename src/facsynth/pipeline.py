@@ -130,7 +130,7 @@ def encode_accepted(written: Synthesis, exact: FeatureSpace, out: Path, progress
     if not written.accepted:
         return None
     form = exact.settings.form
-    corpus = Corpus.of([to_sample(row, form).sample for row in map(outcome.row_of, written.accepted)], form=form)
+    corpus = Corpus.of([to_sample(candidate.whole, form).sample for candidate in written.accepted], form=form)
     return encode(corpus, exact, out / "features" / "accepted", progress=progress)
 
 

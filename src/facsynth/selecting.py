@@ -20,7 +20,7 @@ from facsynth.records import Progress, Sample, no_progress
 from facsynth.store import Artifact, read_jsonl, write_jsonl
 from facsynth.synthesis.accept import NOTHING_FIRES, USUAL, CleanSettings, acceptance_limit, unclean
 from facsynth.synthesis.candidates import POOL_RUNG, SELECTED, Candidate
-from facsynth.synthesis.loop import Measure
+from facsynth.synthesis.deciding import Measure
 from facsynth.synthesis.requests import FeatureTask, languages_of
 from facsynth.synthesis.seen import NOTHING_SEEN, Seen
 from facsynth.text.corpus import Corpus

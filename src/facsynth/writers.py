@@ -18,7 +18,7 @@ from facsynth.asked import EndpointBlock, price_of
 from facsynth.errors import InputError, SettingsError
 from facsynth.llm import Ledger, LedgerWriter, ScriptedWriter
 from facsynth.llm.address import EndpointSettings, parsed
-from facsynth.llm.budget import Budget
+from facsynth.llm.budget import Budget, Purse
 from facsynth.llm.endpoint import Endpoint
 from facsynth.llm.endpoint_writer import EndpointWriter, identity_of
 from facsynth.protocols import Writer
@@ -49,6 +49,7 @@ def opened_model(
     local: Callable[[], Writer],
     *,
     replay: Path | None = None,
+    purse: Purse | None = None,
     progress: Progress = no_progress,
 ) -> Iterator[Writer]:
     """The writer or the judge of a run, through its ledger.
@@ -59,6 +60,7 @@ def opened_model(
         ledger: of the run.
         local: opens the model in this process.
         replay: the ledger of another run, which answers in the model's place.
+        purse: shared by models that are asked at the same time; None for one alone.
         progress: told of replies, and when an endpoint makes everything wait.
 
     Raises:
@@ -81,21 +83,21 @@ def opened_model(
         yield LedgerWriter(local(), ledger, role=role, progress=progress)
     else:
         check_allowed(block, which)
-        with _opened_endpoint(block, settings, role, ledger, progress) as writer:
+        more = len(json.dumps(block.extra))
+        budget = Budget(settings.caps, price_of(block), purse or Purse(ledger.spent()), more_bytes=more)
+        with _opened_endpoint(block, budget, role, ledger, progress) as writer:
             yield writer
 
 
 @contextmanager
 def _opened_endpoint(
-    block: EndpointBlock, settings: RunSettings, role: str, ledger: Ledger, progress: Progress
+    block: EndpointBlock, budget: Budget, role: str, ledger: Ledger, progress: Progress
 ) -> Iterator[Writer]:
     def tell(seconds: float, why: str) -> None:
         progress(f"waiting: {seconds:.0f} s, the endpoint: {why}", 0, None)
 
     with ExitStack() as ends, Endpoint(endpoint_settings(block), tell) as endpoint:
         identity = role + identity_of(endpoint.settings, endpoint.described())
-        more = len(json.dumps(block.extra))
-        budget = Budget(settings.caps, price_of(block), ledger.spent(), more_bytes=more)
         writer = EndpointWriter(endpoint, ledger, budget, identity=identity, progress=progress)
         ends.callback(writer.wait)
         yield writer

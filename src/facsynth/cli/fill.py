@@ -229,6 +229,7 @@ def print_summary(summary: dict[str, Any], record: dict[str, Any], out: Path) ->
         ("accepted", f"{summary['n_accepted']}   ({summary['accepted_per_1000_tokens']:.2f} per 1,000 written tokens)"),
         *(_rung(row) for row in summary["rungs"]),
         ("rejected", rejected or "0"),
+        *_scored(summary["scores"] or {}),
         ("given up", str(summary["n_gave_up"])),
         (
             "written",
@@ -247,6 +248,14 @@ def _rung(row: dict[str, Any]) -> tuple[str, str]:
     tokens = f", {row['written_tokens']} written tokens" if row["written_tokens"] else ""
     closed = f"give {row['n_closed']} features all they lack{tokens}"
     return f"  {row['rung']}", f"{row['n_accepted']} of {row['n_candidates']}   ({closed})"
+
+
+def _scored(scores: dict[str, Any]) -> list[tuple[str, str]]:
+    """How often the judge gave each mark, by source."""
+    if not scores:
+        return []
+    parts = (f"{source} {' '.join(map(str, found['marks']))}" for source, found in scores.items())
+    return [("marks 1 to 5", "   ".join(parts))]
 
 
 COMMANDS: Panel = {"init": init, "demo": demo, "select": select, "run": run, "synthesize": synthesize}

@@ -102,12 +102,14 @@ RUNG: Shape = {
     "rung": is_text,
     **dict.fromkeys(("n_candidates", "n_accepted", "n_new", "n_closed", "prompt_tokens", "written_tokens"), is_count),
 }
+SCORED: Shape = {"n": is_count, "n_unscored": is_count, "marks": list_of(is_count, 5)}
 SUMMARY: Shape = {
     **dict.fromkeys(("before", "after"), is_share),
     **dict.fromkeys(("recovered_of_attempted", "recovered_chance", "recovered_chance_tokens"), or_null(is_share)),
     **dict.fromkeys(("n_missing", "n_attempted", "n_recovered", "n_accepted", "n_gave_up", "n_control"), is_count),
     "n_selected": is_count,
     "rungs": list_of(object_of(RUNG)),
+    "scores": or_null(map_of(object_of(SCORED))),
     **dict.fromkeys(("writer_calls", "writer_tokens", "control_tokens"), is_count),
     "accepted_per_1000_tokens": is_number,
     "chance_extrapolated": or_null(list_of(is_flag)),

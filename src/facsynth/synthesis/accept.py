@@ -26,6 +26,7 @@ NOT_FLUENT = "less likely than nearly all of the anchor"
 REPEATS, TOO_SHORT, UNFINISHED = "repeats itself", "too short", "unfinished"
 BROKEN = frozenset({NOT_FLUENT, REPEATS, TOO_SHORT, UNFINISHED})
 """Reasons of texts that too much steering gives."""
+POOR, NOT_SCORED = "poor in the eyes of the judge", "no marks from the judge"
 WRITER_ERROR, REFUSAL = "writer error", "refusal"
 MIN_WORDS = 3
 COPIED_WORDS = 10
@@ -90,6 +91,8 @@ class CleanSettings:
     """Reject what seems to hold some: addresses, numbers of phones, cards and accounts."""
     fluency: float = 0.05
     """Share of the anchor that is less likely than what a steered writer may give; 0: anything may be."""
+    min_score: int | None = None
+    """The lowest mark that a judge may give, 1 to 5; None: no judge is asked."""
     near: float = 0.5
     """Of the runs of five words, the share that seed set, anchor and accepted samples may have too."""
 

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from facsynth.records import Message, Sample
+from facsynth.text.forms import to_row
+
 PLAIN_RUNG, SPANS_RUNG, STEERED_RUNG = RUNGS = ("plain", "spans", "steered")
 POOL_RUNG = "pool"
 """Before them: what was selected."""
@@ -40,6 +43,8 @@ class Candidate:
     strength: float = 0.0
     log_prob: float | None = None
     """Mean of its tokens, in nats, as the unsteered model finds it; None where that was not asked."""
+    score: int | None = None
+    """The lowest mark of a judge, 1 to 5; None where none was asked, or none was given."""
     n_calls: int = 1
     """0: it was asked for before, and costs nothing again."""
     prompt_tokens: int = 0
@@ -54,6 +59,11 @@ class Candidate:
         """What was written first, without the replies that its form has besides."""
         turns = self.row.get("messages") or self.row.get("prompt")
         return str(turns[0]["content"] if turns else self.row.get("question", self.text))
+
+    @property
+    def whole(self) -> dict[str, Any]:
+        """All of it, in the form's layout."""
+        return self.row or to_row(Sample((Message("user", self.text),)), "message")
 
     def changed(self, **changes: Any) -> Candidate:
         """The same with other values."""

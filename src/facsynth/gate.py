@@ -1,0 +1,87 @@
+"""The quality gate of a run: a judge beside the writer, and what it says of samples that nobody wrote for the run.
+
+Before: `filling` opens it where `accept.min_score` asks for one. After: `synthesis` keeps what it does not find poor,
+and `outcome` puts the scores of accepted samples beside those of seed set and anchor.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from facsynth.assemble import read_data
+from facsynth.features.encode import FeatureSpace
+from facsynth.llm import Ledger
+from facsynth.llm.budget import Purse
+from facsynth.meaning.quality import rate
+from facsynth.model.writer import LocalWriter
+from facsynth.records import Progress, no_progress
+from facsynth.settings import RunSettings
+from facsynth.synthesis.candidates import SELECTED, Synthesis
+from facsynth.synthesis.deciding import Score
+from facsynth.writers import opened_model
+
+N_REFERENCE = 64
+"""Samples of seed set and anchor each, that the judge rates too."""
+MARKS = range(1, 6)
+
+
+@contextmanager
+def opened_gate(
+    settings: RunSettings,
+    ledger: Ledger,
+    space: FeatureSpace,
+    *,
+    purse: Purse,
+    replay: Path | None = None,
+    progress: Progress = no_progress,
+) -> Iterator[Score | None]:
+    """What gives marks; None where none are asked for. The arguments are those of `writers.opened_model`."""
+    if settings.accept.min_score is None or not settings.budget.max_candidates:
+        yield None
+        return
+
+    def local() -> LocalWriter:
+        return LocalWriter(space.backbone, space.template.prompt_ids, {}, batch_size=settings.judge.batch_size)
+
+    wanted = settings.synthesis.wanted
+    purpose = wanted.behaviour or f"to train an assistant on {wanted.many}"
+    with opened_model(settings, "judge", ledger, local, replay=replay, purse=purse, progress=progress) as judge:
+        yield partial(rate, form=settings.data.form, purpose=purpose, writer=judge, settings=settings.asking)
+
+
+def scores_by_source(
+    written: Synthesis, score: Score, settings: RunSettings, progress: Progress = no_progress
+) -> dict[str, Any]:
+    """How many samples of each source got each mark, all by the same judge, who is not told where a sample is from.
+
+    Returns:
+        By source (written, selected, seed, anchor): `n`, `marks` (how many got 1, 2, … 5), `n_unscored`.
+    """
+    found: dict[str, Sequence[int | None]] = {
+        "written": [c.score for c in written.accepted if c.written_for != SELECTED]
+    }
+    if selected := [c.whole for c in written.accepted if c.written_for == SELECTED]:
+        found["selected"] = score(selected)
+    for which, sources in (("seed", settings.data.seed), ("anchor", settings.data.anchor)):
+        if "-" not in sources:  # stdin is gone by now
+            found[which] = score(_some_rows(settings, which, progress))
+    return {source: _counted(marks) for source, marks in found.items()}
+
+
+def _some_rows(settings: RunSettings, which: str, progress: Progress) -> list[dict[str, Any]]:
+    """As good as drawn at random: those of the smallest ids, which are hashes."""
+    corpus = read_data(settings.data, which, progress)
+    chosen = heapq.nsmallest(N_REFERENCE, {sample.sample_id for sample in corpus})
+    rows = {sample.sample_id: row() for sample, row in corpus.rows() if sample.sample_id in set(chosen)}
+    return [rows[sample_id] for sample_id in chosen]
+
+
+def _counted(marks: Sequence[int | None]) -> dict[str, Any]:
+    counts = Counter(marks)
+    return {"n": len(marks), "marks": [counts[mark] for mark in MARKS], "n_unscored": counts[None]}

@@ -1,0 +1,232 @@
+"""What becomes of a wave: measured, guarded, scored, and accepted or rejected with a reason; cheap checks come first.
+
+Before: `synthesis.parts` has written samples. After: `synthesis.loop` hands what was decided to `synthesis.waves`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+from facsynth.errors import InputError, ModelError
+from facsynth.llm.budget import NOT_SENT
+from facsynth.llm.wire import Kind
+from facsynth.records import Measurement, Sample
+from facsynth.store import Artifact, fingerprint, read_jsonl, write_jsonl
+from facsynth.synthesis.accept import (
+    ENOUGH_OF_IT,
+    NOT_FLUENT,
+    NOT_SCORED,
+    NOTHING_FIRES,
+    POOR,
+    WRITER_ERROR,
+    CleanSettings,
+    acceptance_limit,
+)
+from facsynth.synthesis.candidates import (
+    CONTROL,
+    PLAIN,
+    PLAIN_RUNG,
+    SPANS_RUNG,
+    STEERED_RUNG,
+    Candidate,
+)
+from facsynth.synthesis.parts import Written
+from facsynth.synthesis.requests import FeatureTask, languages_of
+from facsynth.synthesis.seen import Seen
+from facsynth.synthesis.waves import Wave, Waves
+
+Measure = Callable[[Sequence[Sample]], list[Measurement | None]]
+"""Samples in, what they fire out (float32, on the text alone), same order; None: could not be encoded."""
+Score = Callable[[Sequence[Mapping[str, Any]]], list[int | None]]
+"""Whole rows in, a judge's marks out, 1 to 5, same order; None: it gave none."""
+
+
+class Guard(NamedTuple):
+    """What tells texts from gibberish."""
+
+    floor: float
+    """Mean log-probability in nats, below which a text is none."""
+    log_probs: Callable[[Sequence[Sample]], list[float]]
+    """Of samples that can be encoded, as the unsteered model finds them."""
+
+
+class Decider:
+    """Decides on replies, and keeps what it decided."""
+
+    def __init__(
+        self,
+        tasks: Sequence[FeatureTask],
+        measure: Measure,
+        artifact: Artifact,
+        clean: CleanSettings,
+        *,
+        given: Seen,
+        guard: Guard | None = None,
+        score: Score | None = None,
+    ) -> None:
+        """As `loop.synthesize` takes them."""
+        self.measure, self.artifact, self.clean = measure, artifact, clean
+        self.guard, self.score = guard, score
+        self.thresholds = {task.feature_id: task.threshold for task in tasks}
+        self.limits = {feature: acceptance_limit(threshold) for feature, threshold in self.thresholds.items()}
+        self.languages = languages_of(tasks)
+        self._given, self._accepted = given, Seen.of([], clean)
+        """Of seed set and anchor, and accepted since: a sample equal to one of them, or nearly, adds nothing."""
+
+    def forget_accepted(self) -> None:
+        """Compare with what was given alone."""
+        self._accepted = Seen.of([], self.clean)
+
+    def remember(self, candidates: Iterable[Candidate]) -> None:
+        """Compare with the accepted ones too."""
+        for candidate in candidates:
+            if not candidate.reason and candidate.written_for != CONTROL:
+                self._accepted.add(candidate.sample_id, candidate.text)
+
+    def decide(self, name: str, wave: Wave, write: Callable[[], list[Written]], waves: Waves) -> list[Candidate]:
+        """Encode and decide, or read what was decided before."""
+        if not self.artifact.has(name):
+            written = write()
+            if not waves.candidates:
+                _check_any(written)
+            rows = [asdict(c) for c in self._decide(wave, written, waves)]
+            self.artifact.write(name, lambda path: write_jsonl(path, rows))
+        path = self.artifact.folder / name
+        candidates = [Candidate.of_row(row) for row in read_jsonl(path)]
+        if len(candidates) != len(wave):
+            raise InputError(
+                f"{path} is damaged: it decides on {len(candidates)} candidates of {len(wave)}\n"
+                "Remove it, and run the same command again: they are decided anew, and nothing is written again."
+            )
+        self.remember(candidates)
+        return candidates
+
+    def _decide(self, requests: Wave, written: Sequence[Written], waves: Waves) -> list[Candidate]:
+        samples = [found.sample for found in written]
+        sound = [index for index, found in enumerate(written) if not found.reason]
+        measured = dict(zip(sound, self.measure([samples[i] for i in sound]), strict=True)) if sound else {}
+        log_probs = self._log_probs(requests, samples, measured)
+        candidates = [_candidate(requests[i][0], found, log_probs.get(i)) for i, found in enumerate(written)]
+        scored: dict[int, Candidate] = {}
+        while True:
+            decided = self._in_turn([scored.get(i, c) for i, c in enumerate(candidates)], measured, waves)
+            new = [i for i, c in enumerate(decided) if not c.reason and c.written_for != CONTROL and i not in scored]
+            if self.score is None or not new:
+                return decided
+            marks = self.score([candidates[i].whole for i in new])
+            scored |= {
+                i: candidates[i].changed(score=mark, reason=self._poor(mark))
+                for i, mark in zip(new, marks, strict=True)
+            }
+
+    def _poor(self, score: int | None) -> str:
+        """The judge comes last: what it finds poor leaves its place to another candidate."""
+        if score is None:
+            return NOT_SCORED
+        return POOR if score < (self.clean.min_score or 0) else ""
+
+    def _in_turn(
+        self, candidates: Sequence[Candidate], measured: Mapping[int, Measurement | None], waves: Waves
+    ) -> list[Candidate]:
+        """Decide on candidates without a fault, one after the other: each accepted one changes what is lacking."""
+        seen, lacking = Seen.of([], self.clean), {task.feature_id: waves.lacks(task) for task in waves.tasks}
+        decided = list(candidates)
+        for index in self._by_worth(candidates, measured, lacking):
+            if not candidates[index].reason:
+                decided[index] = self._judge(candidates[index], measured[index], seen, lacking)
+        return decided
+
+    def _log_probs(
+        self, requests: Wave, samples: Sequence[Sample], measured: Mapping[int, Measurement | None]
+    ) -> dict[int, float]:
+        """Of the candidates that fire anything, where there is a guard."""
+        firing = [
+            i for i, found in measured.items()
+            if found and requests[i][0] != CONTROL
+            and any(found.maxima.get(f, (0.0, 0))[0] > limit for f, limit in self.limits.items())
+        ]  # fmt: skip
+        return dict(zip(firing, self.guard.log_probs([samples[i] for i in firing]), strict=True)) if self.guard else {}
+
+    def _by_worth(
+        self, candidates: Sequence[Candidate], measured: Mapping[int, Measurement | None], lacking: Mapping[int, int]
+    ) -> Iterator[int]:
+        """The candidates of a wave in the order they are decided in: those that fire their own feature most first; of
+        plain ones always the one that closes most of what is lacking, which changes with every one that is taken.
+        """
+
+        def worth(index: int) -> float:
+            feature, found = candidates[index].written_for, measured.get(index)
+            if found is None or feature == CONTROL:
+                return 0.0
+            if feature == PLAIN:
+                return sum(found.maxima.get(f, (0.0, 0))[0] > self.limits[f] for f, n in lacking.items() if n > 0)
+            return found.maxima.get(feature, (0.0, 0))[0] / self.limits[feature]
+
+        left = list(range(len(candidates)))
+        while left:
+            best = max(left, key=lambda index: (worth(index), -index))
+            left.remove(best)
+            yield best
+
+    def _judge(self, candidate: Candidate, found: Measurement | None, seen: Seen, lacking: dict[int, int]) -> Candidate:
+        """Accept a candidate for a feature that still lacks samples and fires, its own one first.
+
+        Candidates come strongest first, so a feature keeps its strongest.
+        """
+        if found is None:
+            return candidate.changed(reason="cannot be encoded")
+        own = candidate.written_for
+        limits = self.thresholds if own == CONTROL else self.limits
+        fires = tuple(sorted(f for f, limit in limits.items() if found.maxima.get(f, (0.0, 0))[0] > limit))
+        wanted = [f for f in fires if lacking[f] > 0]
+        activation, position = found.maxima.get(own, (0.0, 0))
+        candidate = candidate.changed(activation=activation, position=position, fires=fires)
+        for known in (self._given, self._accepted, seen):
+            if reason := known.has(candidate.sample_id, candidate.text):
+                return candidate.changed(reason=reason)
+        if own == CONTROL:
+            seen.add(candidate.sample_id, candidate.text)
+            return candidate.changed(reason="" if fires else NOTHING_FIRES)
+        if not wanted:
+            return candidate.changed(reason=ENOUGH_OF_IT if fires else NOTHING_FIRES)
+        if self.guard and (candidate.log_prob is None or candidate.log_prob < self.guard.floor):
+            return candidate.changed(reason=NOT_FLUENT)
+        seen.add(candidate.sample_id, candidate.text)
+        for feature in fires:
+            lacking[feature] -= 1
+        best = own if own in wanted else max(wanted, key=lambda f: found.maxima[f][0] / self.limits[f])
+        activation, position = found.maxima[best]
+        return candidate.changed(feature=best, activation=activation, position=position, span=found.span(position))
+
+
+def _candidate(written_for: int, written: Written, log_prob: float | None) -> Candidate:
+    """What was written, before anything is decided but its faults."""
+    request, sample = written.request, written.sample
+    strength = dict(request.steering).get(written_for, 0.0)
+    return Candidate(
+        written_for=written_for, text=sample.text, reason=written.reason, feature=written_for,
+        strength=strength, rung=_rung(written_for, strength), sample_id=sample.sample_id,
+        prompt_hash=fingerprint(request.as_json())[:16], log_prob=log_prob, n_calls=written.n_calls,
+        prompt_tokens=written.prompt_tokens, written_tokens=written.written_tokens,
+        row=written.row, flaw=written.flaw,
+    )  # fmt: skip
+
+
+def _rung(written_for: int, strength: float) -> str:
+    if written_for < 0:
+        return PLAIN_RUNG if written_for == PLAIN else ""
+    return STEERED_RUNG if strength else SPANS_RUNG
+
+
+def _check_any(written: Sequence[Written]) -> None:
+    """Refuse a first wave of which nothing was answered, but where a cap or what is asked for is why."""
+    failed = [sample.reason.removeprefix(f"{WRITER_ERROR}: ") for sample in written if not sample.parts["message"]]
+    errors = [why for why, sample in zip(failed, written, strict=False) if sample.reason.startswith(WRITER_ERROR)]
+    kinds = {error.partition(":")[0] for error in errors}
+    if len(errors) == len(written) and not kinds & {NOT_SENT, Kind.REFUSAL, Kind.FILTER}:
+        raise ModelError(
+            f"the writer answered none of {len(written)} requests: {errors[0]}\n"
+            "Mend that, and start in a new folder: failed calls are kept, like answered ones."
+        )
