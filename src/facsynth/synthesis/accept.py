@@ -95,6 +95,9 @@ class CleanSettings:
     """The lowest mark that a judge may give, 1 to 5; None: no judge is asked."""
     near: float = 0.5
     """Of the runs of five words, the share that seed set, anchor and accepted samples may have too."""
+    alike: float | None = None
+    """Cosine to the nearest of them by a sentence encoder, above which a sample says the same; None: not asked."""
+    encoder: str = "embedded"
 
 
 USUAL = CleanSettings()

@@ -72,12 +72,12 @@ class Decider:
         self.thresholds = {task.feature_id: task.threshold for task in tasks}
         self.limits = {feature: acceptance_limit(threshold) for feature, threshold in self.thresholds.items()}
         self.languages = languages_of(tasks)
-        self._given, self._accepted = given, Seen.of([], clean)
+        self._given, self._accepted = given, given.nothing()
         """Of seed set and anchor, and accepted since: a sample equal to one of them, or nearly, adds nothing."""
 
     def forget_accepted(self) -> None:
         """Compare with what was given alone."""
-        self._accepted = Seen.of([], self.clean)
+        self._accepted = self._given.nothing()
 
     def remember(self, candidates: Iterable[Candidate]) -> None:
         """Compare with the accepted ones too."""
@@ -131,7 +131,7 @@ class Decider:
         self, candidates: Sequence[Candidate], measured: Mapping[int, Measurement | None], waves: Waves
     ) -> list[Candidate]:
         """Decide on candidates without a fault, one after the other: each accepted one changes what is lacking."""
-        seen, lacking = Seen.of([], self.clean), {task.feature_id: waves.lacks(task) for task in waves.tasks}
+        seen, lacking = self._given.nothing(), {task.feature_id: waves.lacks(task) for task in waves.tasks}
         decided = list(candidates)
         for index in self._by_worth(candidates, measured, lacking):
             if not candidates[index].reason:
