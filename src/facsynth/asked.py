@@ -56,6 +56,8 @@ class WriterBlock(Block):
     """Who writes: the model above, steered, or a model at an endpoint."""
 
     endpoint: EndpointBlock | None = None
+    draft: Literal["", "local"] = ""
+    """local: before an endpoint writes with steering, the model above drafts, steered, and the endpoint rewrites."""
     batch_size: int = Field(default=64, ge=1)
     """Of the local writer."""
     rungs: tuple[Literal["plain", "spans", "steered"], ...] | None = None
@@ -76,8 +78,12 @@ class WriterBlock(Block):
     def _can_write(self) -> Self:
         if self.rungs == ():
             raise ValueError("rungs is empty; name some of plain, spans, steered")
-        if self.endpoint and "steered" in (self.rungs or ()):
-            raise ValueError("an endpoint cannot be steered; leave steered out of writer.rungs")
+        if self.endpoint and not self.draft and "steered" in (self.rungs or ()):
+            raise ValueError(
+                "an endpoint cannot be steered; leave steered out of writer.rungs, or set writer.draft to local"
+            )
+        if self.draft and not self.endpoint:
+            raise ValueError("writer.draft is for endpoints; the model above writes by itself")
         return self
 
 

@@ -17,12 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from facsynth.assemble import open_holdout, open_local_writer, read_data
+from facsynth.bins import Ints
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded, encode, settings_of
 from facsynth.features.reuse import Known, known_folders, remember
 from facsynth.gate import opened_gate, scores_by_source
 from facsynth.llm import Ledger
 from facsynth.llm.budget import Purse
+from facsynth.llm.drafting import DraftingWriter
 from facsynth.measure import Measured
 from facsynth.model.encoder import open_encoder
 from facsynth.model.fluency import mean_log_probs
@@ -35,9 +37,10 @@ from facsynth.store import Artifact, file_sha256, fingerprint, write_json
 from facsynth.synthesis.candidates import STEERED_RUNG, Candidate, Synthesis
 from facsynth.synthesis.deciding import Guard
 from facsynth.synthesis.loop import synthesize
-from facsynth.synthesis.requests import FeatureTask
+from facsynth.synthesis.requests import FeatureTask, SynthesisSettings, in_common
 from facsynth.synthesis.seen import Seen
 from facsynth.text.corpus import Corpus
+from facsynth.text.holdout import Holdout
 from facsynth.writers import opened_model
 
 N_FLUENT = 128
@@ -64,25 +67,19 @@ def fill(
         replay: the ledger of another run, which answers in the writer's place.
         progress: told of what is accepted.
     """
-    parts = (Encoded.open(out / "features" / part).texts(space.backbone.tokenizer) for part in ("anchor", "seed"))
-    holdout = open_holdout(settings.data)
-    encode = None if settings.accept.alike is None else open_encoder(settings.accept.encoder)
-    seen = Seen.of(chain.from_iterable(parts), settings.synthesis.clean, holdout, encode)
-    selected: list[Candidate] = []
-    if settings.data.pool and tasks:
-        corpus = read_data(settings.data, "pool", progress)
-        pool = encode_part(corpus, space, out / "features" / "pool", cache, progress)
-        parents = {"targets": file_sha256(out / "targets.json"), "pool": corpus.fingerprint}
-        selected = select_samples(
-            tasks, corpus, pool, measurer(exact),
-            Artifact(out / "selection", "select", {"n_selected": settings.budget.n_selected}, parents),
-            support=anchor.profile.firing_samples(before.thresholds), n=settings.budget.n_selected,
-            clean=settings.synthesis.clean, seen=seen, progress=progress,
-        )  # fmt: skip
+    seen, holdout = _seen(settings, out, space)
+    support = anchor.profile.firing_samples(before.thresholds)
+    selected = _selected(
+        tasks, settings, out, cache, space=space, exact=exact, support=support, seen=seen, progress=progress
+    )
     local = partial(open_local_writer, space, anchor.profile, [t.feature_id for t in tasks], settings)
     with Ledger.open(out / "ledger.sqlite") as ledger, ExitStack() as opened:
         asked: dict[str, Any] = {"replay": replay, "purse": Purse(ledger.spent()), "progress": progress}
         writer = opened.enter_context(opened_model(settings, "writer", ledger, local, **asked))
+        if settings.writer.draft and settings.budget.max_candidates:
+            drafter = opened.enter_context(opened_model(settings, "draft", ledger, local, **asked))
+            about = {task.feature_id: in_common(task) for task in tasks}
+            writer = DraftingWriter(drafter, writer, about, draft_tokens=SynthesisSettings.max_tokens)
         score = opened.enter_context(opened_gate(settings, ledger, space, **asked))
         parents = {"targets": file_sha256(out / "targets.json"), "writer": writer.identity}
         parents |= {"holdout": fingerprint(holdout.fingerprints)} if holdout else {}
@@ -94,6 +91,31 @@ def fill(
         if score:
             write_json(out / SCORES, scores_by_source(written, score, settings, progress))
         return written
+
+
+def _selected(
+    tasks: Sequence[FeatureTask], settings: RunSettings, out: Path, cache: Path, *,
+    space: FeatureSpace, exact: FeatureSpace, support: Ints, seen: Seen, progress: Progress,
+) -> list[Candidate]:  # fmt: skip
+    """What the pool closes; nothing where there is none."""
+    if not settings.data.pool or not tasks:
+        return []
+    corpus = read_data(settings.data, "pool", progress)
+    pool = encode_part(corpus, space, out / "features" / "pool", cache, progress)
+    parents = {"targets": file_sha256(out / "targets.json"), "pool": corpus.fingerprint}
+    artifact = Artifact(out / "selection", "select", {"n_selected": settings.budget.n_selected}, parents)
+    return select_samples(
+        tasks, corpus, pool, measurer(exact), artifact, support=support, n=settings.budget.n_selected,
+        clean=settings.synthesis.clean, seen=seen, progress=progress,
+    )  # fmt: skip
+
+
+def _seen(settings: RunSettings, out: Path, space: FeatureSpace) -> tuple[Seen, Holdout | None]:
+    """Anchor and seed set, and what is kept for evaluation: none of it is to be written again."""
+    parts = (Encoded.open(out / "features" / part).texts(space.backbone.tokenizer) for part in ("anchor", "seed"))
+    holdout = open_holdout(settings.data)
+    encode = None if settings.accept.alike is None else open_encoder(settings.accept.encoder)
+    return Seen.of(chain.from_iterable(parts), settings.synthesis.clean, holdout, encode), holdout
 
 
 def _guard(settings: RunSettings, space: FeatureSpace, anchor: Encoded) -> Guard | None:

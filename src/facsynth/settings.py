@@ -234,7 +234,7 @@ class RunSettings(Block):
     def synthesis(self) -> SynthesisSettings:
         """What the writing loop takes."""
         writer, budget, endpoint = self.writer, self.budget, self.writer.endpoint
-        can = RUNGS if endpoint is None else tuple(rung for rung in RUNGS if rung != STEERED_RUNG)
+        can = RUNGS if endpoint is None or writer.draft else tuple(rung for rung in RUNGS if rung != STEERED_RUNG)
         message, reply = ENDPOINT_TOKENS if endpoint else (SynthesisSettings.max_tokens, Wanted.reply_tokens)
         return SynthesisSettings(
             per_wave=budget.per_wave,
@@ -254,7 +254,7 @@ class RunSettings(Block):
             price=self.price,
             control=budget.control,
             asks="message" if endpoint and endpoint.api == "chat" else "continue",
-            lag=0 if endpoint is None else 1,
+            lag=0 if endpoint is None or writer.draft else 1,
             n_tries=1 if endpoint is None else 2,
             clean=CleanSettings(**self.accept.model_dump()),
             wanted=wanted(load_task(self.task) if self.task else None, self.data.form, writer.reply_tokens or reply),

@@ -25,8 +25,8 @@ from facsynth.protocols import Writer
 from facsynth.records import Progress, Reply, Request, no_progress
 from facsynth.settings import RunSettings
 
-JUDGE = "judge:"
-"""What the identity of a judge begins with; the same model may write."""
+ROLES = {"writer": "", "judge": "judge:", "draft": "draft:"}
+"""What an identity begins with; the same model may write, judge and draft."""
 
 
 class Nobody:
@@ -44,7 +44,7 @@ class Nobody:
 @contextmanager
 def opened_model(
     settings: RunSettings,
-    which: Literal["writer", "judge"],
+    which: Literal["writer", "judge", "draft"],
     ledger: Ledger,
     local: Callable[[], Writer],
     *,
@@ -52,11 +52,11 @@ def opened_model(
     purse: Purse | None = None,
     progress: Progress = no_progress,
 ) -> Iterator[Writer]:
-    """The writer or the judge of a run, through its ledger.
+    """The writer of a run, its judge, or who drafts for the writer, through its ledger.
 
     Args:
         settings: of the run.
-        which: of the two.
+        which: of the three.
         ledger: of the run.
         local: opens the model in this process.
         replay: the ledger of another run, which answers in the model's place.
@@ -68,13 +68,13 @@ def opened_model(
         SettingsError: an endpoint that the settings do not allow to see spans.
         ModelError: an endpoint that does not work.
     """
-    block = settings.writer.endpoint if which == "writer" else settings.judge.endpoint
-    role = "" if which == "writer" else JUDGE
+    block = {"writer": settings.writer.endpoint, "judge": settings.judge.endpoint, "draft": None}[which]
+    role = ROLES[which]
     if replay is not None:
         if not replay.is_file():
             raise InputError(f"there is no ledger {replay}\nGive the ledger.sqlite of a run.")
         with Ledger.open(replay) as recorded:
-            names = [name for name in recorded.writers() if name.startswith(JUDGE) == (role == JUDGE)]
+            names = [name for name in recorded.writers() if _role(name) == role]
             identity = names[0] if len(names) == 1 else None
             yield LedgerWriter(ScriptedWriter.replay(recorded, identity=identity), ledger, progress=progress)
     elif which == "writer" and not settings.budget.max_candidates:
@@ -87,6 +87,10 @@ def opened_model(
         budget = Budget(settings.caps, price_of(block), purse or Purse(ledger.spent()), more_bytes=more)
         with _opened_endpoint(block, budget, role, ledger, progress) as writer:
             yield writer
+
+
+def _role(identity: str) -> str:
+    return next((role for role in ROLES.values() if role and identity.startswith(role)), "")
 
 
 @contextmanager

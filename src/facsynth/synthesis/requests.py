@@ -60,7 +60,7 @@ class SynthesisSettings:
     asks: Literal["continue", "message"] = "continue"
     """continue: a list that goes on, for a model in this process; message: in words, for a chat endpoint."""
     lag: int = 0
-    """Waves that are asked for while one is decided: 0 where the same machine writes and decides, 1 at an endpoint."""
+    """Waves that are asked for while one is decided: 0 where one model writes or drafts, and decides, 1 at an endpoint."""
     n_tries: int = 1
     """How often a reply that does not end is asked for, each time with twice the `max_tokens`."""
     clean: CleanSettings = USUAL
@@ -128,11 +128,11 @@ def feature_request(
     examples = [
         " ".join(text.split()) for text in (*(s.context for s in chosen), *((pair.strong,) if pair else ())) if text
     ]
-    words, goes_on = ", ".join(firing_words(task.spans)), settings.asks == "continue"
+    words, goes_on = ", ".join(firing_words(task.spans)), settings.asks == "continue" or strength > 0
     values = {
         "spans": "\n".join(f"{number}. {text}" for number, text in enumerate(examples, start=1)),
         "words": words,
-        "about": f": {task.explanation}" if task.explanation else f", near the words {words}",
+        "about": in_common(task),
         "weak": " ".join(pair.weak.split()) if pair else "",
         **_what(settings),
     }
@@ -144,6 +144,13 @@ def feature_request(
         rng_seed=settings.rng_seed * FEATURE_STRIDE + task.feature_id + 1,
         steering=((task.feature_id, strength),) if strength else (),
     )
+
+
+def in_common(task: FeatureTask) -> str:
+    """What the texts of a feature share, as it stands in a prompt behind "in common"."""
+    if task.explanation:
+        return f": {task.explanation}"
+    return f", near the words {', '.join(firing_words(task.spans))}"
 
 
 def plain_request(index: int, settings: SynthesisSettings) -> Request:
@@ -175,6 +182,7 @@ def worst_amount(request: Request, settings: SynthesisSettings) -> Amount:
     """The most that a sample can cost, with all that may follow its message, each asked as often as it may be."""
     asked = replace(request, max_tokens=request.max_tokens * LONGER ** (settings.n_tries - 1))
     calls = [request, *longest(asked, settings.wanted)[1:]]
+    calls += [request] if request.steering and settings.asks == "message" else []  # its draft
     tries = [replace(call, max_tokens=call.max_tokens * LONGER**n) for call in calls for n in range(settings.n_tries)]
     return total(settings.price.of(*worst_tokens(asked)) for asked in tries)
 

@@ -1,0 +1,68 @@
+"""An endpoint that writes well and cannot be steered, after a local model that can: drafts, and what becomes of them.
+
+Before: `synthesis` has requests, some with steering. Inside: two writers, each with its ledger. After: the rewritten
+text is what is encoded and decided on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from facsynth import prompts
+from facsynth.protocols import Writer
+from facsynth.records import Message, Reply, Request
+
+
+class DraftingWriter:
+    """Requests with steering are drafted here and rewritten there; others are asked for there at once."""
+
+    def __init__(self, drafter: Writer, writer: Writer, about: Mapping[int, str], *, draft_tokens: int) -> None:
+        """Take both writers.
+
+        Args:
+            drafter: can steer.
+            writer: rewrites.
+            about: feature_id → what its texts have in common, as it stands in a prompt behind "in common".
+            draft_tokens: longest draft.
+        """
+        self.identity = f"{writer.identity} after {drafter.identity}"
+        self.batch_size = writer.batch_size
+        self._drafter, self._writer, self._about, self._draft_tokens = drafter, writer, about, draft_tokens
+
+    def write(self, requests: Sequence[Request]) -> list[Reply]:
+        """Answer every request; a rewritten reply counts its draft too, and a draft that failed is the reply."""
+        steered = [i for i, request in enumerate(requests) if request.steering]
+        asked = [replace(r, max_tokens=min(r.max_tokens, self._draft_tokens)) for r in (requests[i] for i in steered)]
+        drafts = dict(zip(steered, self._drafter.write(asked) if asked else [], strict=True))
+        sound = {i: draft for i, draft in drafts.items() if self._text(requests[i], draft)}
+        open_calls = {
+            i: self._rewrite(request, self._text(request, sound[i])) if i in sound else request
+            for i, request in enumerate(requests) if i in sound or i not in drafts
+        }  # fmt: skip
+        written = dict(
+            zip(open_calls, self._writer.write(list(open_calls.values())) if open_calls else [], strict=True)
+        )
+        return [
+            _joined(drafts[i], written[i]) if i in sound else written.get(i) or drafts[i] for i in range(len(requests))
+        ]
+
+    @staticmethod
+    def _text(request: Request, draft: Reply) -> str:
+        return "" if draft.error else draft.text.removeprefix(request.prefix).strip()
+
+    def _rewrite(self, request: Request, draft: str) -> Request:
+        about = self._about.get(request.steering[0][0], "")
+        prompt = prompts.fill("rewrite", draft=json.dumps(draft, ensure_ascii=False), about=about)
+        return replace(request, messages=(Message("user", prompt),), steering=(), prefix="", stop="")
+
+
+def _joined(draft: Reply, written: Reply) -> Reply:
+    return replace(
+        written,
+        prompt_tokens=draft.prompt_tokens + written.prompt_tokens,
+        written_tokens=draft.written_tokens + written.written_tokens,
+        latency_s=draft.latency_s + written.latency_s,
+        n_calls=draft.n_calls + written.n_calls,
+    )
