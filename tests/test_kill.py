@@ -105,9 +105,17 @@ def kill_at_endpoint(folder: Path, n_kills: int, rng_seed: int) -> None:
         assert n_twice <= n_killed * N_OUT, "answered again: no more than was out at the kills"
 
 
+def with_a_pool(folder: Path) -> dict[str, Any]:
+    """A run that selects, climbs every rung, and begins again."""
+    parts = tiny_run.parts(folder)
+    parts["data"]["pool"] = [str(tiny_run.corpus(folder / "pool.jsonl", 40, 3))]
+    parts["budget"] |= {"n_selected": 1, "rounds": 2}
+    return parts
+
+
 @pytest.mark.kill
 def test_kills_change_nothing(tmp_path: Path) -> None:
-    kill_often(tmp_path, 4, rng_seed=1)
+    kill_often(tmp_path, 4, rng_seed=1, settings=with_a_pool(tmp_path))
 
 
 @pytest.mark.kill
@@ -117,7 +125,7 @@ def test_ten_kills_change_nothing_and_nothing_is_paid_twice_at_an_endpoint(tmp_p
 
 @pytest.mark.slow
 def test_many_kills_change_nothing(tmp_path: Path) -> None:
-    kill_often(tmp_path, 25, rng_seed=2)
+    kill_often(tmp_path, 25, rng_seed=2, settings=with_a_pool(tmp_path))
 
 
 @pytest.mark.slow

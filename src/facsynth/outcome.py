@@ -240,18 +240,25 @@ def _written_for(candidate: Candidate) -> int | None:
 
 
 def _gave_up(written: Synthesis, tasks: Sequence[FeatureTask]) -> list[dict[str, Any]]:
-    rows, thresholds = [], {task.feature_id: task.threshold for task in tasks}
-    through = {task.feature_id: task.through for task in tasks if task.through is not None}
+    rows, of = [], {task.feature_id: task for task in tasks}
     for feature, n_candidates in written.gave_up.items():
-        best = max((c.activation for c in written.rejected if c.feature == feature), default=0.0)
-        reason = f"{n_candidates} candidates, too few fire it" if n_candidates else "no candidate was written"
-        if feature in through:
-            reason = f"tried through feature {through[feature]} of the same concept, too few samples fire it"
+        own = [c for c in written.rejected if c.written_for == feature]
         rows.append(
-            {"feature": feature, "reason": reason, "n_candidates": n_candidates, "best_activation": best,
-             "threshold": thresholds[feature]}
+            {"feature": feature, "reason": _why_given_up(of[feature], n_candidates, own), "n_candidates": n_candidates,
+             "best_activation": max((c.activation for c in own), default=0.0), "threshold": of[feature].threshold}
         )  # fmt: skip
     return rows
+
+
+def _why_given_up(task: FeatureTask, n_candidates: int, own: Sequence[Candidate]) -> str:
+    if task.through is not None:
+        return f"tried through feature {task.through} of the same concept, too few samples fire it"
+    if not task.spans:
+        return "nothing to write by: no anchor text is known that fires it"
+    if not n_candidates:
+        return "no candidate was written"
+    reasons = Counter(c.reason.partition(":")[0] for c in own).most_common(3)
+    return f"{n_candidates} candidates, too few are accepted: " + ", ".join(f"{n} {reason}" for reason, n in reasons)
 
 
 def _names(settings: RunSettings, space: FeatureSpace) -> dict[str, str]:

@@ -29,6 +29,8 @@ from facsynth.settings import RunSettings
 from facsynth.store import file_sha256, fingerprint, read_json, write_json, write_text
 from facsynth.synthesis.requests import FeatureTask
 
+NOTHING_TOLD = frozenset({"cannot tell", "can't tell", "unknown", "unclear"})
+
 
 def keep_plan(
     before: Measured,
@@ -136,8 +138,12 @@ def planned(
 
 
 def _followed(row: PlanRow, note: Note) -> str:
-    """The explanation that is written by: a person's in the sheet, else the plan's, which a person may have changed."""
-    return note.explanation if note.explained_by == HUMAN else row.explanation or note.explanation
+    """The explanation that is written by: a person's in the sheet, else the plan's, which a person may have changed.
+
+    None where it says that nothing can be said: the feature's spans have to do.
+    """
+    found = note.explanation if note.explained_by == HUMAN else row.explanation or note.explanation
+    return "" if found.strip(" .!").casefold() in NOTHING_TOLD else found
 
 
 def _ranked(

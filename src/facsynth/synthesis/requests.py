@@ -60,7 +60,7 @@ class SynthesisSettings:
     asks: Literal["continue", "message"] = "continue"
     """continue: a list that goes on, for a model in this process; message: in words, for a chat endpoint."""
     lag: int = 0
-    """Waves that are asked for while one is decided: 0 where one model writes or drafts, and decides, 1 at an endpoint."""
+    """Waves that are asked for while one is decided: 1 at an endpoint, 0 where the model that decides writes too."""
     n_tries: int = 1
     """How often a reply that does not end is asked for, each time with twice the `max_tokens`."""
     clean: CleanSettings = USUAL

@@ -99,7 +99,7 @@ class Waves:
             return wave
         for task in sorted(self.tasks, key=self._promise, reverse=True):
             feature = task.feature_id
-            if self.lacks(task) > 0 and task.through is None:
+            if self.lacks(task) > 0 and task.through is None and task.spans:
                 n = min(self.settings.per_wave, self._left(feature))
                 indices = range(self.n_asked[feature], self.n_asked[feature] + n)
                 pair, strength = self._pair(feature), self._strength(feature)
