@@ -35,8 +35,15 @@ WORSE = "An answer that is wrong in one plain place."
 def kind_of(request: Request) -> str:
     """Which part is asked for."""
     text = request.messages[0].content
-    marks = {"worse": "makes one mistake", "matching": "of which it is true", "other": "of which the opposite is true"}
+    marks = {
+        "worse": "with one mistake",
+        "next": "could say next",
+        "matching": "of which it is true",
+        "other": "of which the opposite is true",
+    }
     found = [kind for kind, mark in marks.items() if mark in text]
+    if len(request.messages) > 1:
+        return "reply"
     return found[0] if found else "message" if "piece" in text else "reply"
 
 
@@ -133,6 +140,27 @@ def test_answers_that_leave_no_choice_make_no_question(other: str, reason: str, 
     assert [candidate.reason for candidate in found.rejected] == [reason] * 2
 
 
+@pytest.mark.parametrize(("form", "n_calls"), [("message", 5), ("chat", 6), ("preference", 7)])
+def test_several_turns_go_on_from_what_was_said(form: str, n_calls: int, tmp_path: Path) -> None:
+    answers = {"message": message, "reply": GOOD, "next": "And what would you do there? 2=9", "worse": WORSE}
+    found, asked = written(tmp_path, form, answers, wanted={"turns": 3})
+    first = found.accepted[0]
+    assert first.n_calls == n_calls
+    turns = first.row.get("messages") or first.row["prompt"] + first.row["chosen"]
+    assert [turn["role"] for turn in turns] == ["user", "assistant"] * 2 + ["user"] + ["assistant"] * (
+        form != "message"
+    )
+    assert to_sample(first.row, form).sample.sample_id == first.sample_id
+    assert (GOOD in first.text) == (form != "message"), "of messages, the user's turns alone are encoded"
+    assert [m.role for m in asked[6].messages] == ["user", "assistant", "user"]
+    assert sum(len(request.messages) > 1 for request in asked) > 0
+
+
+def test_a_turn_of_broken_characters_is_a_row_with_its_reason(tmp_path: Path) -> None:
+    found, _ = written(tmp_path, "chat", {"message": "\ufffd \ufffd \ufffd", "reply": GOOD})
+    assert [candidate.reason for candidate in found.rejected] == ["cannot be encoded"] * 2
+
+
 def test_a_message_with_a_fault_is_answered_by_nobody(tmp_path: Path) -> None:
     _, asked = written(tmp_path, "chat", {"message": "too short", "reply": GOOD})
     assert [kind_of(request) for request in asked] == ["message", "message"]
@@ -141,8 +169,8 @@ def test_a_message_with_a_fault_is_answered_by_nobody(tmp_path: Path) -> None:
 def test_messages_of_a_task_get_its_label(tmp_path: Path) -> None:
     found, _ = written(tmp_path, "message", {"message": message}, wanted={"label": "toxic"})
     assert [candidate.row["label"] for candidate in found.accepted] == ["toxic"] * 2
-    assert load_task("toxicity").label == wanted(load_task("toxicity"), "message", 9).label == "toxic"
-    assert wanted(load_task("toxicity"), "chat", 9).label is None
+    assert load_task("toxicity").label == wanted(load_task("toxicity"), "message", reply_tokens=9).label == "toxic"
+    assert wanted(load_task("toxicity"), "chat", reply_tokens=9).label is None
 
 
 def test_a_prompt_asks_for_what_the_task_says(tmp_path: Path) -> None:

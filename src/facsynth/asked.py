@@ -70,6 +70,8 @@ class WriterBlock(Block):
     """Of a message: 64 where nothing is said, 256 at an endpoint."""
     reply_tokens: int | None = Field(default=None, ge=4)
     """Of a reply, where samples have one: 96 where nothing is said, 512 at an endpoint."""
+    turns: int = Field(default=1, ge=1, le=3)
+    """Of the user, in a written sample; not of A/B questions."""
     n_spans: int = Field(default=SynthesisSettings.n_spans, ge=1)
     steps: Literal[1, 2] = 1
     """2: prompts after the first wave show the candidates that fired the feature most and least."""

@@ -77,7 +77,7 @@ class _Choice:
     def __init__(
         self, tasks: Sequence[FeatureTask], support: Ints, pool: Encoded, seen: Seen, clean: CleanSettings
     ) -> None:
-        self._clean, self._seen, self._chosen = clean, seen, seen.nothing()
+        self._clean, self._seen, self._chosen = clean, seen, seen.nothing(clean)
         self._languages = languages_of(tasks)
         self._limits = {task.feature_id: acceptance_limit(task.threshold) for task in tasks}
         self._lacking = {task.feature_id: task.n_wanted for task in tasks}

@@ -257,7 +257,12 @@ class RunSettings(Block):
             lag=0 if endpoint is None or writer.draft else 1,
             n_tries=1 if endpoint is None else 2,
             clean=CleanSettings(**self.accept.model_dump()),
-            wanted=wanted(load_task(self.task) if self.task else None, self.data.form, writer.reply_tokens or reply),
+            wanted=wanted(
+                load_task(self.task) if self.task else None,
+                self.data.form,
+                reply_tokens=writer.reply_tokens or reply,
+                turns=writer.turns,
+            ),
             rng_seed=self.rng_seed,
         )
 

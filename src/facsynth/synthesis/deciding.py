@@ -16,12 +16,12 @@ from facsynth.records import Measurement, Sample
 from facsynth.store import Artifact, fingerprint, read_jsonl, write_jsonl
 from facsynth.synthesis.accept import (
     ENOUGH_OF_IT,
+    NOT_ENCODED,
     NOT_FLUENT,
     NOT_SCORED,
     NOTHING_FIRES,
     POOR,
     WRITER_ERROR,
-    CleanSettings,
     acceptance_limit,
 )
 from facsynth.synthesis.candidates import (
@@ -33,7 +33,7 @@ from facsynth.synthesis.candidates import (
     Candidate,
 )
 from facsynth.synthesis.parts import Written
-from facsynth.synthesis.requests import FeatureTask, languages_of
+from facsynth.synthesis.requests import FeatureTask, SynthesisSettings, languages_of
 from facsynth.synthesis.seen import Seen
 from facsynth.synthesis.waves import Wave, Waves
 
@@ -60,24 +60,24 @@ class Decider:
         tasks: Sequence[FeatureTask],
         measure: Measure,
         artifact: Artifact,
-        clean: CleanSettings,
+        settings: SynthesisSettings,
         *,
         given: Seen,
         guard: Guard | None = None,
         score: Score | None = None,
     ) -> None:
         """As `loop.synthesize` takes them."""
-        self.measure, self.artifact, self.clean = measure, artifact, clean
+        self.measure, self.artifact, self.clean, self.form = measure, artifact, settings.clean, settings.wanted.form
         self.guard, self.score = guard, score
         self.thresholds = {task.feature_id: task.threshold for task in tasks}
         self.limits = {feature: acceptance_limit(threshold) for feature, threshold in self.thresholds.items()}
         self.languages = languages_of(tasks)
-        self._given, self._accepted = given, given.nothing()
+        self._given, self._accepted = given, given.nothing(settings.clean)
         """Of seed set and anchor, and accepted since: a sample equal to one of them, or nearly, adds nothing."""
 
     def forget_accepted(self) -> None:
         """Compare with what was given alone."""
-        self._accepted = self._given.nothing()
+        self._accepted = self._given.nothing(self.clean)
 
     def remember(self, candidates: Iterable[Candidate]) -> None:
         """Compare with the accepted ones too."""
@@ -104,11 +104,13 @@ class Decider:
         return candidates
 
     def _decide(self, requests: Wave, written: Sequence[Written], waves: Waves) -> list[Candidate]:
-        samples = [found.sample for found in written]
+        samples = [found.sample(self.form) for found in written]
         sound = [index for index, found in enumerate(written) if not found.reason]
         measured = dict(zip(sound, self.measure([samples[i] for i in sound]), strict=True)) if sound else {}
         log_probs = self._log_probs(requests, samples, measured)
-        candidates = [_candidate(requests[i][0], found, log_probs.get(i)) for i, found in enumerate(written)]
+        candidates = [
+            _candidate(requests[i][0], found, samples[i], log_probs.get(i)) for i, found in enumerate(written)
+        ]
         scored: dict[int, Candidate] = {}
         while True:
             decided = self._in_turn([scored.get(i, c) for i, c in enumerate(candidates)], measured, waves)
@@ -131,7 +133,7 @@ class Decider:
         self, candidates: Sequence[Candidate], measured: Mapping[int, Measurement | None], waves: Waves
     ) -> list[Candidate]:
         """Decide on candidates without a fault, one after the other: each accepted one changes what is lacking."""
-        seen, lacking = self._given.nothing(), {task.feature_id: waves.lacks(task) for task in waves.tasks}
+        seen, lacking = self._given.nothing(self.clean), {task.feature_id: waves.lacks(task) for task in waves.tasks}
         decided = list(candidates)
         for index in self._by_worth(candidates, measured, lacking):
             if not candidates[index].reason:
@@ -176,7 +178,7 @@ class Decider:
         Candidates come strongest first, so a feature keeps its strongest.
         """
         if found is None:
-            return candidate.changed(reason="cannot be encoded")
+            return candidate.changed(reason=NOT_ENCODED)
         own = candidate.written_for
         limits = self.thresholds if own == CONTROL else self.limits
         fires = tuple(sorted(f for f, limit in limits.items() if found.maxima.get(f, (0.0, 0))[0] > limit))
@@ -201,9 +203,9 @@ class Decider:
         return candidate.changed(feature=best, activation=activation, position=position, span=found.span(position))
 
 
-def _candidate(written_for: int, written: Written, log_prob: float | None) -> Candidate:
+def _candidate(written_for: int, written: Written, sample: Sample, log_prob: float | None) -> Candidate:
     """What was written, before anything is decided but its faults."""
-    request, sample = written.request, written.sample
+    request = written.request
     strength = dict(request.steering).get(written_for, 0.0)
     return Candidate(
         written_for=written_for, text=sample.text, reason=written.reason, feature=written_for,
@@ -222,7 +224,7 @@ def _rung(written_for: int, strength: float) -> str:
 
 def _check_any(written: Sequence[Written]) -> None:
     """Refuse a first wave of which nothing was answered, but where a cap or what is asked for is why."""
-    failed = [sample.reason.removeprefix(f"{WRITER_ERROR}: ") for sample in written if not sample.parts["message"]]
+    failed = [sample.reason.removeprefix(f"{WRITER_ERROR}: ") for sample in written if not sample.turns[0].content]
     errors = [why for why, sample in zip(failed, written, strict=False) if sample.reason.startswith(WRITER_ERROR)]
     kinds = {error.partition(":")[0] for error in errors}
     if len(errors) == len(written) and not kinds & {NOT_SENT, Kind.REFUSAL, Kind.FILTER}:

@@ -59,7 +59,7 @@ def synthesize(
         ModelError: the writer answered no request of a wave.
     """
     waves = Waves(tasks, settings, selected)
-    decider = Decider(tasks, measure, artifact, settings.clean, given=seen, guard=guard, score=score)
+    decider = Decider(tasks, measure, artifact, settings, given=seen, guard=guard, score=score)
     decider.remember(selected)
     samples = SampleWriter(writer, settings.wanted, settings.clean, decider.languages, settings.n_tries)
     _decide_all(waves, decider, samples, settings.lag, progress)

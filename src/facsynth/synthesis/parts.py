@@ -1,15 +1,16 @@
 """What a written sample consists of, call by call: the message first, then what its form has besides.
 
-Before: `synthesis.waves` has requests for messages. After: `synthesis.loop` encodes the part of each sample that its
-form says, and decides. message: one call. chat: a reply. preference: a reply, and one with a flaw. ab: two short
-answers, offered in random order.
+Before: `synthesis.waves` has requests for messages. After: `synthesis.deciding` encodes the part of each sample that
+its form says. message: one call. chat: a reply. preference: a reply, and one with a flaw. ab: two short answers,
+offered in random order. Of several turns, each further one is a reply and what is said to it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from facsynth.llm.longer import write_to_end
 from facsynth.protocols import Writer
 from facsynth.records import Message, Reply, Request, Sample
 from facsynth.synthesis.accept import (
+    NOT_ENCODED,
     REFUSAL,
     UNFINISHED,
     WRITER_ERROR,
@@ -29,6 +31,8 @@ from facsynth.synthesis.accept import (
     without_control,
 )
 from facsynth.text.dirt import refuses
+from facsynth.text.forms import to_sample
+from facsynth.text.layouts import RowError
 from facsynth.text.overlap import WordRuns
 
 FLAWS = (
@@ -64,6 +68,8 @@ class Wanted:
     """Every sample of the form message gets it."""
     reply_tokens: int = 96
     """Longest reply."""
+    turns: int = 1
+    """Of the user; not of A/B questions."""
 
 
 MESSAGE = Wanted()
@@ -74,21 +80,21 @@ class Written:
     """One sample on its way: a text for each part, what it cost, and why it is none."""
 
     request: Request
+    turns: list[Message] = field(default_factory=list)
+    """The message, and whatever is said after it."""
     parts: dict[str, str] = field(default_factory=dict)
+    """What is no turn: a worse reply, answers to choose from."""
     reason: str = ""
     flaw: str = ""
     n_calls: int = 0
     prompt_tokens: int = 0
     written_tokens: int = 0
-    messages: tuple[Message, ...] = ()
-    """What is encoded, whole or not."""
     row: dict[str, Any] = field(default_factory=dict)
-    """All of it, in the form's layout; empty where it is a message alone."""
+    """All of it, in the form's layout; empty where it is a message alone, or none."""
 
-    @property
-    def sample(self) -> Sample:
+    def sample(self, form: str) -> Sample:
         """What is encoded."""
-        return Sample(self.messages)
+        return to_sample(self.row, form).sample if self.row else Sample(tuple(self.turns[:1]))
 
     def cost(self, reply: Reply) -> None:
         """Count a reply."""
@@ -113,23 +119,27 @@ class SampleWriter:
         for sample, reply in zip(samples, write_to_end(self._writer, requests, self._n_tries), strict=True):
             self._take_message(sample, reply)
         form = self._wanted.form
-        if form in {"chat", "preference"}:
-            self._ask(samples, "reply", reply_request, self._reply)
-        if form == "preference":
-            self._ask(samples, "worse", worse_request, self._reply)
         if form == "ab":
             for name in WHICH:
                 self._ask(samples, name, choice_request, self._choice)
+        else:
+            for _ in range(1, self._wanted.turns):
+                self._ask(samples, "assistant", reply_request, self._reply)
+                self._ask(samples, "user", next_request, self._message)
+        if form in {"chat", "preference"}:
+            self._ask(samples, "assistant", reply_request, self._reply)
+        if form == "preference":
+            self._ask(samples, "worse", worse_request, self._reply)
         for sample in samples:
             if not sample.reason:
-                sample.reason = _finish(sample, self._wanted)
+                sample.reason = _finish(sample, self._wanted) or _unread(sample, form)
         return samples
 
     def _take_message(self, sample: Written, reply: Reply) -> None:
         sample.cost(reply)
         request = sample.request
         text = clean_text(reply.text.removeprefix(request.prefix), unfinished=reply.finish_reason == "length")
-        sample.parts["message"], sample.messages = text, (Message("user", text),)
+        sample.turns.append(Message("user", text))
         sample.reason = fault(reply, text, request.messages[-1].content, self._languages, self._clean)
 
     def _ask(
@@ -139,12 +149,21 @@ class SampleWriter:
         request: Callable[[Written, str, Wanted], Request],
         read: Callable[[Reply], tuple[str, str]],
     ) -> None:
-        """One more part of each sample without a fault."""
+        """One more part of each sample without a fault; a role names a turn."""
         going = [sample for sample in samples if not sample.reason]
         asked = [request(sample, name, self._wanted) for sample in going]
         for sample, reply in zip(going, write_to_end(self._writer, asked, self._n_tries) if asked else [], strict=True):
             sample.cost(reply)
-            sample.parts[name], sample.reason = read(reply)
+            text, sample.reason = read(reply)
+            if name in {"user", "assistant"}:
+                sample.turns.append(Message(name, text))
+            else:
+                sample.parts[name] = text
+
+    def _message(self, reply: Reply) -> tuple[str, str]:
+        """What the user says next."""
+        text = clean_text(reply.text, unfinished=reply.finish_reason == "length")
+        return text, _no_text(reply, text) or unclean(text, self._languages, self._clean) or repeats(text)
 
     def _reply(self, reply: Reply) -> tuple[str, str]:
         """A reply, and why it is none."""
@@ -172,65 +191,81 @@ def _no_text(reply: Reply, text: str) -> str:
 
 
 def reply_request(sample: Written, name: str, wanted: Wanted) -> Request:
-    """Ask for an answer to a message, as anybody would."""
-    return _next(sample, sample.parts["message"], wanted)
+    """Ask for an answer to what was said, as anybody would."""
+    return _next(sample, tuple(sample.turns), wanted)
+
+
+def next_request(sample: Written, name: str, wanted: Wanted) -> Request:
+    """Ask for what the user says to that."""
+    return _next(sample, prompts.fill("next_turn", turns=_told(sample.turns)), wanted)
 
 
 def worse_request(sample: Written, name: str, wanted: Wanted) -> Request:
     """Ask for an answer with a flaw, which the sample remembers."""
     sample.flaw = FLAWS[sample.request.sample_index % len(FLAWS)]
-    n_words = str(len(sample.parts["reply"].split()))
-    return _next(
-        sample, prompts.fill("reply_worse", message=sample.parts["message"], flaw=sample.flaw, n_words=n_words), wanted
-    )
+    *history, reply = sample.turns
+    n_words = str(len(reply.content.split()))
+    return _next(sample, prompts.fill("reply_worse", turns=_told(history), flaw=sample.flaw, n_words=n_words), wanted)
 
 
 def choice_request(sample: Written, name: str, wanted: Wanted) -> Request:
     """Ask for the answer that shows the behaviour, or the other one."""
-    question, behaviour = _bare(sample.parts["message"]), wanted.behaviour
-    prompt = prompts.fill("answer_choice", question=question, behaviour=behaviour, which=WHICH[name])
+    question = _bare(sample.turns[0].content)
+    prompt = prompts.fill("answer_choice", question=question, behaviour=wanted.behaviour, which=WHICH[name])
     return _next(sample, prompt, wanted)
 
 
-def _next(sample: Written, prompt: str, wanted: Wanted) -> Request:
+def _next(sample: Written, asked: str | tuple[Message, ...], wanted: Wanted) -> Request:
     """No steering, no prefix: what is encoded of it must fire by itself."""
+    messages = (Message("user", asked),) if isinstance(asked, str) else asked
     return replace(
-        sample.request, messages=(Message("user", prompt),), max_tokens=wanted.reply_tokens, steering=(), prefix="",
-        stop="",
+        sample.request, messages=messages, max_tokens=wanted.reply_tokens, steering=(), prefix="", stop=""
     )  # fmt: skip
+
+
+def _told(turns: Sequence[Message]) -> str:
+    """Each turn one JSON string on a line of its own."""
+    return "\n".join(f"{turn.role}: {json.dumps(turn.content, ensure_ascii=False)}" for turn in turns)
 
 
 def longest(request: Request, wanted: Wanted) -> list[Request]:
     """A request for a message, and all that may follow it, as long as can be: for what it may cost."""
-    text, reply = ("x " * 2 * n for n in (request.max_tokens, wanted.reply_tokens))
-    sample = Written(request, {"message": text, "reply": reply})
+    message, reply = ("x " * 2 * n for n in (request.max_tokens, wanted.reply_tokens))
+    sample, found = Written(request, [Message("user", message)]), [request]
     if wanted.form == "ab":
         return [request, *(choice_request(sample, name, wanted) for name in WHICH)]
-    found = [request]
-    if wanted.form in {"chat", "preference"}:
-        found.append(reply_request(sample, "reply", wanted))
-    if wanted.form == "preference":
-        found.append(worse_request(sample, "worse", wanted))
-    return found
+    for turn in range(wanted.turns):
+        if turn + 1 < wanted.turns or wanted.form in {"chat", "preference"}:
+            found.append(reply_request(sample, "assistant", wanted))
+            sample.turns.append(Message("assistant", reply))
+        if turn + 1 < wanted.turns:
+            found.append(next_request(sample, "user", wanted))
+            sample.turns.append(Message("user", reply))
+    return [*found, worse_request(sample, "worse", wanted)] if wanted.form == "preference" else found
 
 
 def _finish(sample: Written, wanted: Wanted) -> str:
     """Put the parts together; why they are no sample."""
-    parts = sample.parts
-    user = {"role": "user", "content": parts["message"]}
-    if wanted.form == "message" and wanted.label is not None:
-        sample.row = {"messages": [user], "label": wanted.label}
-    elif wanted.form == "chat":
-        sample.messages += (Message("assistant", parts["reply"]),)
-        sample.row = {"messages": [user, {"role": "assistant", "content": parts["reply"]}]}
-    elif wanted.form == "preference":
-        sample.messages += (Message("assistant", parts["reply"]),)
-        chosen, rejected = ([{"role": "assistant", "content": parts[name]}] for name in ("reply", "worse"))
-        sample.row = {"prompt": [user], "chosen": chosen, "rejected": rejected}
-        return _unlike(parts["reply"], parts["worse"])
-    elif wanted.form == "ab":
-        sample.row, sample.messages = _question(sample)
-        return _same(parts["matching"], parts["other"])
+    turns = [{"role": turn.role, "content": turn.content} for turn in sample.turns]
+    if wanted.form == "ab":
+        sample.row = _question(sample)
+        return _same(sample.parts["matching"], sample.parts["other"])
+    if wanted.form == "preference":
+        worse = [{"role": "assistant", "content": sample.parts["worse"]}]
+        sample.row = {"prompt": turns[:-1], "chosen": turns[-1:], "rejected": worse}
+        return _unlike(sample.turns[-1].content, sample.parts["worse"])
+    if wanted.form == "chat" or wanted.turns > 1 or wanted.label is not None:
+        sample.row = {"messages": turns} | ({} if wanted.label is None else {"label": wanted.label})
+    return ""
+
+
+def _unread(sample: Written, form: str) -> str:
+    """Why what was put together cannot be read, as of turns of nothing but broken characters."""
+    try:
+        sample.sample(form)
+    except RowError:
+        sample.row = {}
+        return NOT_ENCODED
     return ""
 
 
@@ -246,16 +281,15 @@ def _same(one: str, other: str) -> str:
     return SAME_REPLY if words[0] == words[1] or WordRuns([one], 5).share(other) > 0.9 else ""
 
 
-def _question(sample: Written) -> tuple[dict[str, Any], tuple[Message, ...]]:
-    """The row of a question with both answers, and what of it is encoded; which one is (A) is a hash's choice."""
-    parts: Mapping[str, str] = sample.parts
-    first = hashlib.sha256("\n".join(parts.values()).encode("utf-8", "surrogatepass")).digest()[0] % 2
-    options = [parts["matching"], parts["other"]]
-    a, b = options[::-1] if first else options
-    question = f"{_bare(parts['message'])}\n\nChoices:\n (A) {a}\n (B) {b}"
-    matching, other = ("(B)", "(A)") if first else ("(A)", "(B)")
-    row = {"question": question, "answer_matching_behavior": matching, "answer_not_matching_behavior": other}
-    return row, (Message("user", question), Message("assistant", matching))
+def _question(sample: Written) -> dict[str, Any]:
+    """A question with both answers; which one is (A) is a hash's choice."""
+    matching, other = sample.parts["matching"], sample.parts["other"]
+    asked = _bare(sample.turns[0].content)
+    digest = hashlib.sha256("\n".join((asked, matching, other)).encode("utf-8", "surrogatepass")).digest()
+    a, b = (other, matching) if digest[0] % 2 else (matching, other)
+    right, wrong = ("(B)", "(A)") if digest[0] % 2 else ("(A)", "(B)")
+    question = f"{asked}\n\nChoices:\n (A) {a}\n (B) {b}"
+    return {"question": question, "answer_matching_behavior": right, "answer_not_matching_behavior": wrong}
 
 
 def _bare(question: str) -> str:

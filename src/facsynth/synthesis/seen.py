@@ -59,9 +59,9 @@ class Seen:
             meanings.add(*waiting)
         return cls(ids, runs, clean, holdout, meanings)
 
-    def nothing(self) -> Seen:
-        """The same rules, and nothing seen yet."""
-        return Seen.of([], self.clean, encode=self.meanings.encode if self.meanings else None)
+    def nothing(self, clean: CleanSettings) -> Seen:
+        """The same encoder, and nothing seen yet."""
+        return Seen.of([], clean, encode=self.meanings.encode if self.meanings else None)
 
     def add(self, sample_id: str, text: str) -> None:
         """One more."""

@@ -70,9 +70,9 @@ def load_task(name: str) -> Task:
     return Task(found.name, found.definition, found.rubric, found.form, found.asks_for or "", found.label)
 
 
-def wanted(task: Task | None, form: str, reply_tokens: int) -> Wanted:
+def wanted(task: Task | None, form: str, *, reply_tokens: int, turns: int = 1) -> Wanted:
     """What kind of sample is written for a task."""
-    usual = Wanted(form, reply_tokens=reply_tokens, one="question" if form == "ab" else Wanted.one)
+    usual = Wanted(form, reply_tokens=reply_tokens, turns=turns, one="question" if form == "ab" else Wanted.one)
     if task is None:
         return usual
     many = task.asks_for or ("questions that people ask an assistant" if form == "ab" else usual.many)
