@@ -107,6 +107,12 @@ def run(
         int | None, typer.Option("--features", min=1, help="Attempt so many, drawn at random. [the file's, or all]")
     ] = None,
     per_feature: o.PerFeature = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, max=2, help="2: show what fired most and least. [the file's, or 1]")
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", min=1, help="Go on with what is still missing. [the file's, or 1]")
+    ] = None,
     rng_seed: Annotated[
         int | None, typer.Option("--rng-seed", min=0, help="Of all that is drawn. [the file's]")
     ] = None,
@@ -121,8 +127,9 @@ def run(
     Example:  facsynth run facsynth.yaml -o runs/mine
     """
     settings = o.resolve(
-        config, features=features, per_feature=per_feature, rng_seed=rng_seed, device=device, **options
-    )
+        config, features=features, per_feature=per_feature, steps=steps, rounds=rounds, rng_seed=rng_seed,
+        device=device, **options,
+    )  # fmt: skip
     if dry_run:
         _dry_run(settings, out, json)
         return

@@ -134,6 +134,8 @@ KEYS = {
     "pool": "data.pool",
     "holdout": "data.holdout",
     "per_feature": "budget.per_feature",
+    "steps": "writer.steps",
+    "rounds": "budget.rounds",
     "n_selected": "budget.n_selected",
     "max_candidates": "budget.max_candidates",
     "form": "data.form",

@@ -38,7 +38,7 @@ class SynthesisSettings:
     top_p: float = 0.95
     rungs: tuple[str, ...] = RUNGS
     """Of the ladder, see `synthesis.ladder`."""
-    plain_yield: float = 3.0
+    plain_yield: float = 5.0
     """New samples per 1,000 written tokens, under which plain ones are written no more."""
     min_yield: float = 0.0
     """The same, under which nothing is written any more after `n_windows` in a row; 0: no such end."""

@@ -34,8 +34,8 @@ from facsynth.synthesis.requests import (
 
 Wave = list[tuple[int, Request]]
 """Requests with the features they are for."""
-PLAIN_WAVE = 64
-"""Plain requests of a wave at most."""
+PLAIN_WAVE, PLAIN_WAVES = 16, 64
+"""Plain requests of the first wave, and of any at most: after a wave that was worth its tokens as many as before it."""
 
 
 class Waves:
@@ -89,7 +89,7 @@ class Waves:
             return []
         n_open, first = sum(self.lacks(task) > 0 for task in self.tasks), self.n_asked[PLAIN]
         most = len(self.tasks) * self.settings.max_candidates * self._round
-        end = min(first + first_plain(n_open, self.settings), most)
+        end = min(first + min(max(PLAIN_WAVE, first), PLAIN_WAVES, n_open * self.settings.per_wave), most)
         return [(PLAIN, plain_request(index, self.settings)) for index in range(first, end)]
 
     def _feature_wave(self) -> Wave:
@@ -255,7 +255,7 @@ class Waves:
 
 
 def first_plain(n_open: int, settings: SynthesisSettings) -> int:
-    """Requests of a plain wave for so many open features."""
+    """Requests of the first plain wave for so many open features."""
     return min(PLAIN_WAVE, n_open * settings.per_wave)
 
 
