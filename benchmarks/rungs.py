@@ -40,13 +40,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "steered, two steps": {"rungs": ("steered",), "steps": 2},
     "spans then steered": {"rungs": ("spans", "steered")},
     "ladder": {"rungs": ("plain", "steered")},
-    "ladder, twos": {"rungs": ("plain", "steered")},
-    "steered, twos": {"rungs": ("steered",)},
 }
-BUDGET: dict[str, dict[str, Any]] = {
-    "plain": {"plain_yield": 0.0}, "steered, twos": {"per_wave": 2, "max_candidates": 30},
-    "ladder, twos": {"per_wave": 2, "max_candidates": 30},
-}  # fmt: skip
+BUDGET: dict[str, dict[str, Any]] = {"plain": {"plain_yield": 0.0}}
 
 
 def with_arm(settings: RunSettings, name: str) -> RunSettings:

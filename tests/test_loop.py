@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -240,8 +241,17 @@ def test_steering_rises_while_it_does_nothing_and_is_bisected_once_texts_break(t
         broken = request.steering[0][1] > 0.5
         return "no no no no no no no no no no" if broken else f"nothing of use {request.sample_index}"
 
-    _, writer = run(tmp_path, answer, [task(1)], per_wave=2, max_candidates=12)
-    assert strengths(writer.history)[::2] == pytest.approx([0.2, 0.3, 0.45, 0.675, 0.5625, 0.50625])
+    _, writer = run(tmp_path, answer, [task(1)], per_wave=9, max_candidates=54)
+    tried = [strength for strength, _ in groupby(strengths(writer.history))]
+    assert tried[:4] == pytest.approx([0.2, 0.3, 0.45, 0.675]) and tried[4] == pytest.approx(0.5625)
+    assert len(writer.history) == 54
+
+
+def test_a_feature_that_needed_many_in_vain_gets_larger_waves_and_the_search_begins_anew(tmp_path: Path) -> None:
+    _, writer = run(tmp_path, lambda r: f"nothing of use {r.sample_index}", [task(1)], per_wave=2, max_candidates=400)
+    found = [(s, len(list(same))) for s, same in groupby(strengths(writer.history))]
+    assert [n for _, n in found] == [2, 2, 2, 3, 4, 6, 9, 14, 21, 31, 47, 70, 105, 84]
+    assert max(s for s, _ in found) < 8 and [s for s, _ in found[-4:]] == pytest.approx([0.2, 0.3, 0.45, 0.675])
 
 
 def test_a_strength_that_fires_the_feature_stays(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from facsynth.planning import planned
 from facsynth.records import Progress, Request, no_progress
 from facsynth.run_folder import open_run, read_unless_known
 from facsynth.settings import RunSettings
-from facsynth.synthesis.candidates import PLAIN_RUNG
+from facsynth.synthesis.candidates import PLAIN_RUNG, STEERED_RUNG
 from facsynth.synthesis.requests import (
     FeatureTask,
     Pair,
@@ -88,7 +88,8 @@ def _requests(task: FeatureTask, indices: Iterable[int], settings: RunSettings) 
     """In step 2 with a pair as long as can be."""
     s = settings.synthesis
     widest = Pair("x " * 2 * s.max_tokens * LONGER, "x " * 2 * s.max_tokens * LONGER) if s.steps == 2 else None
-    return [feature_request(task, index, s, widest if index >= s.per_wave else None) for index in indices]
+    strength = s.strength if STEERED_RUNG in s.rungs else 0.0
+    return [feature_request(task, index, s, widest if index >= s.per_wave else None, strength) for index in indices]
 
 
 def _n_plain(n_features: int, settings: SynthesisSettings) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from facsynth.llm.budget import Caps, Price
 from facsynth.meaning.asking import AskingSettings
 from facsynth.meaning.judge import COUNTED, Label
 from facsynth.synthesis.accept import CleanSettings
-from facsynth.synthesis.candidates import RUNGS, STEERED_RUNG
+from facsynth.synthesis.candidates import RUNGS, SPANS_RUNG, STEERED_RUNG
 from facsynth.synthesis.parts import Wanted
 from facsynth.synthesis.requests import SynthesisSettings
 from facsynth.tasks import load_task, task_names, wanted
@@ -234,7 +234,8 @@ class RunSettings(Block):
     def synthesis(self) -> SynthesisSettings:
         """What the writing loop takes."""
         writer, budget, endpoint = self.writer, self.budget, self.writer.endpoint
-        can = RUNGS if endpoint is None or writer.draft else tuple(rung for rung in RUNGS if rung != STEERED_RUNG)
+        left_out = SPANS_RUNG if endpoint is None else "" if writer.draft else STEERED_RUNG
+        usual = tuple(rung for rung in RUNGS if rung != left_out)
         message, reply = ENDPOINT_TOKENS if endpoint else (SynthesisSettings.max_tokens, Wanted.reply_tokens)
         return SynthesisSettings(
             per_wave=budget.per_wave,
@@ -242,7 +243,7 @@ class RunSettings(Block):
             max_tokens=writer.max_tokens or message,
             temperature=writer.temperature,
             top_p=writer.top_p,
-            rungs=can if writer.rungs is None else tuple(rung for rung in RUNGS if rung in writer.rungs),
+            rungs=usual if writer.rungs is None else tuple(rung for rung in RUNGS if rung in writer.rungs),
             strength=writer.strength,
             plain_yield=budget.plain_yield,
             min_yield=budget.min_yield,

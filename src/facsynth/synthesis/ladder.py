@@ -15,6 +15,8 @@ WINDOW_TOKENS = 1000
 """Written for features, over which a yield is told; of plain samples every wave is a window."""
 RAISE = 1.5
 """What a strength without effect is raised by, as long as none is known that breaks texts."""
+STRONGEST = 8.0
+"""Beyond it nothing changes: steering is bounded by the residual's norm. Then the search begins anew."""
 
 
 class Yield:
@@ -41,6 +43,7 @@ class Strength:
 
     def __init__(self, first: float) -> None:
         """Begin with `first`."""
+        self._first = first
         self.now, self._low, self._high = first, 0.0, float("inf")
 
     def take(self, candidates: Sequence[Candidate]) -> None:
@@ -52,3 +55,5 @@ class Strength:
         else:
             return
         self.now = RAISE * self._low if self._high == float("inf") else (self._low + self._high) / 2
+        if self.now > STRONGEST:
+            self.now, self._low = self._first, 0.0

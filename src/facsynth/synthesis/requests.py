@@ -28,9 +28,9 @@ FEATURE_STRIDE = 1 << 20
 class SynthesisSettings:
     """What the written samples depend on, besides features and writer."""
 
-    per_wave: int = 4
-    """Candidates a feature and wave."""
-    max_candidates: int = 20
+    per_wave: int = 2
+    """Candidates a feature and wave; half as many as were in vain, where that is more."""
+    max_candidates: int = 40
     """Candidates in a row of which none is accepted for the feature: then it is given up. 0: nothing is written."""
     max_tokens: int = 64
     """Longest message; one that does not end within is dropped."""

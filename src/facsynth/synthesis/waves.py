@@ -93,14 +93,14 @@ class Waves:
         return [(PLAIN, plain_request(index, self.settings)) for index in range(first, end)]
 
     def _feature_wave(self) -> Wave:
-        """Requests for every open feature, those first of which most was accepted or came near it."""
+        """Requests for every open feature, more for one that needed many in vain; those first that did best so far."""
         wave: Wave = []
         if self.settings.rungs == (PLAIN_RUNG,):
             return wave
         for task in sorted(self.tasks, key=self._promise, reverse=True):
             feature = task.feature_id
             if self.lacks(task) > 0 and task.through is None and task.spans:
-                n = min(self.settings.per_wave, self._left(feature))
+                n = min(max(self.settings.per_wave, self._in_vain(feature) // 2), self._left(feature))
                 indices = range(self.n_asked[feature], self.n_asked[feature] + n)
                 pair, strength = self._pair(feature), self._strength(feature)
                 wave += [(feature, feature_request(task, index, self.settings, pair, strength)) for index in indices]
@@ -200,8 +200,8 @@ class Waves:
 
     def _strength(self, feature: int) -> float:
         """0 on the rung of spans alone, which a feature leaves with its first wave in vain."""
-        rungs, n_in_vain = self.settings.rungs, self._n_in_vain[feature] + self._n_out[feature]
-        if STEERED_RUNG not in rungs or (SPANS_RUNG in rungs and n_in_vain < self.settings.per_wave):
+        rungs = self.settings.rungs
+        if STEERED_RUNG not in rungs or (SPANS_RUNG in rungs and self._in_vain(feature) < self.settings.per_wave):
             return 0.0
         return self._strengths[feature].now
 
@@ -222,7 +222,11 @@ class Waves:
 
     def _left(self, feature: int) -> int:
         """Candidates that may still be written in vain."""
-        return self.settings.max_candidates - self._n_in_vain[feature] - self._n_out[feature]
+        return self.settings.max_candidates - self._in_vain(feature)
+
+    def _in_vain(self, feature: int) -> int:
+        """Candidates since the last accepted sample that fires it, those that are out too."""
+        return self._n_in_vain[feature] + self._n_out[feature]
 
     def _within_caps(self, wave: Wave) -> Wave:
         """As much of a wave as fits, whatever it may cost, beside what plain samples will cost that are then due."""
