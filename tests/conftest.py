@@ -26,6 +26,8 @@ CACHES = tempfile.TemporaryDirectory(prefix="facsynth-tests-")
 # For tests marked network: HF_HUB_OFFLINE=0 TRANSFORMERS_OFFLINE=0 pytest -m network
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+# What is imported stays; looking through it again and again while it is would be half of the time that it takes.
+gc.disable()
 # Tiny models gain nothing from threads, and threads of several processes at once wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HOME"] = str(Path(CACHES.name, "huggingface"))
@@ -49,6 +51,7 @@ class NetworkBlockedError(Exception):
 def pytest_collection_finish() -> None:
     """Modules and tests stay to the end; not looked through at every collection, they cost a twentieth less time."""
     gc.freeze()
+    gc.enable()
 
 
 def pytest_unconfigure() -> None:
