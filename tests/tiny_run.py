@@ -57,10 +57,10 @@ def corpus(path: Path, n_samples: int, rng_seed: int, words: list[str] | None = 
     return path
 
 
-def parts(folder: Path) -> dict[str, Any]:
+def parts(folder: Path, n_latents: int = 128) -> dict[str, Any]:
     """Model, SAE and data on disk, as the blocks of a settings file."""
     model = save_model(folder / "model", n_blocks=2, width=32)
-    save_sae(random_sae(32, 128, k=6), folder / "sae", metadata={})
+    save_sae(random_sae(32, n_latents, k=6), folder / "sae", metadata={})
     return {
         "model": {"path": str(model), "dtype": "float32"},
         "sae": {"path": str(folder / "sae"), "check": "off"},  # random weights rebuild nothing
