@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import certifi
 import hypothesis
 import pytest
 
@@ -106,12 +107,22 @@ def _check_loopback(host: Any) -> None:
     raise NetworkBlockedError(f"a test reached for {name}; only loopback is open\nMark it network or llm if it must.")
 
 
+@pytest.fixture(scope="session")
+def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first of those that httpx trusts; to read all of them takes 20 ms for every client, and none is needed."""
+    end = "-----END CERTIFICATE-----\n"
+    path = tmp_path_factory.mktemp("certificates") / "one.pem"
+    path.write_text(certifi.contents().partition(end)[0] + end, encoding="utf-8")
+    return path
+
+
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
+def server(monkeypatch: pytest.MonkeyPatch, one_certificate: Path) -> Iterator[FaultServer]:
     """An endpoint that answers; clients of it wait little, and have no key of this machine."""
     monkeypatch.setattr("facsynth.llm.limiter.FIRST_PAUSE_S", 0.02)
     monkeypatch.setattr("facsynth.llm.endpoint.FIRST_RETRY_S", 0.01)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", str(one_certificate))
     with FaultServer() as found:
         yield found
 
