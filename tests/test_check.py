@@ -188,7 +188,7 @@ def test_an_sae_that_does_not_fit_is_refused_before_anything_is_encoded(
         assert (done.code, done.stdout) == (1, "")
         for words in (
             "facsynth: the SAE does not fit the model\n",
-            f"  SAE    {parts.sae}: topk of 128 features, trained on tiny\n",
+            f"  SAE    {parts.sae}: topk of 64 features, trained on tiny\n",
             f"  model  {parts.model} at layers.1, ",
             "worse than their mean",
             "No other block, part of a block, scale or convention fits either",

@@ -385,9 +385,9 @@ def test_progress_is_told_every_thousand_rows(write):
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_memory_does_not_grow_with_the_corpus(write, kind):
     peaks = []
-    for n_rows in (600, 3000):
+    for n_rows in (150, 750):
         path = write(
-            f"x.{kind}.gz", gzip.compress(WRITERS[kind]([{"text": f"{i:05} " * 100} for i in range(n_rows)]), 1)
+            f"x.{kind}.gz", gzip.compress(WRITERS[kind]([{"text": f"{i:05} " * 400} for i in range(n_rows)]), 1)
         )
         gc.collect()
         tracemalloc.start()

@@ -30,6 +30,14 @@ N_OUT = N_SLOTS + N_SLOTS // 4 + 1
 COMMAND = [sys.executable, "-m", "facsynth", "run"]
 
 
+def long_parts(folder: Path) -> dict[str, Any]:
+    """Parts of a run that takes long enough to be stopped many times."""
+    parts = tiny_run.parts(folder, n_latents=128)
+    parts["budget"] |= {"features": 12}
+    parts["writer"] |= {"max_tokens": 40}
+    return parts
+
+
 def start(folder: Path, out: Path, cache: Path) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "FACSYNTH_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
@@ -51,7 +59,7 @@ def kept(out: Path) -> dict[str, bytes]:
 
 def kill_often(folder: Path, n_kills: int, rng_seed: int, settings: dict[str, Any] | None = None) -> int:
     """Kill a run again and again, and compare what it ends in with an unbroken one; how often it was killed."""
-    (folder / "run.yaml").write_text(yaml.safe_dump(settings or tiny_run.parts(folder)), encoding="utf-8")
+    (folder / "run.yaml").write_text(yaml.safe_dump(settings or long_parts(folder)), encoding="utf-8")
     whole = folder / "whole"
     began = time.monotonic()
     finish(folder, whole, folder / "cache-whole")
@@ -90,7 +98,7 @@ def at_endpoint(folder: Path, server: FaultServer, **budget: Any) -> dict[str, A
     left_out |= {"empty choices", "null text"}  # two make a row, and a run beside may have had the good answer between
     quick = {name: act for name, act in EVERY_FAULT.items() if name not in left_out}
     server.script, server.latency_s = seeded(0.2, 1, quick), 0.05
-    parts = tiny_run.parts(folder)
+    parts = long_parts(folder)
     parts["writer"] = {"endpoint": {"url": server.url, "model": MODEL, "concurrency": N_SLOTS}}
     parts["budget"] |= {"max_candidates": 12, "control": 0.3, **budget}
     return parts

@@ -24,9 +24,9 @@ def test_a_limit_of_the_server_is_found_and_kept_to(server: FaultServer) -> None
 
 
 def test_while_a_limit_lasts_one_request_at_a_time_looks_whether_it_has_passed(server: FaultServer) -> None:
-    with Endpoint(EndpointSettings(server.url, MODEL, concurrency=64)) as endpoint:
-        endpoint.ask([request(n) for n in range(300)], Kept())
-        assert endpoint._limiter.limit == 64
+    with Endpoint(EndpointSettings(server.url, MODEL, concurrency=32)) as endpoint:
+        endpoint.ask([request(n) for n in range(150)], Kept())
+        assert endpoint._limiter.limit == 32
         until = time.monotonic() + 0.8
         limited: list[float] = []
 
@@ -37,21 +37,21 @@ def test_while_a_limit_lasts_one_request_at_a_time_looks_whether_it_has_passed(s
             return refused(429, "slow", retry_after="0.05")
 
         server.script = script
-        endpoint.ask([request(n) for n in range(300, 600)], Kept())
-        assert endpoint._limiter.limit > 0.74 * 64, "a burst is one sign of too many, however long it lasts"
-    assert 64 <= len(limited) <= 64 + 32, "the first ones, and then one after each wait"
+        endpoint.ask([request(n) for n in range(150, 300)], Kept())
+        assert endpoint._limiter.limit > 0.74 * 32, "a burst is one sign of too many, however long it lasts"
+    assert 32 <= len(limited) <= 32 + 32, "the first ones, and then one after each wait"
 
 
 def test_replies_to_what_was_out_before_a_limit_are_no_sign_that_it_has_passed(server: FaultServer) -> None:
-    with Endpoint(EndpointSettings(server.url, MODEL, concurrency=64)) as endpoint:
-        endpoint.ask([request(n) for n in range(300)], Kept())
+    with Endpoint(EndpointSettings(server.url, MODEL, concurrency=32)) as endpoint:
+        endpoint.ask([request(n) for n in range(150)], Kept())
         server.latency_s = 0.6
-        begins, ends = (threading.Timer(s, setattr, (server, "limit", n)) for s, n in ((0.3, 0), (1.2, 64)))
+        begins, ends = (threading.Timer(s, setattr, (server, "limit", n)) for s, n in ((0.3, 0), (1.2, 32)))
         begins.start(), ends.start()
-        endpoint.ask([request(n) for n in range(300, 428)], Kept())
+        endpoint.ask([request(n) for n in range(150, 214)], Kept())
         ends.join()
         assert server.n_limited > 0
-        assert endpoint._limiter.limit > 0.74 * 64, "slots are taken away once"
+        assert endpoint._limiter.limit > 0.74 * 32, "slots are taken away once"
 
 
 def test_a_limit_that_lasts_ends_after_max_wait_and_can_be_gone_on_with(server: FaultServer) -> None:

@@ -54,7 +54,7 @@ def test_the_figures_of_a_run_agree_with_each_other(finished: Finished) -> None:
     assert len(samples) == len(provenance) == summary["n_accepted"] > 0
     assert before["n_covered"] + before["n_missing"] == before["n_target"] == after["n_target"]
     assert summary["after"] == after["value"] >= summary["before"] == before["value"]
-    assert summary["n_attempted"] == len(targets) == 12
+    assert summary["n_attempted"] == len(targets) == 8
     recovered = {t["feature_id"] for t in targets} - set(after["missing"])
     assert summary["n_recovered"] == len(recovered)
     assert summary["recovered"] == pytest.approx(1 - after["n_missing"] / before["n_missing"])

@@ -29,9 +29,9 @@ def pool_of(folder: Path, n: int = 60) -> Path:
 
 
 def settings_of(folder: Path, *, n: int | None = None, max_candidates: int = 0, **data: Any) -> RunSettings:
-    parts = tiny_run.parts(folder)
+    parts = tiny_run.parts(folder, n_latents=128)
     parts["data"] |= {"pool": [str(pool_of(folder))]} | data
-    parts["budget"] |= {"n_selected": n, "max_candidates": max_candidates}
+    parts["budget"] |= {"features": 12, "n_selected": n, "max_candidates": max_candidates}
     parts["writer"]["rungs"] = ["steered"]
     return parse_settings(parts, "the test")
 

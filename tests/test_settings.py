@@ -124,7 +124,7 @@ def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     assert load_settings(path) == parse_settings(DATA, "here")
 
 
-@pytest.mark.parametrize("content", ["[" * 3000, "a: " + "9" * 5000, "a: 2024-13-45"], ids=["depth", "digits", "date"])
+@pytest.mark.parametrize("content", ["[" * 1000, "a: " + "9" * 5000, "a: 2024-13-45"], ids=["depth", "digits", "date"])
 def test_what_the_parser_itself_trips_over_is_no_yaml(tmp_path: Path, content: str) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(content, encoding="utf-8")

@@ -47,7 +47,7 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def few(folder: Path) -> dict[str, Any]:
     """Parts with no more features than it takes."""
-    parts = tiny_run.parts(folder)
+    parts = tiny_run.parts(folder, n_latents=56)
     parts["coverage"] |= {"anchor_support": 20}
     return parts
 

@@ -135,7 +135,7 @@ def test_batch_order_and_padding_change_nothing(llama: Backbone) -> None:
     vectors = {3: vector(0, 4.0), 5: vector(1, 4.0)}
     steering = [(), ((3, 1.0),), ((5, 0.5), (3, -1.0))]
     requests = [
-        request(text, sample_index=index, steering=steering[index % 3], max_tokens=[3, 40, 90, 17][index % 4])
+        request(text, sample_index=index, steering=steering[index % 3], max_tokens=[3, 20, 40, 17][index % 4])
         for index, text in enumerate(PROMPTS * 3)
     ]
     together = contents(writer_of(llama, vectors).write(requests))

@@ -57,10 +57,10 @@ def corpus(path: Path, n_samples: int, rng_seed: int, words: list[str] | None = 
     return path
 
 
-def parts(folder: Path) -> dict[str, Any]:
+def parts(folder: Path, n_latents: int = 64) -> dict[str, Any]:
     """Model, SAE and data on disk, as the blocks of a settings file."""
     model = save_model(folder / "model", n_blocks=2, width=32)
-    save_sae(random_sae(32, 128, k=6), folder / "sae", metadata={})
+    save_sae(random_sae(32, n_latents, k=6), folder / "sae", metadata={})
     return {
         "model": {"path": str(model), "dtype": "float32"},
         "sae": {"path": str(folder / "sae"), "check": "off"},  # random weights rebuild nothing
@@ -69,8 +69,8 @@ def parts(folder: Path) -> dict[str, Any]:
             "anchor": [str(corpus(folder / "anchor.jsonl", 80, 2))],
         },
         "coverage": {"relevance": "all", "threshold": "r0.5", "min_support": 2},
-        "writer": {"max_tokens": 40, "batch_size": 8, "strength": 0.6},
-        "budget": {"features": 12, "per_wave": 2, "max_candidates": 6},
+        "writer": {"max_tokens": 24, "batch_size": 8, "strength": 0.6},
+        "budget": {"features": 8, "per_wave": 2, "max_candidates": 6},
     }
 
 

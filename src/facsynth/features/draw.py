@@ -6,8 +6,9 @@ by a hash of sample, feature and seed, so that order and shards change nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,6 +88,7 @@ def draw(
     wanted = {row.sample for rows in chosen.values() for row in rows}
     texts, heard = _read(encoded, wanted, pooled, limits * SILENT_SHARE)
     words = {sample: set(texts[sample].ids[texts[sample].roles > 0].tolist()) for sample in pooled}
+    cut = _cutter(texts, tokenizer)
     found = {}
     for feature, rows in chosen.items():
         tokens = {int(texts[row.sample].ids[row.position]) for row in rows}
@@ -94,14 +96,11 @@ def draw(
         hard = [sample for sample in quiet if tokens & words[sample]][: n_silent // 2]
         easy = [sample for sample in quiet if sample not in hard][: n_silent - len(hard)]
         at = {s: _place(texts[s], tokens if s in hard else set(), s + feature) for s in (*hard, *easy)}
-        spans = _spans(feature, rows, texts, tokenizer)
+        spans = _spans(feature, rows, cut)
         found[feature] = Drawn(
             tuple(spans[:n_firing]),
             len(spans) / len(rows) if len(rows) >= n_firing else 1.0,
-            *(
-                tuple(_spans(feature, [_Row(sample, at[sample], 0.0) for sample in part], texts, tokenizer))
-                for part in (hard, easy)
-            ),
+            *(tuple(_spans(feature, [_Row(sample, at[sample], 0.0) for sample in part], cut)) for part in (hard, easy)),
         )
     return found
 
@@ -208,11 +207,21 @@ def _place(text: _Text, tokens: set[int], key: int) -> int:
     return int(among[key % len(among)])
 
 
-def _spans(feature: int, rows: Sequence[_Row], texts: Mapping[int, _Text], tokenizer: Any) -> list[Span]:
+def _cutter(texts: Mapping[int, _Text], tokenizer: Any) -> Callable[[int, int], tuple[str, str, str]]:
+    """`cut_span` by sample and position, each once: features fire at the same tokens, and decoding is most of it."""
+
+    @cache
+    def cut(sample: int, position: int) -> tuple[str, str, str]:
+        ids, roles = texts[sample]
+        return cut_span(ids.tolist(), roles.tolist(), position, tokenizer)
+
+    return cut
+
+
+def _spans(feature: int, rows: Sequence[_Row], cut: Callable[[int, int], tuple[str, str, str]]) -> list[Span]:
     spans: dict[str, Span] = {}
     for sample, position, activation in rows:
-        ids, roles = texts[sample]
-        text, token, context = cut_span(ids.tolist(), roles.tolist(), position, tokenizer)
+        text, token, context = cut(sample, position)
         span = Span(feature, text, token, activation, f"{sample:016x}", position, context)
         spans.setdefault(" ".join(context.split()).lower(), span)
     return list(spans.values())
