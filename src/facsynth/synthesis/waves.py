@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 from facsynth.llm.budget import NOT_SENT, Amount, total
@@ -93,7 +94,10 @@ class Waves:
         return [(PLAIN, plain_request(index, self.settings)) for index in range(first, end)]
 
     def _feature_wave(self) -> Wave:
-        """Requests for every open feature, more for one that needed many in vain; those first that did best so far."""
+        """Requests for every open feature, more for one that needed many in vain; those first that did best so far.
+
+        Those of a feature are equal but for their random numbers: a local writer reads equal prompts once.
+        """
         wave: Wave = []
         if self.settings.rungs == (PLAIN_RUNG,):
             return wave
@@ -101,9 +105,9 @@ class Waves:
             feature = task.feature_id
             if self.lacks(task) > 0 and task.through is None and task.spans:
                 n = min(max(self.settings.per_wave, self._in_vain(feature) // 2), self._left(feature))
-                indices = range(self.n_asked[feature], self.n_asked[feature] + n)
-                pair, strength = self._pair(feature), self._strength(feature)
-                wave += [(feature, feature_request(task, index, self.settings, pair, strength)) for index in indices]
+                first, pair = self.n_asked[feature], self._pair(feature)
+                request = feature_request(task, first, self.settings, pair, self._strength(feature))
+                wave += [(feature, replace(request, sample_index=index)) for index in range(first, first + n)]
         return wave
 
     def take(self, wave: Wave, candidates: Sequence[Candidate]) -> None:
