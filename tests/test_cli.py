@@ -184,13 +184,14 @@ def test_missing_prints_the_plan_that_it_writes(tiny: Parts) -> None:
 
 def test_coverage_and_plan_are_printed_before_anything_is_written_for_them(tiny: Parts) -> None:
     out = tiny.folder / "told"
-    done = facsynth("run", tiny.config, "-o", out)
+    config = tiny.write("told.yaml", tiny.changed("budget", "features", 3))
+    done = facsynth("run", config, "-o", out)
     coverage, plan, summary = (done.stdout.index(text) for text in ("target features", "features to fill", "recovered"))
     assert coverage < plan < summary
     lines = (out / "plan.csv").read_text(encoding="utf-8").splitlines()
     first = next(line for line in lines if ",yes," in line).split(",")[0]
     assert first in done.stdout[plan:summary]
-    assert "features to fill" not in facsynth("run", tiny.config, "-o", out).stdout, "a finished run is only told of"
+    assert "features to fill" not in facsynth("run", config, "-o", out).stdout, "a finished run is only told of"
 
 
 def test_coverage_and_missing_say_which_files_are_seed_set_and_which_anchor(tiny: Parts) -> None:

@@ -37,7 +37,7 @@ def test_an_outage_behind_a_proxy_is_waited_for_and_costs_no_request(server: Fau
 def test_an_outage_that_lasts_leaves_rows_that_the_next_command_asks_again(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("facsynth.llm.endpoint.OUTAGE_S", 0.2)
+    monkeypatch.setattr("facsynth.llm.endpoint.OUTAGE_S", 0.5)
     server.script = lambda body, seen: refused(503, "poison") if "number 3" in str(body) else Act()
     kept = asked(server, [request(i) for i in range(30)], concurrency=1, max_attempts=2)
     found = kept.found[3]

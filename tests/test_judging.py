@@ -82,7 +82,7 @@ def test_where_the_judge_holds_nothing_relevant_it_is_said(tmp_path: Path, serve
     assert done.code == 1 and "the judge holds none relevant (0 could not be judged)" in done.stderr
 
 
-@pytest.mark.parametrize("fault", ["500", "not JSON"])
+@pytest.mark.parametrize("fault", [pytest.param("500", marks=pytest.mark.slow), "not JSON"])
 def test_where_the_endpoint_fails_for_now_nothing_is_decided(tmp_path: Path, server: FaultServer, fault: str) -> None:
     """An outage is not a verdict, nor is a page that says so: targets stay open until there are answers."""
     is_down = True

@@ -61,7 +61,7 @@ def test_extrapolation_of_odd_counts_starts_at_what_was_found_and_only_rises_to_
 def test_the_interval_covers_the_expected_coverage_of_fresh_sets(n: int, min_support: int, together: bool) -> None:
     """90 to 98 % of the intervals of fresh data sets; features of a topic fire together, or each on its own."""
     rng = np.random.default_rng(n + min_support)
-    n_topics, n_features, n_sets = 40, 250, 80
+    n_topics, n_features, n_sets = 40, 250, 120
     hits = 0
     for _ in range(4):
         topics = rng.dirichlet(np.full(n_topics, 0.3))

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import load_dataset
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import tiny_run
@@ -32,6 +31,8 @@ def row_of(form: str, user: str, reply: str) -> dict[str, Any]:
 
 def exported(folder: Path, form: str, layout: Any) -> Any:
     """The training set of a run that selects."""
+    from datasets import load_dataset  # every worker would load it, and leave these tests out
+
     parts = tiny_run.parts(folder)
     for name, rng_seed in (("seed", 1), ("anchor", 2), ("pool", 3)):
         path = tiny_run.corpus(folder / f"{name}.jsonl", 8 if name == "seed" else 60, rng_seed)
