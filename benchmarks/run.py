@@ -26,6 +26,7 @@ SECTIONS = {
     "disk": "disk",
     "memory": "memory",
     "profiles": "scale",
+    "select": "selecting",
     "startup": "startup",
     "demo": "demo",
     "writing": "writing",
