@@ -317,7 +317,7 @@ def test_a_plan_that_was_spoilt_and_a_run_that_is_not_finished(tiny: Parts) -> N
 
 def test_a_provenance_that_was_spoilt(tiny: Parts) -> None:
     out = tiny.folder / "proven"
-    assert facsynth("run", tiny.write("p.yaml", tiny.changed("budget", "features", 2)), "-o", out).code == 0
+    assert facsynth("run", tiny.write("p.yaml", tiny.changed("budget", "features", 6)), "-o", out).code == 0
     kept = (out / "provenance.jsonl").read_text("utf-8")
     (out / "provenance.jsonl").write_text(kept.replace('"threshold"', '"limit"', 1), encoding="utf-8")
     told(facsynth("verify", out), 1, out / "provenance.jsonl", "row 1: there is no threshold", "restore it")

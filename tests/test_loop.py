@@ -285,7 +285,7 @@ def test_interrupted_anywhere_the_result_is_the_same(tmp_path: Path) -> None:
         return f"a text of {n} fires {feature_of(request)}={n / 2}"
 
     tasks = [task(n, 2) for n in range(4)]
-    settings = SynthesisSettings(per_wave=2, max_candidates=6, max_tokens=20, control=0.5, plain_yield=0.1)
+    settings = SynthesisSettings(per_wave=2, max_candidates=6, max_tokens=20, control=0.5, plain_yield=0.1, rungs=RUNGS)
     whole = tmp_path / "whole"
     with Ledger.open(tmp_path / "whole.sqlite") as ledger:
         writer = LedgerWriter(ScriptedWriter(answer), ledger)

@@ -104,7 +104,7 @@ def test_a_run_that_a_limit_stopped_goes_on_where_it_was(server: FaultServer, tm
     ],
 )
 def test_a_cap_ends_a_run_with_what_it_paid_for(cap: str, name: str, server: FaultServer, tmp_path: Path) -> None:
-    value = {"max_calls": 20, "max_tokens": 6_000, "max_money": 0.006}[cap]
+    value = {"max_calls": 12, "max_tokens": 6_000, "max_money": 0.006}[cap]
     config = settings_file(tmp_path, server, {cap: value}, price={"prompt": 1.0, "written": 1.0}, rungs=["spans"])
     faults = seeded(0.2, 2, QUICK)
 

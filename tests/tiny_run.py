@@ -69,7 +69,7 @@ def parts(folder: Path, n_latents: int = 64) -> dict[str, Any]:
             "anchor": [str(corpus(folder / "anchor.jsonl", 80, 2))],
         },
         "coverage": {"relevance": "all", "threshold": "r0.5", "min_support": 2},
-        "writer": {"max_tokens": 24, "batch_size": 8, "strength": 0.6},
+        "writer": {"max_tokens": 24, "batch_size": 8, "strength": 0.6, "rungs": ["plain", "spans", "steered"]},
         "budget": {"features": 8, "per_wave": 2, "max_candidates": 6},
     }
 

@@ -234,8 +234,7 @@ class RunSettings(Block):
     def synthesis(self) -> SynthesisSettings:
         """What the writing loop takes."""
         writer, budget, endpoint = self.writer, self.budget, self.writer.endpoint
-        left_out = SPANS_RUNG if endpoint is None else "" if writer.draft else STEERED_RUNG
-        usual = tuple(rung for rung in RUNGS if rung != left_out)
+        usual = (STEERED_RUNG,) if endpoint is None else (SPANS_RUNG, *([STEERED_RUNG] if writer.draft else []))
         message, reply = ENDPOINT_TOKENS if endpoint else (SynthesisSettings.max_tokens, Wanted.reply_tokens)
         return SynthesisSettings(
             per_wave=budget.per_wave,

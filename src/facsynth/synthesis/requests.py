@@ -16,7 +16,7 @@ from facsynth.llm.budget import FREE, NO_CAPS, Amount, Caps, Price, total, worst
 from facsynth.llm.longer import LONGER
 from facsynth.records import Message, Request, Span
 from facsynth.synthesis.accept import USUAL, CleanSettings
-from facsynth.synthesis.candidates import RUNGS
+from facsynth.synthesis.candidates import RUNGS, STEERED_RUNG
 from facsynth.synthesis.parts import MESSAGE, Wanted, longest
 from facsynth.text.language import other_language
 
@@ -36,7 +36,7 @@ class SynthesisSettings:
     """Longest message; one that does not end within is dropped."""
     temperature: float = 0.8
     top_p: float = 0.95
-    rungs: tuple[str, ...] = RUNGS
+    rungs: tuple[str, ...] = (STEERED_RUNG,)
     """Of the ladder, see `synthesis.ladder`."""
     plain_yield: float = 5.0
     """New samples per 1,000 written tokens, under which plain ones are written no more."""
