@@ -13,7 +13,7 @@ import pytest
 from facsynth.errors import IncompleteError, InputError, ModelError, SettingsError
 from facsynth.llm import Ledger, ScriptedWriter
 from facsynth.llm.address import EndpointSettings
-from facsynth.llm.budget import FREE, NO_CAPS, Amount, Budget, Caps, Price, Purse
+from facsynth.llm.budget import FREE, NO_CAPS, Amount, Budget, Caps, Price
 from facsynth.llm.endpoint import Endpoint
 from facsynth.llm.endpoint_writer import EndpointWriter, identity_of
 from facsynth.records import Message, Reply, Request
@@ -34,12 +34,12 @@ def write(
 ) -> tuple[list[Reply], Budget]:
     endpoint_settings = EndpointSettings(**{"url": server.url, "model": MODEL, "concurrency": 8} | settings)
     with Ledger.open(path) as ledger, Endpoint(endpoint_settings) as endpoint:
-        budget = Budget(caps, price, Purse(ledger.spent()))
+        budget = Budget(caps, price, ledger.spent())
         identity = identity_of(endpoint_settings, endpoint.described())
         writer = EndpointWriter(endpoint, ledger, budget, identity=identity)
         replies = writer.write(asked)
-        assert ledger.spent() == pytest.approx(budget.purse.spent), "what is on disk is what is in memory"
-        assert budget.purse.reserved == pytest.approx(Amount())
+        assert ledger.spent() == pytest.approx(budget.spent), "what is on disk is what is in memory"
+        assert budget.reserved == pytest.approx(Amount())
         return replies, budget
 
 
@@ -67,7 +67,7 @@ def test_with_a_fault_in_every_second_request_every_reply_is_the_same(server: Fa
 def test_a_reply_of_the_server_is_kept_as_it_came_with_what_it_cost(server: FaultServer, tmp_path: Path) -> None:
     server.script = lambda body, seen: Act(text="four words of text", usage={"prompt_tokens": 1000})
     (reply,), budget = write(tmp_path / "l", server, requests(1), price=Price(2.0, 10.0))
-    assert budget.purse.spent == Amount(1, 1004, pytest.approx(0.00204))
+    assert budget.spent == Amount(1, 1004, pytest.approx(0.00204))
     with Ledger.open(tmp_path / "l") as ledger:
         (call,) = ledger.recorded()
         assert call.reply.raw["choices"][0]["message"]["content"] == "four words of text"
@@ -83,10 +83,10 @@ def test_a_cap_is_never_passed_whatever_goes_wrong(caps: Caps, server: FaultServ
     price = Price(5.0, 5.0)
     for _ in range(3):  # runs that go on
         replies, budget = write(tmp_path / "l", server, requests(200), caps, price)
-        assert not caps.exceeded(budget.purse.spent)
+        assert not caps.exceeded(budget.spent)
     unsent = [reply for reply in replies if reply.error.startswith("budget: the cap on ")]
     assert 0 < len(unsent) < 200
-    assert server.tokens <= budget.purse.spent.tokens, "what the server counted, lost answers too"
+    assert server.tokens <= budget.spent.tokens, "what the server counted, lost answers too"
     assert sum(server.answered.values()) >= 5
     assert sum(not reply.error for reply in replies) > 5
 
@@ -108,7 +108,7 @@ def test_a_call_that_a_kill_cut_off_counts_until_it_is_asked_again(server: Fault
     assert not any(reply.error for reply in replies)
     assert max(server.seen.values()) == 2 and sum(server.seen.values()) == 3
     counted = sum(reply.prompt_tokens + reply.written_tokens for reply in replies)
-    assert budget.purse.spent == Amount(3, counted + 300)
+    assert budget.spent == Amount(3, counted + 300)
 
 
 def test_what_was_refused_is_a_row_with_what_it_cost_and_is_not_asked_again(
@@ -119,9 +119,9 @@ def test_what_was_refused_is_a_row_with_what_it_cost_and_is_not_asked_again(
     first, budget = write(tmp_path / "l", server, requests(5), price=Price(1.0, 1.0))
     assert (first[3].error, first[3].text) == ("refusal: I cannot help with that.", "")
     assert (first[3].prompt_tokens, first[3].written_tokens) == (40, 9)
-    assert budget.purse.spent.tokens == sum(reply.prompt_tokens + reply.written_tokens for reply in first)
+    assert budget.spent.tokens == sum(reply.prompt_tokens + reply.written_tokens for reply in first)
     again, after = write(tmp_path / "l", server, requests(5), price=Price(1.0, 1.0))
-    assert again == first and after.purse.spent == pytest.approx(budget.purse.spent)
+    assert again == first and after.spent == pytest.approx(budget.spent)
     with Ledger.open(tmp_path / "l") as ledger:
         assert ledger.errors() == {"refusal": 1} and ledger.totals().lost_tokens == 0
 
@@ -135,9 +135,9 @@ def test_what_failed_because_of_the_endpoint_is_asked_again_by_the_next_command_
     server.script = lambda body, seen: Act()
     again, after = write(tmp_path / "l", server, requests(5), max_attempts=2)
     assert again[:3] == first[:3] and not any(reply.error for reply in again)
-    assert after.purse.spent.tokens == budget.purse.spent.tokens + again[3].prompt_tokens + again[3].written_tokens
+    assert after.spent.tokens == budget.spent.tokens + again[3].prompt_tokens + again[3].written_tokens
     with Ledger.open(tmp_path / "l") as ledger:
-        assert ledger.errors() == {} and ledger.spent() == pytest.approx(after.purse.spent)
+        assert ledger.errors() == {} and ledger.spent() == pytest.approx(after.spent)
 
 
 def test_an_endpoint_that_answers_nothing_ends_the_run_and_the_same_command_goes_on(
@@ -160,7 +160,7 @@ def test_what_a_cap_left_is_kept_as_such_and_asked_for_with_another_cap(server: 
         assert [replace(reply, raw={}) for reply in replayed] == first
     again, budget = write(tmp_path / "l", server, requests(6), Caps(calls=6))
     assert again[:4] == first[:4] and not any(reply.error for reply in again)
-    assert budget.purse.spent.calls == 6 and max(server.seen.values()) == 1
+    assert budget.spent.calls == 6 and max(server.seen.values()) == 1
 
 
 def test_what_was_answered_before_all_had_to_stop_is_kept(server: FaultServer, tmp_path: Path) -> None:

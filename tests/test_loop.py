@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
-from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,12 @@ import pytest
 from facsynth.errors import ModelError, SettingsError
 from facsynth.llm import Ledger, LedgerWriter, ScriptedWriter
 from facsynth.llm.budget import NO_CAPS, NOT_SENT, Amount, Caps
-from facsynth.records import Measurement, Reply, Request, Sample, Span
+from facsynth.records import Measurement, Message, Reply, Request, Sample, Span
 from facsynth.store import Artifact
 from facsynth.synthesis.accept import CleanSettings
-from facsynth.synthesis.candidates import PLAIN, RUNGS, Synthesis
+from facsynth.synthesis.candidates import RUNGS, Synthesis
 from facsynth.synthesis.loop import synthesize
-from facsynth.synthesis.requests import FeatureTask, SynthesisSettings, feature_request, firing_words, worst_amount
+from facsynth.synthesis.requests import FeatureTask, SynthesisSettings, worst_amount
 from facsynth.synthesis.seen import NEARLY_THERE, THERE_ALREADY, Seen
 
 STEERED = ("steered",)
@@ -102,7 +101,7 @@ def test_just_above_the_threshold_is_not_enough(tmp_path: Path) -> None:
 
 
 def test_equal_texts_and_known_samples_count_once(tmp_path: Path) -> None:
-    known = Sample(measure_text("known text fires 1=3.0")).sample_id
+    known = Sample((Message("user", "known text fires 1=3.0"),)).sample_id
     answers = {0: "known text fires 1=3.0", 1: "a fresh text fires 1=3.0"}
     found, _ = run(
         tmp_path,
@@ -112,12 +111,6 @@ def test_equal_texts_and_known_samples_count_once(tmp_path: Path) -> None:
     )
     assert len(found.accepted) == 1
     assert {c.reason for c in found.rejected} == {"is there already"}
-
-
-def measure_text(text: str):  # type: ignore[no-untyped-def]
-    from facsynth.records import Message
-
-    return (Message("user", text),)
 
 
 def test_what_cannot_be_encoded_is_a_row_with_its_reason(tmp_path: Path) -> None:
@@ -210,7 +203,7 @@ def test_the_control_is_plain_and_kept_apart(tmp_path: Path) -> None:
 
 
 def test_plain_samples_fire_at_the_threshold_as_recovered_counts_and_copies_are_told(tmp_path: Path) -> None:
-    known = Sample(measure_text("known plain text fires 1=3.0")).sample_id
+    known = Sample((Message("user", "known plain text fires 1=3.0"),)).sample_id
     plain = ["fires just so 1=1.02", "fires just so 1=1.02", "fires less now 1=0.99", "known plain text fires 1=3.0"]
 
     def answer(request: Request) -> str:
@@ -224,59 +217,6 @@ def test_plain_samples_fire_at_the_threshold_as_recovered_counts_and_copies_are_
 def test_no_features_to_attempt_is_said(tmp_path: Path) -> None:
     found, _ = run(tmp_path, lambda r: "never asked", [])
     assert found.stop_reason == "no feature was attempted"
-
-
-def test_every_span_is_shown_in_some_prompt() -> None:
-    settings = SynthesisSettings(n_spans=2)
-    shown = " ".join(feature_request(task(1), index, settings).messages[0].content for index in range(6))
-    assert all(span.text in shown for span in SPANS)
-
-
-def strengths(history: Sequence[Request]) -> list[float]:
-    return [request.steering[0][1] if request.steering else 0.0 for request in history]
-
-
-def test_steering_rises_while_it_does_nothing_and_is_bisected_once_texts_break(tmp_path: Path) -> None:
-    def answer(request: Request) -> str:
-        broken = request.steering[0][1] > 0.5
-        return "no no no no no no no no no no" if broken else f"nothing of use {request.sample_index}"
-
-    _, writer = run(tmp_path, answer, [task(1)], per_wave=9, max_candidates=54)
-    tried = [strength for strength, _ in groupby(strengths(writer.history))]
-    assert tried[:4] == pytest.approx([0.2, 0.3, 0.45, 0.675]) and tried[4] == pytest.approx(0.5625)
-    assert len(writer.history) == 54
-
-
-def test_a_feature_that_needed_many_in_vain_gets_larger_waves_and_the_search_begins_anew(tmp_path: Path) -> None:
-    _, writer = run(tmp_path, lambda r: f"nothing of use {r.sample_index}", [task(1)], per_wave=2, max_candidates=400)
-    found = [(s, len(list(same))) for s, same in groupby(strengths(writer.history))]
-    assert [n for _, n in found] == [2, 2, 2, 3, 4, 6, 9, 14, 21, 31, 47, 70, 105, 84]
-    assert max(s for s, _ in found) < 8 and [s for s, _ in found[-4:]] == pytest.approx([0.2, 0.3, 0.45, 0.675])
-
-
-def test_a_strength_that_fires_the_feature_stays(tmp_path: Path) -> None:
-    _, writer = run(
-        tmp_path, lambda r: f"try {r.sample_index} 1={3 if r.steering[0][1] > 0.25 else 0}", [task(1, 6)],
-        per_wave=2,
-    )  # fmt: skip
-    assert strengths(writer.history) == pytest.approx([0.2] * 2 + [0.3] * 6)
-
-
-def test_the_words_that_fire_are_whole_words_once() -> None:
-    spans = [
-        Span(
-            0,
-            "over the weekend and lost all its lea",
-            "lea",
-            9.0,
-            "0" * 16,
-            3,
-            "over the weekend and lost all its leaves.",
-        ),
-        Span(0, "now all Leaves", " Leaves", 8.0, "0" * 16, 3, "now all Leaves fall"),
-        Span(0, "a wall", " wall", 7.0, "0" * 16, 3, "a wall."),
-    ]
-    assert firing_words(spans) == ['"leaves"', '"wall"']
 
 
 def test_interrupted_anywhere_the_result_is_the_same(tmp_path: Path) -> None:
@@ -348,7 +288,7 @@ def test_a_writer_that_answers_nothing_ends_the_run_before_anything_is_decided(t
     def answer(request: Request) -> Reply:
         return Reply("", "error", 0, 0, 0.0, error="prompt too long: 99 tokens")
 
-    with pytest.raises(ModelError, match=r"answered none of 2 requests: prompt too long: 99 tokens\nMend"):
+    with pytest.raises(ModelError, match=r"finished none of 2 samples: prompt too long: 99 tokens\nMend"):
         run(tmp_path, answer, [task(1)])
     assert not (tmp_path / "waves").exists()
 
@@ -370,110 +310,3 @@ def test_a_near_duplicate_of_seed_set_anchor_or_accepted_samples_adds_nothing(tm
     again, _ = run(tmp_path / "all", lambda r: answers[r.sample_index % 4], [task(1, 4)], per_wave=4)
     assert len(again.accepted) == 4
     assert THERE_ALREADY in {c.reason for c in again.rejected} or not again.rejected
-
-
-def test_in_step_two_a_prompt_shows_what_fired_most_and_least(tmp_path: Path) -> None:
-    texts = ["a weak river 1=0.2", "a strong river 1=1.04", "a middling river 1=0.9", "no river at all"]
-
-    def answer(request: Request) -> str:
-        return texts[request.sample_index] if request.sample_index < 4 else f"river {request.sample_index} again"
-
-    for threshold, strong in ((0.5, texts[1]), (1.0, "")):
-        asked: list[str] = []
-
-        def told(request: Request, asked: list[str] = asked) -> str:
-            asked.append(request.messages[0].content)
-            return answer(request)
-
-        of = FeatureTask(1, threshold=threshold, n_wanted=9, spans=SPANS)
-        run(tmp_path / str(threshold), told, [of], per_wave=4, max_candidates=8, steps=2)
-        assert not any(text in prompt for prompt in asked[:4] for text in texts)
-        assert all(texts[3] in prompt for prompt in asked[4:8])
-        assert all((texts[1] in prompt) == bool(strong) for prompt in asked[4:8])
-
-
-def test_one_text_that_fires_is_no_contrast(tmp_path: Path) -> None:
-    asked: list[str] = []
-
-    def answer(request: Request) -> str:
-        asked.append(request.messages[0].content)
-        return "one river alone 1=3.0" if len(asked) == 1 else ""
-
-    run(tmp_path, answer, [task(1, 2)], per_wave=1, max_candidates=3, steps=2)
-    assert len(asked) > 1 and not any("one river alone" in prompt for prompt in asked)
-
-
-def test_rungs_are_tried_one_after_the_other_each_for_what_is_left(tmp_path: Path) -> None:
-    def answer(request: Request) -> str:
-        n, is_plain = request.sample_index, "piece" not in request.messages[0].content
-        if is_plain:
-            return f"message number {n} of a kind 1={5 if n == 2 else 0}"
-        return f"try {n} with spans 2=5" if not request.steering else f"try {n} by {feature_of(request)} 3=5"
-
-    found, writer = run(tmp_path, answer, [task(1), task(2), task(3)], rungs=RUNGS, plain_yield=1000.0)
-    assert [(c.feature, c.rung) for c in found.accepted] == [(1, "plain"), (2, "spans"), (3, "steered")]
-    assert [len([r for r in writer.history if is_of(r, rung)]) for rung in RUNGS] == [6, 4, 2]
-    assert [c.written_for for c in found.accepted] == [PLAIN, 2, 3]
-    assert found.gave_up == {}
-
-
-def is_of(request: Request, rung: str) -> bool:
-    shows = "piece" in request.messages[0].content
-    return {"plain": not shows, "spans": shows and not request.steering, "steered": bool(request.steering)}[rung]
-
-
-def test_plain_samples_are_selected_by_what_they_close_and_written_while_they_do(tmp_path: Path) -> None:
-    def answer(request: Request) -> Reply:
-        n = request.sample_index
-        fires = {0: "1=9", 1: "1=2 2=2 3=2", 6: "4=2"}.get(n, "")
-        return Reply(f"plain sample number {n} with {fires}", "stop", 5, 200, 0.1)
-
-    tasks = [task(n) for n in range(1, 6)]
-    found, writer = run(tmp_path, answer, tasks, rungs=("plain",), plain_yield=1.0, per_wave=1)
-    assert [c.fires for c in found.accepted] == [(1, 2, 3), (4,)]
-    assert len(writer.history) == 5 + 2 + 1, "each wave is as large as what is open; the third closes nothing"
-    assert found.gave_up.keys() == {5}
-
-
-def test_the_control_costs_nothing_where_plain_samples_were_written(tmp_path: Path) -> None:
-    def answer(request: Request) -> str:
-        return f"of no use at all {request.sample_index}"
-
-    with Ledger.open(tmp_path / "ledger.sqlite") as ledger:
-        writer = ScriptedWriter(answer)
-        settings = SynthesisSettings(per_wave=2, max_candidates=4, max_tokens=20, rungs=("plain", "spans"))
-        artifact = Artifact(tmp_path / "out", "synthesize", {}, {})
-        found = synthesize([task(1), task(2)], LedgerWriter(writer, ledger), measure, artifact, settings)
-    plain = [r for r in writer.history if is_of(r, "plain")]
-    assert len(found.control) == len(plain) == 4
-    assert sum(c.n_calls for c in (*found.rejected, *found.control)) == len(writer.history)
-
-
-def test_nothing_more_is_written_once_windows_give_too_little(tmp_path: Path) -> None:
-    def answer(request: Request) -> Reply:
-        return Reply(f"nothing of use {request.sample_index}", "stop", 5, 250, 0.1)
-
-    found, writer = run(tmp_path, answer, [task(1), task(2)], max_candidates=100, min_yield=0.5, n_windows=2)
-    assert found.stop_reason == "under 0.5 new samples per 1,000 written tokens, 2 windows in a row"
-    assert len(writer.history) == 2 * 1000 // 250
-
-
-def test_another_round_is_for_what_is_missing_and_only_after_one_that_closed_something(tmp_path: Path) -> None:
-    def answer(request: Request) -> str:
-        n, feature = request.sample_index, feature_of(request)
-        return f"try {n} for {feature} {feature}={5 if (feature, n) in {(1, 0), (2, 7)} else 0}"
-
-    tasks = [task(1), task(2), task(3)]
-    once, _ = run(tmp_path / "1", answer, tasks, max_candidates=6)
-    found, _ = run(tmp_path / "9", answer, tasks, max_candidates=6, rounds=9)
-    assert once.gave_up == {2: 6, 3: 6}
-    assert found.gave_up == {3: 18}, "the third round closed nothing"
-
-
-def test_where_a_cap_is_near_features_that_came_nearest_go_first(tmp_path: Path) -> None:
-    def answer(request: Request) -> str:
-        feature = feature_of(request)
-        return f"try {request.sample_index} {feature}={feature / 10}"
-
-    _, writer = run(tmp_path, answer, [task(1), task(2), task(3)], per_wave=1, caps=Caps(calls=4))
-    assert [feature_of(r) for r in writer.history] == [1, 2, 3, 3]

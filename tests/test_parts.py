@@ -11,7 +11,7 @@ import pytest
 
 import tiny_run
 from facsynth import pipeline
-from facsynth.errors import SettingsError
+from facsynth.errors import ModelError, SettingsError
 from facsynth.llm import ScriptedWriter
 from facsynth.llm.budget import Caps
 from facsynth.proof import verify_run
@@ -107,13 +107,19 @@ def test_a_pair_differs_in_its_last_reply_and_says_its_flaw(tmp_path: Path) -> N
         (f"{WORSE} And a lot more than was asked for here.", UNLIKE_LENGTHS),
         ("I'm sorry, but I can't help with that today.", "refusal"), ("", "unfinished"),
         ("An answer <|im_end|> with remains of a kind", "remains of a template"),
-        (Reply("", "error", 0, 0, 0.0, error="500: no"), "writer error: 500: no"),
+        (Reply("", "error", 0, 0, 0.0, error="refusal: no"), "writer error: refusal: no"),
     ],
 )  # fmt: skip
 def test_a_rejected_reply_that_is_none_makes_no_pair(worse: str | Reply, reason: str, tmp_path: Path) -> None:
     answers = {"message": message, "reply": GOOD, "worse": lambda request: worse}
     found, _ = written(tmp_path, "preference", answers)
     assert [candidate.reason for candidate in found.rejected] == [reason] * 2
+
+
+def test_a_writer_that_finishes_no_sample_ends_the_run_whatever_part_it_fails_at(tmp_path: Path) -> None:
+    failed = Reply("", "error", 0, 0, 0.0, error="prompt too long: 99 tokens")
+    with pytest.raises(ModelError, match=r"finished none of 2 samples: prompt too long: 99 tokens\nMend"):
+        written(tmp_path, "chat", {"message": message, "reply": lambda request: failed})
 
 
 def test_a_question_offers_both_answers_in_random_order(tmp_path: Path) -> None:

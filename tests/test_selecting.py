@@ -63,6 +63,17 @@ def test_what_is_selected_fires_and_is_kept_whole(tmp_path: Path) -> None:
     assert closed(out)
 
 
+def test_a_row_of_the_pool_that_no_trainer_could_read_is_not_selected(tmp_path: Path) -> None:
+    settings, out = settings_of(tmp_path), tmp_path / "run"
+    rows = read_jsonl(tmp_path / "pool.jsonl")
+    for row in rows[::2]:
+        row["messages"][1]["content"] = [{"type": "image"}]
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pipeline.run(settings, out, tmp_path / "cache")
+    selected = read_jsonl(out / "samples.jsonl")
+    assert selected and all(row in rows[1::2] for row in selected)
+
+
 def test_what_the_pool_closes_is_not_written_for(tmp_path: Path) -> None:
     settings, out = settings_of(tmp_path, n=1, max_candidates=6), tmp_path / "run"
     summary = pipeline.run(settings, out, tmp_path / "cache")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from facsynth.blocks import EMBEDDED
 from facsynth.errors import InputError, MismatchError, ModelError, SettingsError
 from facsynth.features.encode import EncodeSettings, FeatureSpace
 from facsynth.features.encoded import Encoded
@@ -24,7 +25,7 @@ from facsynth.model.sae_hub import HUB, SAELENS_ID, fetch, open_release
 from facsynth.model.writer import LocalWriter, steering_vectors
 from facsynth.profile import Profile
 from facsynth.records import Progress, no_progress
-from facsynth.settings import EMBEDDED, DataBlock, RunSettings
+from facsynth.settings import DataBlock, RunSettings
 from facsynth.store import fingerprint
 from facsynth.synthesis.candidates import STEERED_RUNG
 from facsynth.tasks import task_names

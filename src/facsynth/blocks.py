@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import shlex
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from facsynth.errors import SettingsError
 from facsynth.text.layouts import kind_of
 
 _T = TypeVar("_T")
+EMBEDDED = "embedded"
+
+
+def whole_path(value: Any) -> Any:
+    """What lies here, by its whole path: a run goes on from any folder. Other names stay as they are."""
+    if value == "":
+        raise ValueError("the name is empty; give a file or folder")
+    if not isinstance(value, str) or value in {EMBEDDED, "-"} or value.startswith("hf:"):
+        return value
+    path = Path(os.path.expanduser(value))  # noqa: PTH111  (Path.expanduser raises where there is no such user)
+    return str(path.absolute()) if os.path.exists(path) else value  # noqa: PTH110  (Path.exists raises where it may not look)
+
+
+Place = Annotated[str, BeforeValidator(whole_path)]
 
 
 class Block(BaseModel):

@@ -26,6 +26,7 @@ from facsynth.report.shapes import PROVENANCE, SUMMARY, read_object, read_rows
 from facsynth.settings import RunSettings, load_settings
 from facsynth.store import Artifact, read_json, read_jsonl, write_atomic, write_json, write_jsonl, write_text
 from facsynth.text.export import Layout, dataset_info, laid_out
+from facsynth.text.layouts import RowError
 
 RECORD = "export.json"
 """What an export was made with; a folder that holds it is written anew."""
@@ -72,7 +73,8 @@ def export_run(run: Path, to: Path, settings: ExportSettings, progress: Progress
     """
     _check(run, to, settings)
     of_run = load_settings(run / "facsynth.yaml")
-    found = [*(_seed(of_run, progress) if settings.mix else ()), *_filled(run)]
+    unread: list[str] = []
+    found = [*(_seed(of_run, unread, progress) if settings.mix else ()), *_filled(run)]
     items = list({item.sample_id: item for item in reversed(found)}.values())[::-1]
     chosen = _mixed(items, settings) if settings.mix else items
     if not chosen:
@@ -80,7 +82,7 @@ def export_run(run: Path, to: Path, settings: ExportSettings, progress: Progress
     rows = laid_out([item.row for item in chosen], of_run.data.form, settings.layout)
     record: dict[str, Any] = {
         **settings._asdict(), "n_rows": len(rows), "sources": dict(Counter(item.source for item in chosen)),
-        "n_duplicates": len(found) - len(items), "notes": _notes(rows),
+        "n_duplicates": len(found) - len(items), "notes": [*_notes(rows), *_left_out(unread)],
     }  # fmt: skip
     _write(rows, chosen, run, to, record)
     return record
@@ -95,9 +97,21 @@ def _check(run: Path, to: Path, settings: ExportSettings) -> None:
         raise SettingsError("a share of written samples is one of a mix\nAsk for one: --mix.")
 
 
-def _seed(settings: RunSettings, progress: Progress) -> Iterator[_Item]:
+def _seed(settings: RunSettings, unread: list[str], progress: Progress) -> Iterator[_Item]:
+    """The seed set; `unread` gets the places of rows whose other turns are no texts."""
     for sample, row in read_data(settings.data, "seed", progress).rows():
-        yield _Item("seed", sample.sample_id, row(), {})
+        try:
+            yield _Item("seed", sample.sample_id, row(), {})
+        except RowError:
+            unread.append(sample.where)
+
+
+def _left_out(unread: Sequence[str]) -> list[str]:
+    if not unread:
+        return []
+    return [
+        f"{len(unread)} rows of the seed set have turns that are no texts, and are left out: {unread[0]} is the first"
+    ]
 
 
 def _filled(run: Path) -> Iterator[_Item]:

@@ -23,7 +23,6 @@ from facsynth.features.encoded import Encoded, encode, settings_of
 from facsynth.features.reuse import Known, known_folders, remember
 from facsynth.gate import opened_gate, scores_by_source
 from facsynth.llm import Ledger
-from facsynth.llm.budget import Purse
 from facsynth.llm.drafting import DraftingWriter
 from facsynth.measure import Measured
 from facsynth.model.encoder import open_encoder
@@ -74,7 +73,7 @@ def fill(
     )
     local = partial(open_local_writer, space, anchor.profile, [t.feature_id for t in tasks], settings)
     with Ledger.open(out / "ledger.sqlite") as ledger, ExitStack() as opened:
-        asked: dict[str, Any] = {"replay": replay, "purse": Purse(ledger.spent()), "progress": progress}
+        asked: dict[str, Any] = {"replay": replay, "progress": progress}
         writer = opened.enter_context(opened_model(settings, "writer", ledger, local, **asked))
         if settings.writer.draft and settings.budget.max_candidates:
             drafter = opened.enter_context(opened_model(settings, "draft", ledger, local, **asked))

@@ -11,8 +11,7 @@ from facsynth.assemble import check_form
 from facsynth.llm import Ledger
 from facsynth.llm.budget import Amount, total
 from facsynth.llm.endpoint import Endpoint
-from facsynth.llm.endpoint_writer import identity_of
-from facsynth.llm.ledger import keyed
+from facsynth.llm.endpoint_writer import identity_of, is_passing
 from facsynth.llm.longer import LONGER
 from facsynth.lock import locked
 from facsynth.pipeline import measure_run
@@ -30,7 +29,7 @@ from facsynth.synthesis.requests import (
     worst_amount,
 )
 from facsynth.synthesis.waves import first_plain, n_control
-from facsynth.writers import check_no_bill, endpoint_settings
+from facsynth.writers import ROLES, check_no_bill, endpoint_settings, role_of
 
 
 def forecast(settings: RunSettings, out: Path, cache: Path, progress: Progress = no_progress) -> dict[str, Any]:
@@ -38,8 +37,9 @@ def forecast(settings: RunSettings, out: Path, cache: Path, progress: Progress =
 
     Returns:
         `n_features`, `n_wanted`; `least` (every candidate is kept) and `most`, each with `calls`, `tokens` (as many as
-        can be) and `money` (None where no price is known); `minutes`, about, for the most (None before the first call);
-        `n_known`: calls that are answered already; `caps` in words.
+        can be) and `money` (None where no price is known), without what a judge is asked (`accept.min_score`);
+        `minutes`, about, for the most (None before the first call); `n_known`: calls that are answered already; `caps`
+        in words.
     """
     check_form(settings)
     check_no_bill(settings, dry_run=True)
@@ -60,7 +60,7 @@ def forecast(settings: RunSettings, out: Path, cache: Path, progress: Progress =
         for numbers in ([few for few, _ in ends], [many for _, many in ends])
     )
     n_waves = max((-(-many // per_wave) for _, many in ends), default=0)
-    n_known, latency = _known(most, _n_plain(len(tasks), s)[1], settings, out)
+    n_known, latency = _known(settings, out)
     few, many = _n_plain(len(tasks), s)
     found = {"least": _amount([] if few else least, few, replace(s, n_tries=1)), "most": _amount(most, many, s)}
     endpoint = settings.writer.endpoint
@@ -106,25 +106,19 @@ def _amount(requests: Sequence[Request], n_plain: int, settings: SynthesisSettin
     return total(worst_amount(request, settings) for request in (*requests, *plain))
 
 
-def _known(requests: Sequence[Request], n_plain: int, settings: RunSettings, out: Path) -> tuple[int, float | None]:
-    """How many of the requests and the plain ones beside them the ledger answers, asked again for more included, and
-    the median seconds of a call in it; only an endpoint is asked who it is.
+def _known(settings: RunSettings, out: Path) -> tuple[int, float | None]:
+    """Calls of the writer and of who drafts for it that the ledger answers, and the median seconds of a call in it;
+    only an endpoint is asked who it is.
     """
-    s = settings.synthesis
-    plain = (plain_request(index, s) for index in range(max(n_plain, n_control(len(requests) + n_plain, s))))
-    tries = [
-        replace(request, max_tokens=request.max_tokens * LONGER**n)
-        for request in (*requests, *plain) for n in range(s.n_tries)
-    ]  # fmt: skip
     path = out / "ledger.sqlite"
     if not path.is_file():
         return 0, None
     with Ledger.open(path) as ledger:
         seconds = ledger.latencies()
-        latency = seconds[len(seconds) // 2] if seconds else None
-        if settings.writer.endpoint is None:
-            identities = ledger.writers()
-        else:
+        identities = {name for name in ledger.writers() if role_of(name) != ROLES["judge"]}
+        if settings.writer.endpoint is not None:
             with Endpoint(endpoint_settings(settings.writer.endpoint)) as endpoint:
-                identities = [identity_of(endpoint.settings, endpoint.described())]
-        return sum(len(ledger.lookup(keyed(identity, tries))) for identity in identities), latency
+                own = identity_of(endpoint.settings, endpoint.described())
+            identities = {name for name in identities if role_of(name) or name == own}
+        n_known = sum(call.writer in identities and not is_passing(call.reply.error) for call in ledger.recorded())
+        return n_known, seconds[len(seconds) // 2] if seconds else None

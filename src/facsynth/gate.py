@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ from typing import Any
 from facsynth.assemble import read_data
 from facsynth.features.encode import FeatureSpace
 from facsynth.llm import Ledger
-from facsynth.llm.budget import Purse
 from facsynth.meaning.quality import rate
 from facsynth.model.writer import LocalWriter
 from facsynth.records import Progress, no_progress
 from facsynth.settings import RunSettings
 from facsynth.synthesis.candidates import SELECTED, Synthesis
 from facsynth.synthesis.deciding import Score
+from facsynth.text.layouts import RowError
 from facsynth.writers import opened_model
 
 N_REFERENCE = 64
@@ -37,7 +37,6 @@ def opened_gate(
     ledger: Ledger,
     space: FeatureSpace,
     *,
-    purse: Purse,
     replay: Path | None = None,
     progress: Progress = no_progress,
 ) -> Iterator[Score | None]:
@@ -51,7 +50,7 @@ def opened_gate(
 
     wanted = settings.synthesis.wanted
     purpose = wanted.behaviour or f"to train an assistant on {wanted.many}"
-    with opened_model(settings, "judge", ledger, local, replay=replay, purse=purse, progress=progress) as judge:
+    with opened_model(settings, "judge", ledger, local, replay=replay, progress=progress) as judge:
         yield partial(rate, form=settings.data.form, purpose=purpose, writer=judge, settings=settings.asking)
 
 
@@ -78,8 +77,12 @@ def _some_rows(settings: RunSettings, which: str, progress: Progress) -> list[di
     """As good as drawn at random: those of the smallest ids, which are hashes."""
     corpus = read_data(settings.data, which, progress)
     chosen = heapq.nsmallest(N_REFERENCE, {sample.sample_id for sample in corpus})
-    rows = {sample.sample_id: row() for sample, row in corpus.rows() if sample.sample_id in set(chosen)}
-    return [rows[sample_id] for sample_id in chosen]
+    wanted, rows = set(chosen), {}
+    for sample, row in corpus.rows():
+        with suppress(RowError):  # its other turns are no texts
+            if sample.sample_id in wanted:
+                rows[sample.sample_id] = row()
+    return [rows[sample_id] for sample_id in chosen if sample_id in rows]
 
 
 def _counted(marks: Sequence[int | None]) -> dict[str, Any]:

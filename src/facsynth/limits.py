@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from facsynth.blocks import Block
+from facsynth.blocks import Block, Place
 from facsynth.synthesis.accept import CleanSettings
 from facsynth.synthesis.requests import SynthesisSettings
 
@@ -51,5 +51,5 @@ class AcceptBlock(Block):
     """Of its runs of five words, the share that a sample may have in common with others; 1: nothing is too near."""
     alike: float | None = Field(default=None, gt=0, lt=1)
     """Cosine to the nearest of these by a sentence encoder, above which one says the same; needs the extra embed."""
-    encoder: str = CleanSettings.encoder
+    encoder: Place = CleanSettings.encoder
     """`embedded` (all-MiniLM-L6-v2), a folder or a Hub id."""

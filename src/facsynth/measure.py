@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from facsynth.bins import Floats, Ints
+from facsynth.blocks import EMBEDDED
 from facsynth.coverage.coverage import (
     Coverage,
     Targets,
@@ -32,7 +33,7 @@ from facsynth.features.encoded import Encoded
 from facsynth.meaning.relevance import Relevance, contrast, everything, kept
 from facsynth.profile import Profile
 from facsynth.records import Interval
-from facsynth.settings import EMBEDDED, RunSettings
+from facsynth.settings import RunSettings
 from facsynth.store import read_jsonl
 
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from facsynth.blocks import Block, parse_block
-from facsynth.settings import EMBEDDED, RowFields, not_empty
+from facsynth.blocks import EMBEDDED, Block, parse_block
+from facsynth.settings import RowFields, not_empty
 
 
 class CorpusBlock(Block):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Progress = Callable[[str, int, int | None], None]
@@ -146,6 +146,10 @@ class Request:
         return found | ({"json_schema": self.json_schema} if self.json_schema else {})
 
 
+NON_FINITE = "non-finite"
+"""The kind of error of a model that was steered too strongly to go on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What came back. `error` set means: no text, and why."""
@@ -161,3 +165,13 @@ class Reply:
     """The reply as the writer gave it, where there is more than text; kept in the ledger, and not handed on by it."""
     n_calls: int = 1
     """That were needed; the counts are of all of them."""
+
+    def with_cost_of(self, other: Reply) -> Reply:
+        """The same, counting what another one took too."""
+        return replace(
+            self,
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            written_tokens=self.written_tokens + other.written_tokens,
+            latency_s=self.latency_s + other.latency_s,
+            n_calls=self.n_calls + other.n_calls,
+        )

@@ -6,6 +6,7 @@ Before: the list of what is attempted, and an encoded pool. After: `synthesis.lo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -24,6 +25,7 @@ from facsynth.synthesis.deciding import Measure
 from facsynth.synthesis.requests import FeatureTask, languages_of
 from facsynth.synthesis.seen import NOTHING_SEEN, Seen
 from facsynth.text.corpus import Corpus
+from facsynth.text.layouts import RowError
 
 CHOSEN = "selected.jsonl"
 
@@ -155,10 +157,11 @@ def _incidence(pool: Encoded, limits: dict[int, float]) -> tuple[list[str], Ints
 
 
 def _read(corpus: Corpus, sample_ids: Sequence[str]) -> list[tuple[Sample, dict[str, Any]]]:
-    """These samples with their whole rows, in this order."""
+    """These samples with their whole rows, in this order; without those that have turns that are no texts."""
     found: dict[str, tuple[Sample, dict[str, Any]]] = {}
     wanted = set(sample_ids)
     for sample, row in corpus.rows():
         if sample.sample_id in wanted and sample.sample_id not in found:
-            found[sample.sample_id] = (sample, row())
-    return [found[sample_id] for sample_id in sample_ids]
+            with suppress(RowError):
+                found[sample.sample_id] = (sample, row())
+    return [found[sample_id] for sample_id in sample_ids if sample_id in found]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -11,7 +10,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from facsynth.asked import JudgeBlock, WriterBlock, price_of
-from facsynth.blocks import Block, parse_block, read_yaml, unknown_key
+from facsynth.blocks import EMBEDDED, Block, Place, parse_block, read_yaml, unknown_key, whole_path
 from facsynth.coverage.threshold import Threshold
 from facsynth.errors import SettingsError
 from facsynth.limits import AcceptBlock, BudgetBlock
@@ -26,20 +25,9 @@ from facsynth.tasks import load_task, task_names, wanted
 from facsynth.text.forms import check_compat, form_roles
 from facsynth.text.layouts import Fields
 
-EMBEDDED = "embedded"
 ENDPOINT_TOKENS = 256, 512
 """Of a message and of a reply, where a model of some size writes."""
 _T = TypeVar("_T")
-
-
-def _whole_path(value: Any) -> Any:
-    """What lies here, by its whole path: a run goes on from any folder. Other names stay as they are."""
-    if value == "":
-        raise ValueError("the name is empty; give a file or folder")
-    if not isinstance(value, str) or value in {EMBEDDED, "-"} or value.startswith("hf:"):
-        return value
-    path = Path(os.path.expanduser(value))  # noqa: PTH111  (Path.expanduser raises where there is no such user)
-    return str(path.absolute()) if os.path.exists(path) else value  # noqa: PTH110  (Path.exists raises where it may not look)
 
 
 def _one_file(value: Any) -> Any:
@@ -65,7 +53,7 @@ def _check_fields(value: dict[str, str]) -> dict[str, str]:
 def _task_name(value: Any) -> Any:
     if value == "":
         raise ValueError(f"the name of a task is empty; there are {', '.join(task_names())}, or give a YAML file")
-    return value if value in task_names() else _whole_path(value)
+    return value if value in task_names() else whole_path(value)
 
 
 def _known_task(value: str) -> str:
@@ -73,7 +61,6 @@ def _known_task(value: str) -> str:
     return value
 
 
-Place = Annotated[str, BeforeValidator(_whole_path)]
 Files = Annotated[tuple[Place, ...], BeforeValidator(_one_file), AfterValidator(not_empty)]
 TaskName = Annotated[str, BeforeValidator(_task_name), AfterValidator(_known_task)]
 RowFields = Annotated[dict[str, str], AfterValidator(_check_fields)]
@@ -202,6 +189,15 @@ class RunSettings(Block):
         return self
 
     @model_validator(mode="after")
+    def _gate_has_no_cap(self) -> Self:
+        if self.accept.min_score is not None and self.caps != Caps():
+            raise SettingsError(
+                "accept.min_score has a judge asked besides, and no cap is held over writer and judge together\n"
+                "Leave budget.max_calls, max_tokens and max_money out (max_candidates bounds both), or min_score."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _judge_knows_the_task(self) -> Self:
         if "judge" in self.coverage.relevance and self.task is None:
             raise SettingsError(
@@ -254,6 +250,7 @@ class RunSettings(Block):
             price=self.price,
             control=budget.control,
             asks="message" if endpoint and endpoint.api == "chat" else "continue",
+            is_drafted=bool(writer.draft),
             lag=0 if endpoint is None or writer.draft else 1,
             n_tries=1 if endpoint is None else 2,
             clean=CleanSettings(**self.accept.model_dump()),

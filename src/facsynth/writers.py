@@ -18,7 +18,7 @@ from facsynth.asked import EndpointBlock, price_of
 from facsynth.errors import InputError, SettingsError
 from facsynth.llm import Ledger, LedgerWriter, ScriptedWriter
 from facsynth.llm.address import EndpointSettings, parsed
-from facsynth.llm.budget import Budget, Purse
+from facsynth.llm.budget import Budget
 from facsynth.llm.endpoint import Endpoint
 from facsynth.llm.endpoint_writer import EndpointWriter, identity_of
 from facsynth.protocols import Writer
@@ -49,7 +49,6 @@ def opened_model(
     local: Callable[[], Writer],
     *,
     replay: Path | None = None,
-    purse: Purse | None = None,
     progress: Progress = no_progress,
 ) -> Iterator[Writer]:
     """The writer of a run, its judge, or who drafts for the writer, through its ledger.
@@ -60,7 +59,6 @@ def opened_model(
         ledger: of the run.
         local: opens the model in this process.
         replay: the ledger of another run, which answers in the model's place.
-        purse: shared by models that are asked at the same time; None for one alone.
         progress: told of replies, and when an endpoint makes everything wait.
 
     Raises:
@@ -74,9 +72,7 @@ def opened_model(
         if not replay.is_file():
             raise InputError(f"there is no ledger {replay}\nGive the ledger.sqlite of a run.")
         with Ledger.open(replay) as recorded:
-            names = [name for name in recorded.writers() if _role(name) == role]
-            identity = names[0] if len(names) == 1 else None
-            yield LedgerWriter(ScriptedWriter.replay(recorded, identity=identity), ledger, progress=progress)
+            yield LedgerWriter(_recorded(recorded, role), ledger, progress=progress)
     elif which == "writer" and not settings.budget.max_candidates:
         yield Nobody()
     elif block is None:
@@ -84,13 +80,29 @@ def opened_model(
     else:
         check_allowed(block, which)
         more = len(json.dumps(block.extra))
-        budget = Budget(settings.caps, price_of(block), purse or Purse(ledger.spent()), more_bytes=more)
+        budget = Budget(settings.caps, price_of(block), ledger.spent(), more_bytes=more)
         with _opened_endpoint(block, budget, role, ledger, progress) as writer:
             yield writer
 
 
-def _role(identity: str) -> str:
+def role_of(identity: str) -> str:
+    """What an identity begins with, as in `ROLES`."""
     return next((role for role in ROLES.values() if role and identity.startswith(role)), "")
+
+
+def _recorded(ledger: Ledger, role: str) -> Writer:
+    """Who answers as one of a role did."""
+    names = [name for name in ledger.writers() if role_of(name) == role]
+    if names or not role:
+        return ScriptedWriter.replay(ledger, identity=names[0] if len(names) == 1 else None)
+
+    def never_asked(request: Request) -> Reply:
+        raise InputError(
+            f"{ledger.path} cannot be replayed: its run never asked a {role.removesuffix(':')}, and this one does\n"
+            "Take the settings of that run, or go on without --replay."
+        )
+
+    return ScriptedWriter(never_asked, identity=f"{role}nobody")
 
 
 @contextmanager
@@ -103,7 +115,7 @@ def _opened_endpoint(
     with ExitStack() as ends, Endpoint(endpoint_settings(block), tell) as endpoint:
         identity = role + identity_of(endpoint.settings, endpoint.described())
         writer = EndpointWriter(endpoint, ledger, budget, identity=identity, progress=progress)
-        ends.callback(writer.wait)
+        ends.callback(writer.close)
         yield writer
 
 

@@ -6,7 +6,6 @@ counts with what was reserved for it: a cap holds across retries and kills.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -79,36 +78,13 @@ def worst_tokens(request: Request) -> tuple[int, int]:
 NO_CAPS, FREE = Caps(), Price()
 
 
-class Purse:
-    """What is spent and what is reserved, of all models that are asked under the same caps; for several threads."""
-
-    def __init__(self, spent: Amount = NOTHING) -> None:
-        """Go on from `spent`."""
-        self.spent, self.reserved = spent, Amount()
-        self._lock = threading.Lock()
-
-    def reserve(self, amount: Amount, caps: Caps) -> str:
-        """Set aside; the cap that would be passed, where one would, and then nothing is set aside."""
-        with self._lock:
-            cap = caps.exceeded(total([self.spent, self.reserved, amount]))
-            if not cap:
-                self.reserved = self.reserved.plus(amount)
-            return cap
-
-    def settle(self, reserved: Amount, spent: Amount) -> None:
-        """Put what was spent in the place of what was reserved."""
-        with self._lock:
-            self.reserved = self.reserved.minus(reserved)
-            self.spent = self.spent.plus(spent)
-
-
 class Budget:
-    """What the calls of one model may cost, and whether one more fits."""
+    """What is spent, what is reserved, and whether one more call fits."""
 
-    def __init__(self, caps: Caps, price: Price, purse: Purse | None = None, *, more_bytes: int = 0) -> None:
-        """Take the money out of `purse`; each request carries `more_bytes` beside its messages."""
+    def __init__(self, caps: Caps, price: Price, spent: Amount = NOTHING, *, more_bytes: int = 0) -> None:
+        """Go on from `spent`; each request carries `more_bytes` beside its messages."""
         self.caps, self.price, self._more = caps, price, more_bytes
-        self.purse = purse or Purse()
+        self.spent, self.reserved = spent, Amount()
 
     def worst(self, request: Request) -> Amount:
         """What one call can cost."""
@@ -119,13 +95,18 @@ class Budget:
         """What a reply did cost."""
         return self.price.of(reply.prompt_tokens, reply.written_tokens)
 
-    def reserve(self, amount: Amount) -> str:
-        """Set aside; the cap that would be passed, where one would."""
-        return self.purse.reserve(amount, self.caps)
+    def exceeded(self, further: Amount) -> str:
+        """The cap that would be passed; empty where none."""
+        return self.caps.exceeded(self.spent.plus(self.reserved).plus(further))
+
+    def reserve(self, amount: Amount) -> None:
+        """Set aside."""
+        self.reserved = self.reserved.plus(amount)
 
     def settle(self, reserved: Amount, spent: Amount) -> None:
         """Put what was spent in the place of what was reserved."""
-        self.purse.settle(reserved, spent)
+        self.reserved = self.reserved.minus(reserved)
+        self.spent = self.spent.plus(spent)
 
 
 def total(amounts: Iterable[Amount]) -> Amount:

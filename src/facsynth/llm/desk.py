@@ -64,8 +64,9 @@ class LedgerDesk:
         """
         key, request = self._calls[number]
         amount = self._budget.worst(request)
-        if cap := self._budget.reserve(amount):
+        if cap := self._budget.exceeded(amount):
             raise CapReached(cap)
+        self._budget.reserve(amount)
         self._reserved[number] = amount
         commit = self._gathering()
         commit.intents.append(Intent(key, self._identity, request, reserved=amount))

@@ -76,9 +76,11 @@ class EndpointWriter:
         endpoint.has_answered |= ledger.has_answers(identity)
         self._progress = progress
         self._at_work = threading.Semaphore(AT_WORK)
+        self._is_closed = False
 
-    def wait(self) -> None:
-        """Until no other thread is in `write`: whoever closes the ledger waits for what is out to be in it."""
+    def close(self) -> None:
+        """Ask for nothing more, and wait until no thread is in `write`: the ledger then holds what was out."""
+        self._is_closed = True
         for _ in range(AT_WORK):
             self._at_work.acquire()
         self._at_work.release(AT_WORK)
@@ -92,7 +94,8 @@ class EndpointWriter:
         Raises:
             InputError: two requests are the same call.
             SettingsError: a request asks to steer, or to begin a reply in a chat, which no endpoint can.
-            ModelError, IncompleteError: as `Endpoint.ask`; or the endpoint answered nothing that is asked for now.
+            ModelError, IncompleteError: as `Endpoint.ask`; or the endpoint answered nothing that is asked for now; or
+                the writer is closed.
         """
         for request in requests:
             if request.steering or (request.prefix and self._endpoint.settings.api == "chat"):
@@ -105,6 +108,8 @@ class EndpointWriter:
         if not missing:
             return [before[key] for key in asked]
         with self._at_work:
+            if self._is_closed:
+                raise IncompleteError("the endpoint is closed: the run has ended\nThe same command goes on.")
             reason = self._send(missing, len(asked) - len(missing), len(asked))
         found = self._ledger.lookup(asked)
         if reason:

@@ -25,16 +25,5 @@ def write_to_end(writer: Writer, requests: Sequence[Request], n_tries: int) -> l
         for i in cut:
             asked[i] = replace(asked[i], max_tokens=LONGER * asked[i].max_tokens)
         for i, again in zip(cut, writer.write([asked[i] for i in cut]), strict=True):
-            replies[i] = _joined(replies[i], again)
+            replies[i] = replies[i].with_cost_of(again) if again.error else again.with_cost_of(replies[i])
     return replies
-
-
-def _joined(first: Reply, again: Reply) -> Reply:
-    kept = first if again.error else again
-    return replace(
-        kept,
-        prompt_tokens=first.prompt_tokens + again.prompt_tokens,
-        written_tokens=first.written_tokens + again.written_tokens,
-        latency_s=first.latency_s + again.latency_s,
-        n_calls=first.n_calls + again.n_calls,
-    )

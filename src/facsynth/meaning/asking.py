@@ -6,7 +6,6 @@ one JSON string on a line of its own, so that no text ends where it wants to.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from typing import Generic, Literal, TypeVar
 
 from facsynth.errors import SettingsError
 from facsynth.llm.structured import Answer, ask_json
+from facsynth.prompts import apart, quoted
 from facsynth.protocols import Writer
 from facsynth.records import Failure, Message, Request, Span
 from facsynth.text.dirt import refuses
@@ -26,8 +26,8 @@ MARKS = ("<<", ">>")
 LONGEST_BEFORE, LONGEST_AFTER = 600, 200
 """Characters of a text in a prompt, before and after its firing token."""
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]+")
-_CONTROL = re.compile(r"<(?=<)|>(?=>)|<(?=\|)|<(?=/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn)>)|\[(?=/?INST\])")
-"""Where a mark, or what a chat template is made of, begins; a space behind it leaves it a text."""
+_MARK = re.compile(r"<(?=<)|>(?=>)")
+"""Where a mark begins."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def listed(texts: Iterable[str], strengths: Sequence[int] = ()) -> str:
     lines = []
     for number, text in enumerate(texts, start=1):
         strength = f" ({strengths[number - 1]})" if strengths else ""
-        lines.append(f"{number}.{strength} {json.dumps(text, ensure_ascii=False)}")
+        lines.append(f"{number}.{strength} {quoted(text)}")
     return "\n".join(lines)
 
 
@@ -127,4 +127,4 @@ def unusable(text: str) -> str:
 
 def _flat(text: str) -> str:
     """On one line, without marks of its own, or anything that ends a turn: such words are taken apart."""
-    return _CONTROL.sub(lambda found: f"{found[0]} ", re.sub(r"\s+", " ", text))
+    return apart(_MARK.sub(lambda found: f"{found[0]} ", re.sub(r"\s+", " ", text)))

@@ -6,13 +6,14 @@ shows the scores of accepted samples beside those of seed set and anchor, by the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from facsynth import prompts
+from facsynth.errors import IncompleteError
+from facsynth.llm.endpoint_writer import is_passing
 from facsynth.llm.structured import Answer, ask_json
 from facsynth.meaning.asking import AskingSettings, question
 from facsynth.protocols import Writer
@@ -41,7 +42,7 @@ class _Marks(Answer):
 def rate(
     rows: Sequence[Mapping[str, Any]], form: str, purpose: str, writer: Writer, settings: AskingSettings
 ) -> list[int | None]:
-    """The lowest of three marks, 1 to 5, of each row; None where the judge gave none.
+    """The lowest of three marks, 1 to 5, of each row; None where the judge's answer holds none.
 
     Equal rows are asked about once.
 
@@ -51,6 +52,9 @@ def rate(
         purpose: what the data is for.
         writer: the model that judges.
         settings: how it is asked.
+
+    Raises:
+        IncompleteError: the judge was not there, and may be for a later command.
     """
     shown = [listed_parts(row) for row in rows]
     different = list(dict.fromkeys(shown))
@@ -62,6 +66,12 @@ def rate(
         for text in different
     ]  # fmt: skip
     answers = dict(zip(different, ask_json(writer, requests, _Marks) if requests else [], strict=True))
+    passing = [a.reason for a in answers.values() if isinstance(a, Failure) and is_passing(a.reason)]
+    if passing:
+        raise IncompleteError(
+            f"the judge has not answered {len(passing)} of {len(answers)} questions: {passing[0]}\n"
+            "What was answered is kept, and the same command asks again."
+        )
     return [None if isinstance(a := answers[text], Failure) else min(a.fit, a.correct, a.natural) for text in shown]
 
 
@@ -81,4 +91,4 @@ def listed_parts(row: Mapping[str, Any]) -> str:
 def _line(name: str, text: str) -> str:
     if len(text) > LONGEST_TURN:
         text = f"{text[: LONGEST_TURN // 2]} […] {text[-LONGEST_TURN // 2 :]}"
-    return f"{name}: {json.dumps(text, ensure_ascii=False)}"
+    return f"{name}: {prompts.quoted(text)}"

@@ -36,8 +36,9 @@ def open_encoder(place: str) -> Callable[[Sequence[str]], npt.NDArray[np.float32
     try:
         encoder = SentenceTransformer(path, device="cpu")
     except (OSError, ValueError) as err:
+        why = str(err).partition("\n")[0]
         raise ModelError(
-            f"{place} is no sentence encoder that can be read: {str(err).splitlines()[0]}\n"
+            f"{place} is no sentence encoder that can be read: {why}\n"
             "Set accept.encoder to a folder or Hub id of one, or to embedded."
         ) from err
 

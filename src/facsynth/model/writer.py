@@ -21,7 +21,7 @@ from facsynth.errors import InputError, MismatchError, SettingsError
 from facsynth.model.backbone import Backbone, hooked_module
 from facsynth.model.decoding import ending_ids, growing_cache, pad_left, sample_nucleus, steered, stop_ids
 from facsynth.model.sae import Sae
-from facsynth.records import Message, Reply, Request
+from facsynth.records import NON_FINITE, Message, Reply, Request
 from facsynth.store import fingerprint
 
 PromptIds = Callable[[Sequence[Message], str], Sequence[int]]
@@ -73,7 +73,7 @@ class _Row:
 
     def take(self, token: int, finite: bool, ending: frozenset[int]) -> None:
         if not finite:
-            self.fail(f"non-finite: the logits of token {len(self.written)} hold NaN or infinity; steer less")
+            self.fail(f"{NON_FINITE}: the logits of token {len(self.written)} hold NaN or infinity; steer less")
             return
         self.written.append(token)
         if token in ending:

@@ -14,6 +14,8 @@ PLAIN_RUNG, SPANS_RUNG, STEERED_RUNG = RUNGS = ("plain", "spans", "steered")
 POOL_RUNG = "pool"
 """Before them: what was selected."""
 ORDER = (POOL_RUNG, *RUNGS)
+CHOICES = "\n\nChoices:"
+"""Between the question of an A/B sample and its answers."""
 CONTROL = -1
 SELECTED = -2
 PLAIN = -3
@@ -35,7 +37,7 @@ class Candidate:
     position: int = 0
     span: str = ""
     fires: tuple[int, ...] = ()
-    """Attempted features above their acceptance limit; of a plain sample, above their threshold."""
+    """Attempted features above their acceptance limit; of a sample of the control, above their threshold."""
     rung: str = ""
     """Of the ladder."""
     sample_id: str = ""
@@ -58,7 +60,7 @@ class Candidate:
     def message(self) -> str:
         """What was written first, without the replies that its form has besides."""
         turns = self.row.get("messages") or self.row.get("prompt")
-        return str(turns[0]["content"] if turns else self.row.get("question", self.text))
+        return str(turns[0]["content"] if turns else self.row.get("question", self.text).partition(CHOICES)[0])
 
     @property
     def whole(self) -> dict[str, Any]:

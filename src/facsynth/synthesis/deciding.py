@@ -80,9 +80,9 @@ class Decider:
         self._accepted = self._given.nothing(self.clean)
 
     def remember(self, candidates: Iterable[Candidate]) -> None:
-        """Compare with the accepted ones too."""
+        """Compare with the accepted ones too, and plain samples with all of these."""
         for candidate in candidates:
-            if not candidate.reason and candidate.written_for != CONTROL:
+            if not candidate.reason or (candidate.written_for == CONTROL and candidate.reason == NOTHING_FIRES):
                 self._accepted.add(candidate.sample_id, candidate.text)
 
     def decide(self, name: str, wave: Wave, write: Callable[[], list[Written]], waves: Waves) -> list[Candidate]:
@@ -118,13 +118,16 @@ class Decider:
             if self.score is None or not new:
                 return decided
             marks = self.score([candidates[i].whole for i in new])
-            scored |= {
-                i: candidates[i].changed(score=mark, reason=self._poor(mark))
-                for i, mark in zip(new, marks, strict=True)
-            }
+            for i, mark in zip(new, marks, strict=True):
+                poor = self._poor(mark)
+                scored[i] = (
+                    decided[i].changed(score=mark, reason=poor, feature=decided[i].written_for)
+                    if poor
+                    else candidates[i].changed(score=mark)
+                )
 
     def _poor(self, score: int | None) -> str:
-        """The judge comes last: what it finds poor leaves its place to another candidate."""
+        """The judge comes last: what it finds poor leaves its place to another one, and did fire what it fires."""
         if score is None:
             return NOT_SCORED
         return POOR if score < (self.clean.min_score or 0) else ""
@@ -224,11 +227,11 @@ def _rung(written_for: int, strength: float) -> str:
 
 def _check_any(written: Sequence[Written]) -> None:
     """Refuse a first wave of which nothing was answered, but where a cap or what is asked for is why."""
-    failed = [sample.reason.removeprefix(f"{WRITER_ERROR}: ") for sample in written if not sample.turns[0].content]
-    errors = [why for why, sample in zip(failed, written, strict=False) if sample.reason.startswith(WRITER_ERROR)]
+    prefix = f"{WRITER_ERROR}: "
+    errors = [sample.reason.removeprefix(prefix) for sample in written if sample.reason.startswith(prefix)]
     kinds = {error.partition(":")[0] for error in errors}
     if len(errors) == len(written) and not kinds & {NOT_SENT, Kind.REFUSAL, Kind.FILTER}:
         raise ModelError(
-            f"the writer answered none of {len(written)} requests: {errors[0]}\n"
+            f"the writer finished none of {len(written)} samples: {errors[0]}\n"
             "Mend that, and start in a new folder: failed calls are kept, like answered ones."
         )

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from facsynth.synthesis.accept import BROKEN
+from facsynth.records import NON_FINITE
+from facsynth.synthesis.accept import BROKEN, WRITER_ERROR
 from facsynth.synthesis.candidates import Candidate
 
 WINDOW_TOKENS = 1000
@@ -47,13 +48,25 @@ class Strength:
         self.now, self._low, self._high = first, 0.0, float("inf")
 
     def take(self, candidates: Sequence[Candidate]) -> None:
-        """Bisect by what a wave with this strength became; where it fires the feature, and in sound texts, it stays."""
-        if 2 * sum(candidate.reason.partition(":")[0] in BROKEN for candidate in candidates) > len(candidates):
+        """Bisect by what a wave with this strength became; where it fires the feature, and in sound texts, it stays.
+
+        Candidates that a writer's error left without a text say nothing, but for one that is due to the strength.
+        """
+        told = [c for c in candidates if is_broken(c) or not c.reason.startswith(WRITER_ERROR)]
+        if not told:
+            return
+        if 2 * sum(map(is_broken, told)) > len(told):
             self._high = self.now
-        elif not any(candidate.written_for in candidate.fires for candidate in candidates):
+        elif not any(candidate.written_for in candidate.fires for candidate in told):
             self._low = self.now
         else:
             return
         self.now = RAISE * self._low if self._high == float("inf") else (self._low + self._high) / 2
         if self.now > STRONGEST:
             self.now, self._low = self._first, 0.0
+
+
+def is_broken(candidate: Candidate) -> bool:
+    """Whether its text is what steering too strongly leaves, or nothing at all."""
+    reason = candidate.reason.removeprefix(f"{WRITER_ERROR}: ")
+    return reason.partition(":")[0] in {*BROKEN, NON_FINITE}

@@ -17,7 +17,6 @@ from facsynth.protocols import Writer
 from facsynth.records import Progress, no_progress
 from facsynth.store import Artifact
 from facsynth.synthesis.candidates import (
-    PLAIN,
     Candidate,
     Synthesis,
 )
@@ -56,7 +55,7 @@ def synthesize(
         progress: told of accepted samples.
 
     Raises:
-        ModelError: the writer answered no request of a wave.
+        ModelError: the writer finished no sample of the first wave.
     """
     waves = Waves(tasks, settings, selected)
     decider = Decider(tasks, measure, artifact, settings, given=seen, guard=guard, score=score)
@@ -93,7 +92,8 @@ def _control(waves: Waves, decider: Decider, writer: SampleWriter) -> list[Candi
     while plain := waves.next_control(control):
         name = f"waves/control{len(control):05d}.jsonl"
         found = decider.decide(name, plain, _written(writer, plain), waves)
-        control += [c.changed(n_calls=0) for c in found] if len(control) < waves.n_asked[PLAIN] else found
+        first = len(control)
+        control += [c.changed(n_calls=0) if waves.is_paid(first + i) else c for i, c in enumerate(found)]
         if any(NOT_SENT in candidate.reason for candidate in control):
             break
     return control

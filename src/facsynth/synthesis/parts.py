@@ -8,10 +8,10 @@ offered in random order. Of several turns, each further one is a reply and what 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from facsynth import prompts
@@ -30,6 +30,7 @@ from facsynth.synthesis.accept import (
     unclean,
     without_control,
 )
+from facsynth.synthesis.candidates import CHOICES
 from facsynth.text.dirt import refuses
 from facsynth.text.forms import to_sample
 from facsynth.text.layouts import RowError
@@ -50,8 +51,6 @@ LONGEST_ANSWER = 40
 SAME_REPLY, UNLIKE_LENGTHS = "both replies are the same", "replies of unlike lengths"
 NO_CHOICE = "no short answer"
 WHICH = {"matching": "of which it is true", "other": "of which the opposite is true"}
-Calls = Sequence[tuple[int, Request]]
-"""Indices of samples, with what is asked for them next."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ class SampleWriter:
         form = self._wanted.form
         if form == "ab":
             for name in WHICH:
-                self._ask(samples, name, choice_request, self._choice)
+                self._ask(samples, name, partial(choice_request, which=name), self._choice)
         else:
             for _ in range(1, self._wanted.turns):
                 self._ask(samples, "assistant", reply_request, self._reply)
@@ -146,12 +145,12 @@ class SampleWriter:
         self,
         samples: Sequence[Written],
         name: str,
-        request: Callable[[Written, str, Wanted], Request],
+        request: Callable[[Written, Wanted], Request],
         read: Callable[[Reply], tuple[str, str]],
     ) -> None:
         """One more part of each sample without a fault; a role names a turn."""
         going = [sample for sample in samples if not sample.reason]
-        asked = [request(sample, name, self._wanted) for sample in going]
+        asked = [request(sample, self._wanted) for sample in going]
         for sample, reply in zip(going, write_to_end(self._writer, asked, self._n_tries) if asked else [], strict=True):
             sample.cost(reply)
             text, sample.reason = read(reply)
@@ -190,17 +189,17 @@ def _no_text(reply: Reply, text: str) -> str:
     return "" if text else UNFINISHED
 
 
-def reply_request(sample: Written, name: str, wanted: Wanted) -> Request:
+def reply_request(sample: Written, wanted: Wanted) -> Request:
     """Ask for an answer to what was said, as anybody would."""
     return _next(sample, tuple(sample.turns), wanted)
 
 
-def next_request(sample: Written, name: str, wanted: Wanted) -> Request:
+def next_request(sample: Written, wanted: Wanted) -> Request:
     """Ask for what the user says to that."""
     return _next(sample, prompts.fill("next_turn", turns=_told(sample.turns)), wanted)
 
 
-def worse_request(sample: Written, name: str, wanted: Wanted) -> Request:
+def worse_request(sample: Written, wanted: Wanted) -> Request:
     """Ask for an answer with a flaw, which the sample remembers."""
     sample.flaw = FLAWS[sample.request.sample_index % len(FLAWS)]
     *history, reply = sample.turns
@@ -208,10 +207,10 @@ def worse_request(sample: Written, name: str, wanted: Wanted) -> Request:
     return _next(sample, prompts.fill("reply_worse", turns=_told(history), flaw=sample.flaw, n_words=n_words), wanted)
 
 
-def choice_request(sample: Written, name: str, wanted: Wanted) -> Request:
+def choice_request(sample: Written, wanted: Wanted, which: str) -> Request:
     """Ask for the answer that shows the behaviour, or the other one."""
-    question = _bare(sample.turns[0].content)
-    prompt = prompts.fill("answer_choice", question=question, behaviour=wanted.behaviour, which=WHICH[name])
+    question = prompts.quoted(_bare(sample.turns[0].content))
+    prompt = prompts.fill("answer_choice", question=question, behaviour=wanted.behaviour, which=WHICH[which])
     return _next(sample, prompt, wanted)
 
 
@@ -225,23 +224,25 @@ def _next(sample: Written, asked: str | tuple[Message, ...], wanted: Wanted) -> 
 
 def _told(turns: Sequence[Message]) -> str:
     """Each turn one JSON string on a line of its own."""
-    return "\n".join(f"{turn.role}: {json.dumps(turn.content, ensure_ascii=False)}" for turn in turns)
+    return "\n".join(f"{turn.role}: {prompts.quoted(turn.content)}" for turn in turns)
 
 
-def longest(request: Request, wanted: Wanted) -> list[Request]:
-    """A request for a message, and all that may follow it, as long as can be: for what it may cost."""
-    message, reply = ("x " * 2 * n for n in (request.max_tokens, wanted.reply_tokens))
+def longest(request: Request, wanted: Wanted, longer: int) -> list[Request]:
+    """A request for a message, and all that may follow it, as long as can be: for what it may cost; each of their parts
+    `longer` times what is first asked for.
+    """
+    message, reply = ("x " * 2 * longer * n for n in (request.max_tokens, wanted.reply_tokens))
     sample, found = Written(request, [Message("user", message)]), [request]
     if wanted.form == "ab":
-        return [request, *(choice_request(sample, name, wanted) for name in WHICH)]
+        return [request, *(choice_request(sample, wanted, which) for which in WHICH)]
     for turn in range(wanted.turns):
         if turn + 1 < wanted.turns or wanted.form in {"chat", "preference"}:
-            found.append(reply_request(sample, "assistant", wanted))
+            found.append(reply_request(sample, wanted))
             sample.turns.append(Message("assistant", reply))
         if turn + 1 < wanted.turns:
-            found.append(next_request(sample, "user", wanted))
+            found.append(next_request(sample, wanted))
             sample.turns.append(Message("user", reply))
-    return [*found, worse_request(sample, "worse", wanted)] if wanted.form == "preference" else found
+    return [*found, worse_request(sample, wanted)] if wanted.form == "preference" else found
 
 
 def _finish(sample: Written, wanted: Wanted) -> str:
@@ -288,7 +289,7 @@ def _question(sample: Written) -> dict[str, Any]:
     digest = hashlib.sha256("\n".join((asked, matching, other)).encode("utf-8", "surrogatepass")).digest()
     a, b = (other, matching) if digest[0] % 2 else (matching, other)
     right, wrong = ("(B)", "(A)") if digest[0] % 2 else ("(A)", "(B)")
-    question = f"{asked}\n\nChoices:\n (A) {a}\n (B) {b}"
+    question = f"{asked}{CHOICES}\n (A) {a}\n (B) {b}"
     return {"question": question, "answer_matching_behavior": right, "answer_not_matching_behavior": wrong}
 
 

@@ -59,6 +59,8 @@ class SynthesisSettings:
     """Plain-prompt samples beside, as a share of the candidates, for the chance level."""
     asks: Literal["continue", "message"] = "continue"
     """continue: a list that goes on, for a model in this process; message: in words, for a chat endpoint."""
+    is_drafted: bool = False
+    """Whether what asks for steering is drafted by one model and rewritten by another."""
     lag: int = 0
     """Waves that are asked for while one is decided: 1 at an endpoint, 0 where the model that decides writes too."""
     n_tries: int = 1
@@ -126,14 +128,15 @@ def feature_request(
     n = len(task.spans)
     chosen = [task.spans[(index + i) % n] for i in range(min(settings.n_spans, n))]
     examples = [
-        " ".join(text.split()) for text in (*(s.context for s in chosen), *((pair.strong,) if pair else ())) if text
-    ]
+        prompts.apart(" ".join(text.split()))
+        for text in (*(s.context for s in chosen), *((pair.strong,) if pair else ())) if text
+    ]  # fmt: skip
     words, goes_on = ", ".join(firing_words(task.spans)), settings.asks == "continue" or strength > 0
     values = {
         "spans": "\n".join(f"{number}. {text}" for number, text in enumerate(examples, start=1)),
         "words": words,
         "about": in_common(task),
-        "weak": " ".join(pair.weak.split()) if pair else "",
+        "weak": prompts.apart(" ".join(pair.weak.split())) if pair else "",
         **_what(settings),
     }
     name = PROMPTS[goes_on, pair is not None]
@@ -141,6 +144,7 @@ def feature_request(
     return replace(
         request,
         prefix=f"{len(examples) + 1}." if goes_on else "",
+        stop="\n" if goes_on else "",
         rng_seed=settings.rng_seed * FEATURE_STRIDE + task.feature_id + 1,
         steering=((task.feature_id, strength),) if strength else (),
     )
@@ -149,7 +153,7 @@ def feature_request(
 def in_common(task: FeatureTask) -> str:
     """What the texts of a feature share, as it stands in a prompt behind "in common"."""
     if task.explanation:
-        return f": {task.explanation}"
+        return f": {prompts.apart(task.explanation)}"
     return f", near the words {', '.join(firing_words(task.spans))}"
 
 
@@ -180,11 +184,17 @@ def _request(prompt: str, index: int, settings: SynthesisSettings) -> Request:
 
 def worst_amount(request: Request, settings: SynthesisSettings) -> Amount:
     """The most that a sample can cost, with all that may follow its message, each asked as often as it may be."""
-    asked = replace(request, max_tokens=request.max_tokens * LONGER ** (settings.n_tries - 1))
-    calls = [request, *longest(asked, settings.wanted)[1:]]
-    calls += [request] if request.steering and settings.asks == "message" else []  # its draft
+    calls = longest(request, settings.wanted, LONGER ** (settings.n_tries - 1))
+    if request.steering and settings.is_drafted:
+        calls += drafted(request)
     tries = [replace(call, max_tokens=call.max_tokens * LONGER**n) for call in calls for n in range(settings.n_tries)]
     return total(settings.price.of(*worst_tokens(asked)) for asked in tries)
+
+
+def drafted(request: Request) -> list[Request]:
+    """A request as it is drafted and rewritten, as long as can be."""
+    around = prompts.fill("rewrite", draft="x " * 2 * request.max_tokens, about=request.messages[-1].content)
+    return [request, replace(request, messages=(Message("user", around),))]
 
 
 def firing_words(spans: Sequence[Span], n_words: int = 3) -> list[str]:
@@ -193,5 +203,5 @@ def firing_words(spans: Sequence[Span], n_words: int = 3) -> list[str]:
     for span in spans:
         rest = re.match(r"\w*", span.context.removeprefix(span.text))
         word = (span.text.split() or [""])[-1] + (rest.group() if rest else "")
-        words.setdefault(word.lower(), f'"{word}"')
+        words.setdefault(word.lower(), f'"{prompts.apart(word)}"')
     return list(words.values())[:n_words]

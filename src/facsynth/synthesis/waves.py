@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import groupby
 
 from facsynth.llm.budget import NOT_SENT, Amount, total
+from facsynth.llm.endpoint_writer import is_passing
 from facsynth.records import Request
 from facsynth.synthesis.accept import MEASURED, WRITER_ERROR, acceptance_limit
 from facsynth.synthesis.candidates import (
@@ -130,7 +131,8 @@ class Waves:
             if feature in self._strengths and (steered := [c for c in own if c.strength]):
                 self._strengths[feature].take(steered)
         rung = self._plain if wave and wave[0][0] == PLAIN else self._yield
-        rung.take(n_new, sum(candidate.written_tokens for candidate in candidates))
+        if rung is self._yield or not rung.n_poor:  # a rung that was left is left
+            rung.take(n_new, sum(candidate.written_tokens for candidate in candidates))
 
     def next_control(self, control: Sequence[Candidate]) -> Wave:
         """The next plain requests for the chance level, once no wave is out: those of the rung, which cost nothing
@@ -148,6 +150,11 @@ class Waves:
             wave.pop()
             costs.pop()
         return wave
+
+    def is_paid(self, index: int) -> bool:
+        """Whether the plain sample of an index was asked for before, and answered."""
+        plain = [candidate for candidate in self.candidates if candidate.written_for == PLAIN]
+        return index < len(plain) and not is_passing(plain[index].reason.removeprefix(f"{WRITER_ERROR}: "))
 
     def outcome(self, control: list[Candidate]) -> Synthesis:
         """What was written in all, once no wave is out."""
@@ -203,7 +210,7 @@ class Waves:
         return self.n_fired[feature] / max(self.n_asked[feature], 1), best / acceptance_limit(task.threshold)
 
     def _strength(self, feature: int) -> float:
-        """0 on the rung of spans alone, which a feature leaves with its first wave in vain."""
+        """0 on the rung of spans alone: until a wave was in vain, and again after every accepted sample."""
         rungs = self.settings.rungs
         if STEERED_RUNG not in rungs or (SPANS_RUNG in rungs and self._in_vain(feature) < self.settings.per_wave):
             return 0.0
