@@ -37,6 +37,7 @@ def test_every_part_of_the_benchmark_runs_at_toy_sizes_and_its_checks_hold(tmp_p
         assert (row["holds"] is None) == (row["goal"] == "")
 
 
+@pytest.mark.slow
 def test_a_benchmark_that_needs_no_model_writes_its_table_and_json(tmp_path: Path) -> None:
     printed, found = bench(tmp_path / "bench.json", "--only", "profiles")
     rows = found["rows"]

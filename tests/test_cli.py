@@ -389,6 +389,7 @@ def terminal() -> Iterator[tuple[TextIO, list[str]]]:
         shown.append(b"".join(pieces).decode("utf-8", "replace"))
 
 
+@pytest.mark.slow
 def test_results_stay_apart_from_a_bar_on_a_terminal(tiny: Parts) -> None:
     command = [sys.executable, "-m", "facsynth", "coverage", str(tiny.seed), *tiny.options, "--json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm", "COLUMNS": "100", "PYTHONIOENCODING": "ascii"}

@@ -109,6 +109,7 @@ def test_where_the_endpoint_fails_for_now_nothing_is_decided(tmp_path: Path, ser
     assert all(note.verdict for note in read_notes(out / "meaning" / "features.csv").values())
 
 
+@pytest.mark.slow
 def test_what_is_corrected_after_samples_were_begun_counts_in_a_new_folder(tmp_path: Path, server: FaultServer) -> None:
     server.script = answer
     parts = few(tmp_path)
@@ -166,6 +167,7 @@ def test_requests_that_an_endpoint_refused_before_it_answered_any_are_asked_agai
     assert notes and all(note.verdict for note in notes.values())
 
 
+@pytest.mark.slow
 def test_verdicts_by_another_rubric_of_the_same_name_are_taken_back(tmp_path: Path, server: FaultServer) -> None:
     parts = few(tmp_path)
     parts |= {"judge": {"endpoint": {"url": server.url, "model": MODEL}}}

@@ -102,6 +102,7 @@ def test_samples_of_seed_set_and_anchor_add_nothing(tmp_path: Path) -> None:
     assert summary["n_selected"] == 0
 
 
+@pytest.mark.slow
 def test_it_is_decided_once_and_for_one_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, out = settings_of(tmp_path), tmp_path / "run"
     with monkeypatch.context() as patch:

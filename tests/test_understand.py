@@ -209,6 +209,7 @@ def test_agreement_is_counted_over_what_was_judged() -> None:
     assert agreement([], {1}, ("Yes",))["kappa"] is None
 
 
+@pytest.mark.slow
 def test_a_cheaper_model_may_score_what_a_large_one_explained(run: Path, server: FaultServer) -> None:
     server.script = answer
     assert ask("interpret", run, server).code == 0
@@ -228,6 +229,7 @@ def test_what_contrast_tells_needs_a_background(run: Path, server: FaultServer) 
     assert done.code == 2 and "Judge whatever is active: --method judge" in done.stderr
 
 
+@pytest.mark.slow
 def test_verdicts_by_hand_are_of_one_task(run: Path, server: FaultServer) -> None:
     server.script = answer
     words = ("--method", "judge", "--task")
