@@ -40,12 +40,15 @@ coverage:
 writer:                     # the model above, steered; or a model at an OpenAI-compatible endpoint
   # rungs: [spans]          # of plain, spans, steered: what is tried, cheapest first
   # endpoint: {{url: http://localhost:8000/v1, model: NAME, price: {{prompt: 0, written: 0}}}}
+  # draft: local            # with an endpoint: the model above steers drafts, and the endpoint rewrites them
 judge: {{}}                   # who explains and judges features: the model above; or an endpoint, as for the writer
 budget:
   features: null            # attempt so many concepts, drawn at random; null: all that are missing
+  per_feature: 1            # samples that each of them wants at least
   max_candidates: {max_candidates}        # a feature, then it is given up
   max_tokens: null          # a hard cap, of prompt and written tokens; max_calls and max_money are others
   control: {control}              # plain samples beside, for the chance level
+accept: {{}}                  # what is rejected; min_score: 3 has the judge rate what fires (docs/filling.md)
 rng_seed: 0
 """
 
