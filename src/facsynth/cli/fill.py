@@ -243,8 +243,8 @@ def print_summary(summary: dict[str, Any], record: dict[str, Any], out: Path) ->
         ("given up", str(summary["n_gave_up"])),
         (
             "written",
-            f"{summary['writer_tokens']} tokens in {summary['writer_calls']} calls, "
-            f"{summary['control_tokens']} of them for the chance level alone",
+            f"{summary['writer_tokens']} tokens, {summary['control_tokens']} of them for the chance level alone; "
+            f"in {summary['writer_calls']} calls",
         ),
         ("stopped because", summary["stop_reason"]),
     ]
