@@ -17,6 +17,7 @@ from facsynth.features.encode import FeatureSpace
 from facsynth.model.batching import pad
 from facsynth.model.writer import LocalWriter
 from facsynth.records import Message, Request
+from facsynth.synthesis.parts import MESSAGE
 
 N_PROMPTS, N_SPANS = 8, 2
 """As in a wave: a prompt a feature, several samples a prompt."""
@@ -56,6 +57,8 @@ def _requests(n: int, max_tokens: int, temperature: float = 0.9) -> list[Request
             "write_message",
             spans="\n".join(f"{n}. {text}" for n, text in enumerate(texts[i::N_PROMPTS], start=1)),
             words=f'"{texts[i].split()[-1]}"',
+            many=MESSAGE.many,
+            one=MESSAGE.one,
         )
         for i in range(N_PROMPTS)
     ]
