@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,16 @@ def test_rows_and_side_table_belong_together(finished: Path, tmp_path: Path) -> 
     assert sources(tmp_path / "data") == record["sources"]
     assert record["sources"]["selected"] == 2
     assert record["sources"]["written"] > 0
+
+
+def test_a_text_that_was_changed_after_it_was_proved_is_not_exported(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    rows = read_jsonl(run / "samples.jsonl")
+    rows[1]["messages"][0]["content"] += " and more"
+    (run / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match=r"samples.jsonl, row 2: its text was changed after it was proved\nRestore"):
+        export_run(run, tmp_path / "data", ExportSettings(layout="plain"))
 
 
 def test_a_mix_holds_each_sample_once_in_an_order_of_its_seed(finished: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import tiny_run
 from facsynth import pipeline
-from facsynth.errors import IncompleteError, InputError, SettingsError
+from facsynth.errors import IncompleteError, InputError, ModelError, SettingsError
 from facsynth.exporting import ExportSettings, export_run
 from facsynth.limits import AcceptBlock
 from facsynth.llm import ScriptedWriter
@@ -77,6 +77,14 @@ def test_the_lowest_mark_counts_and_no_answer_is_no_mark() -> None:
 def test_a_mark_that_is_none_is_no_mark() -> None:
     writer = ScriptedWriter(lambda r: marks(9, 2, 4))
     assert rate([ROW], "message", "to train", writer, AskingSettings()) == [None]
+
+
+def test_a_judge_that_gives_no_marks_at_all_ends_the_run() -> None:
+    rows = [{"messages": [{"role": "user", "content": f"text {n}"}]} for n in range(4)]
+    writer = ScriptedWriter(lambda r: '{"good": true}')
+    assert rate(rows[:3], "message", "to train", writer, AskingSettings()) == [None] * 3
+    with pytest.raises(ModelError, match=r"gave no marks to any of 4 samples: fit: .*\nGive it more room"):
+        rate(rows, "message", "to train", writer, AskingSettings())
 
 
 def test_a_small_model_goes_on_from_the_brace() -> None:

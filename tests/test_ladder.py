@@ -13,7 +13,7 @@ from facsynth.llm import Ledger, LedgerWriter, ScriptedWriter
 from facsynth.llm.budget import Caps
 from facsynth.records import NON_FINITE, Reply, Request
 from facsynth.store import Artifact
-from facsynth.synthesis.accept import NOTHING_FIRES, POOR, WRITER_ERROR
+from facsynth.synthesis.accept import NOTHING_FIRES, POOR, REPEATS, WRITER_ERROR
 from facsynth.synthesis.candidates import PLAIN, RUNGS, Candidate
 from facsynth.synthesis.ladder import Strength
 from facsynth.synthesis.loop import synthesize
@@ -132,7 +132,15 @@ def test_what_a_judge_found_poor_has_fired_and_errors_of_the_writer_say_nothing_
     poor = Candidate(1, "a text", POOR, fires=(1,), strength=0.2)
     failed = Candidate(1, "", f"{WRITER_ERROR}: prompt too long: 99 tokens", strength=0.2)
     in_vain = Candidate(1, "a text", NOTHING_FIRES, strength=0.2)
-    for candidates, then in (([poor], 0.2), ([failed], 0.2), ([failed, failed, in_vain], 0.3), ([in_vain], 0.3)):
+    reply = Candidate(1, "a text", REPEATS, strength=0.2, fault_at="assistant")
+    for candidates, then in (
+        ([poor], 0.2),
+        ([reply], 0.2),
+        ([reply, in_vain], 0.3),
+        ([failed], 0.2),
+        ([failed, failed, in_vain], 0.3),
+        ([in_vain], 0.3),
+    ):
         strength = Strength(0.2)
         strength.take(candidates)
         assert strength.now == pytest.approx(then)
@@ -156,7 +164,7 @@ def test_a_rung_of_plain_requests_that_gave_too_little_is_left_for_good(tmp_path
     assert not any(asked[33:])
 
 
-def test_plain_requests_that_failed_are_paid_for_by_the_control(tmp_path: Path) -> None:
+def test_plain_requests_that_failed_are_not_asked_again_for_the_control(tmp_path: Path) -> None:
     asked: Counter[int] = Counter()
 
     def answer(request: Request) -> str | Reply:
@@ -167,7 +175,8 @@ def test_plain_requests_that_failed_are_paid_for_by_the_control(tmp_path: Path) 
         return f"of no use at all {request.sample_index}"
 
     found, _ = run(tmp_path, answer, [task(1), task(2)], rungs=RUNGS[:2], max_candidates=4, control=0.1)
-    assert [c.n_calls for c in found.control] == [0, 1, 0, 0]
+    assert [c.n_calls for c in found.control] == [0, 0, 0]
+    assert set(asked.values()) == {1, 2} and asked[1] == 1
 
 
 def test_plain_samples_of_different_waves_are_compared(tmp_path: Path) -> None:

@@ -20,11 +20,13 @@ import yaml
 
 from facsynth.assemble import read_data
 from facsynth.errors import InputError, SettingsError
+from facsynth.proof import sample_of
 from facsynth.records import Progress, no_progress
 from facsynth.report.card import card_of
 from facsynth.report.shapes import PROVENANCE, SUMMARY, read_object, read_rows
 from facsynth.settings import RunSettings, load_settings
 from facsynth.store import Artifact, read_json, read_jsonl, write_atomic, write_json, write_jsonl, write_text
+from facsynth.synthesis.accept import text_sha256
 from facsynth.text.export import Layout, dataset_info, laid_out
 from facsynth.text.layouts import RowError
 
@@ -103,7 +105,7 @@ def _seed(settings: RunSettings, unread: list[str], progress: Progress) -> Itera
         try:
             yield _Item("seed", sample.sample_id, row(), {})
         except RowError:
-            unread.append(sample.where)
+            unread.append(Path(sample.where).name)
 
 
 def _left_out(unread: Sequence[str]) -> list[str]:
@@ -115,9 +117,19 @@ def _left_out(unread: Sequence[str]) -> list[str]:
 
 
 def _filled(run: Path) -> Iterator[_Item]:
-    """The accepted samples, each with its row of provenance."""
+    """The accepted samples, each with its row of provenance, as they were proved.
+
+    Raises:
+        InputError: a text is another than the one that was proved.
+    """
     pairs = zip(read_jsonl(run / "samples.jsonl"), read_rows(run / "provenance.jsonl", PROVENANCE), strict=True)
-    for row, provenance in pairs:
+    for number, (row, provenance) in enumerate(pairs, start=1):
+        sample = sample_of(row, provenance["form"])
+        if sample is None or text_sha256(sample.text) != provenance["text_sha256"]:
+            raise InputError(
+                f"{run / 'samples.jsonl'}, row {number}: its text was changed after it was proved\n"
+                "Restore it; or export, and change the exported copy. `facsynth verify` names every such row."
+            )
         yield _Item(provenance["source"], provenance["sample_id"], row, provenance)
 
 

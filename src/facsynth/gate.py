@@ -27,7 +27,7 @@ from facsynth.text.layouts import RowError
 from facsynth.writers import opened_model
 
 N_REFERENCE = 64
-"""Samples of seed set and anchor each, that the judge rates too."""
+"""Samples of seed set, anchor and pool each, that the judge rates too."""
 MARKS = range(1, 6)
 
 
@@ -65,8 +65,9 @@ def scores_by_source(
     found: dict[str, Sequence[int | None]] = {
         "written": [c.score for c in written.accepted if c.written_for != SELECTED]
     }
-    if selected := [c.whole for c in written.accepted if c.written_for == SELECTED]:
-        found["selected"] = score(selected)
+    if selected := [c for c in written.accepted if c.written_for == SELECTED]:
+        some = heapq.nsmallest(N_REFERENCE, selected, key=lambda candidate: candidate.sample_id)
+        found["selected"] = score([candidate.whole for candidate in some])
     for which, sources in (("seed", settings.data.seed), ("anchor", settings.data.anchor)):
         if "-" not in sources:  # stdin is gone by now
             found[which] = score(_some_rows(settings, which, progress))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from facsynth.blocks import Block, Place
-from facsynth.synthesis.accept import CleanSettings
+from facsynth.synthesis.accept import MIN_WORDS, CleanSettings
 from facsynth.synthesis.requests import SynthesisSettings
 
 
@@ -40,7 +40,7 @@ class BudgetBlock(Block):
 class AcceptBlock(Block):
     """What is rejected, whatever it fires."""
 
-    max_words: int | None = Field(default=None, ge=1)
+    max_words: int | None = Field(default=None, ge=MIN_WORDS)
     personal_data: bool = False
     """Reject what seems to hold some: addresses, numbers of phones, cards and accounts."""
     fluency: float = Field(default=CleanSettings.fluency, ge=0, lt=1)

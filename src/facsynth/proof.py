@@ -47,7 +47,7 @@ def verify_run(out: Path, cache: Path, progress: Progress = no_progress) -> Veri
     settings = load_settings(out / "facsynth.yaml")
     space = open_space(settings, cache, dtype="float32")
     _check_space(out, space)
-    samples = [_sample(row, settings.data.form) for row in rows]
+    samples = [sample_of(row, settings.data.form) for row in rows]
     decide = measurer(space)
     measured: list[Measurement | None] = []
     for start in range(0, len(samples), VERIFY_SAMPLES):
@@ -74,7 +74,7 @@ def measurer(space: FeatureSpace) -> Callable[[Sequence[Sample]], list[Measureme
     return measure_samples
 
 
-def _sample(row: Mapping[str, Any], form: str) -> Sample | None:
+def sample_of(row: Mapping[str, Any], form: str) -> Sample | None:
     """What the row says now; None where nothing is left to read."""
     try:
         return to_sample(row, form).sample

@@ -93,12 +93,14 @@ def role_of(identity: str) -> str:
 def _recorded(ledger: Ledger, role: str) -> Writer:
     """Who answers as one of a role did."""
     names = [name for name in ledger.writers() if role_of(name) == role]
-    if names or not role:
+    if names:
         return ScriptedWriter.replay(ledger, identity=names[0] if len(names) == 1 else None)
+
+    who = role.removesuffix(":") or "writer"
 
     def never_asked(request: Request) -> Reply:
         raise InputError(
-            f"{ledger.path} cannot be replayed: its run never asked a {role.removesuffix(':')}, and this one does\n"
+            f"{ledger.path} cannot be replayed: its run never asked a {who}, and this one does\n"
             "Take the settings of that run, or go on without --replay."
         )
 

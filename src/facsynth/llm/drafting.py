@@ -55,10 +55,8 @@ class DraftingWriter:
 
     def _drafted(self, asked: Sequence[Request]) -> list[Reply]:
         """Drafts, each counted once."""
-        keys, free = (
-            [key_of(self._drafter.identity, request) for request in asked],
-            Reply("", "stop", 0, 0, 0.0, n_calls=0),
-        )
+        keys = [key_of(self._drafter.identity, request) for request in asked]
+        free = Reply("", "stop", 0, 0, 0.0, n_calls=0)
         drafts = [
             replace(free, text=draft.text, finish_reason=draft.finish_reason, error=draft.error)
             if key in self._counted else draft

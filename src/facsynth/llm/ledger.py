@@ -88,7 +88,7 @@ _SPENT = """
 SELECT coalesce(sum(attempts), 0),
     coalesce(sum(coalesce(prompt_tokens, 0) + coalesce(written_tokens, 0) + lost_tokens + reserved_tokens), 0),
     total(coalesce(price, 0) + lost_price + reserved_price)
-FROM calls"""
+FROM calls WHERE writer NOT LIKE 'draft:%'"""  # drafts are of the model in this process, and cost nothing
 
 Key = tuple[str, int]
 """(request hash, sample index)."""

@@ -5,7 +5,6 @@ Before: explanations of `interpret`. After: `measure` takes the features whose v
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -85,7 +84,7 @@ def judge(
                 "judge",
                 definition=task.definition,
                 rubric=rubric,
-                explanation=json.dumps(explanation, ensure_ascii=False),
+                explanation=prompts.quoted(explanation),
                 spans=listed(map(marked, spans[feature][:N_SHOWN])),
             ),
             feature,

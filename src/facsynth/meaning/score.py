@@ -7,7 +7,6 @@ of another feature as control: what a judge finds without knowing anything.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -176,7 +175,7 @@ def is_enough(trials: Sequence[Trial]) -> bool:
 
 
 def _questions(explanation: str, feature: int, trials: Sequence[Trial], settings: AskingSettings) -> list[Request]:
-    size, described = settings.texts_per_call, json.dumps(explanation, ensure_ascii=False)
+    size, described = settings.texts_per_call, prompts.quoted(explanation)
     return [
         question(
             prompts.fill("detect", explanation=described, texts=listed(t.text for t in trials[start : start + size])),

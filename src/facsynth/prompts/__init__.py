@@ -7,7 +7,10 @@ import re
 from importlib.resources import files
 from string import Template
 
-_CONTROL = re.compile(r"<(?=\|)|<(?=/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn)>)|\[(?=/?INST\])")
+_CONTROL = re.compile(
+    r"<(?=[|｜])|<(?=/?(?:s|bos|eos|pad|unk|start_of_\w+|end_of_\w+|tool_\w+|think)>)|<(?=<(?:/?SYS)>)"
+    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_\w+)\])"
+)
 """Where something begins that chat templates are made of."""
 
 

@@ -55,6 +55,8 @@ class Candidate:
     """All of it, in the form's layout; empty where it is a message alone."""
     flaw: str = ""
     """Of the rejected reply of a pair."""
+    fault_at: str = ""
+    """The part that it is rejected for before it is measured, where that is not the message: it is not steered."""
 
     @property
     def message(self) -> str:

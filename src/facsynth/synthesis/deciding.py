@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from facsynth.errors import InputError, ModelError
+from facsynth.errors import IncompleteError, InputError, ModelError
 from facsynth.llm.budget import NOT_SENT
+from facsynth.llm.endpoint_writer import is_passing
 from facsynth.llm.wire import Kind
-from facsynth.records import Measurement, Sample
+from facsynth.records import NON_FINITE, Measurement, Sample
 from facsynth.store import Artifact, fingerprint, read_jsonl, write_jsonl
 from facsynth.synthesis.accept import (
     ENOUGH_OF_IT,
@@ -119,9 +120,12 @@ class Decider:
                 return decided
             marks = self.score([candidates[i].whole for i in new])
             for i, mark in zip(new, marks, strict=True):
-                poor = self._poor(mark)
+                poor, own, found = self._poor(mark), decided[i].written_for, measured[i]
+                activation, position = found.maxima.get(own, (0.0, 0)) if found else (0.0, 0)
                 scored[i] = (
-                    decided[i].changed(score=mark, reason=poor, feature=decided[i].written_for)
+                    decided[i].changed(
+                        score=mark, reason=poor, feature=own, activation=activation, position=position, span=""
+                    )
                     if poor
                     else candidates[i].changed(score=mark)
                 )
@@ -215,7 +219,7 @@ def _candidate(written_for: int, written: Written, sample: Sample, log_prob: flo
         strength=strength, rung=_rung(written_for, strength), sample_id=sample.sample_id,
         prompt_hash=fingerprint(request.as_json())[:16], log_prob=log_prob, n_calls=written.n_calls,
         prompt_tokens=written.prompt_tokens, written_tokens=written.written_tokens,
-        row=written.row, flaw=written.flaw,
+        row=written.row, flaw=written.flaw, fault_at=written.fault_at,
     )  # fmt: skip
 
 
@@ -230,7 +234,11 @@ def _check_any(written: Sequence[Written]) -> None:
     prefix = f"{WRITER_ERROR}: "
     errors = [sample.reason.removeprefix(prefix) for sample in written if sample.reason.startswith(prefix)]
     kinds = {error.partition(":")[0] for error in errors}
-    if len(errors) == len(written) and not kinds & {NOT_SENT, Kind.REFUSAL, Kind.FILTER}:
+    if len(errors) == len(written) and all(map(is_passing, errors)) and NOT_SENT not in kinds:
+        raise IncompleteError(
+            f"the writer finished none of {len(written)} samples: {errors[0]}\nThe same command asks again."
+        )
+    if len(errors) == len(written) and not kinds & {NOT_SENT, NON_FINITE, Kind.REFUSAL, Kind.FILTER}:
         raise ModelError(
             f"the writer finished none of {len(written)} samples: {errors[0]}\n"
             "Mend that, and start in a new folder: failed calls are kept, like answered ones."

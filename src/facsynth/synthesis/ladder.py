@@ -50,9 +50,9 @@ class Strength:
     def take(self, candidates: Sequence[Candidate]) -> None:
         """Bisect by what a wave with this strength became; where it fires the feature, and in sound texts, it stays.
 
-        Candidates that a writer's error left without a text say nothing, but for one that is due to the strength.
+        Faults of replies say nothing, as these are not steered; nor do errors of a writer that are not due to it.
         """
-        told = [c for c in candidates if is_broken(c) or not c.reason.startswith(WRITER_ERROR)]
+        told = [c for c in candidates if not c.fault_at and (is_broken(c) or not c.reason.startswith(WRITER_ERROR))]
         if not told:
             return
         if 2 * sum(map(is_broken, told)) > len(told):

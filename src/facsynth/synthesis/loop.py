@@ -16,6 +16,7 @@ from facsynth.llm.budget import NOT_SENT
 from facsynth.protocols import Writer
 from facsynth.records import Progress, no_progress
 from facsynth.store import Artifact
+from facsynth.synthesis.accept import WRITER_ERROR
 from facsynth.synthesis.candidates import (
     Candidate,
     Synthesis,
@@ -89,12 +90,12 @@ def _control(waves: Waves, decider: Decider, writer: SampleWriter) -> list[Candi
     """The plain samples, which are compared with seed set and anchor alone."""
     decider.forget_accepted()
     control: list[Candidate] = []
+    n_again = len(waves.plain_again)
     while plain := waves.next_control(control):
         name = f"waves/control{len(control):05d}.jsonl"
         found = decider.decide(name, plain, _written(writer, plain), waves)
-        first = len(control)
-        control += [c.changed(n_calls=0) if waves.is_paid(first + i) else c for i, c in enumerate(found)]
-        if any(NOT_SENT in candidate.reason for candidate in control):
+        control += [c.changed(n_calls=0) for c in found] if len(control) < n_again else found
+        if any(candidate.reason.startswith(f"{WRITER_ERROR}: {NOT_SENT}: ") for candidate in control):
             break
     return control
 

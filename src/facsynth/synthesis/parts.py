@@ -84,6 +84,8 @@ class Written:
     parts: dict[str, str] = field(default_factory=dict)
     """What is no turn: a worse reply, answers to choose from."""
     reason: str = ""
+    fault_at: str = ""
+    """The part that is at fault, where it is not the message."""
     flaw: str = ""
     n_calls: int = 0
     prompt_tokens: int = 0
@@ -132,6 +134,7 @@ class SampleWriter:
         for sample in samples:
             if not sample.reason:
                 sample.reason = _finish(sample, self._wanted) or _unread(sample, form)
+                sample.fault_at = form if sample.reason and sample.row else ""
         return samples
 
     def _take_message(self, sample: Written, reply: Reply) -> None:
@@ -154,6 +157,7 @@ class SampleWriter:
         for sample, reply in zip(going, write_to_end(self._writer, asked, self._n_tries) if asked else [], strict=True):
             sample.cost(reply)
             text, sample.reason = read(reply)
+            sample.fault_at = name if sample.reason else ""
             if name in {"user", "assistant"}:
                 sample.turns.append(Message(name, text))
             else:
@@ -169,9 +173,7 @@ class SampleWriter:
         text = without_control(reply.text, unfinished=reply.finish_reason == "length")
         if why := _no_text(reply, text):
             return text, why
-        if refuses(text):
-            return text, REFUSAL
-        return text, unclean(text, self._languages, self._clean) or repeats(text)
+        return text, REFUSAL if refuses(text) else unclean(text, self._languages, self._clean) or repeats(text)
 
     def _choice(self, reply: Reply) -> tuple[str, str]:
         """A short answer, on one line."""
@@ -228,9 +230,7 @@ def _told(turns: Sequence[Message]) -> str:
 
 
 def longest(request: Request, wanted: Wanted, longer: int) -> list[Request]:
-    """A request for a message, and all that may follow it, as long as can be: for what it may cost; each of their parts
-    `longer` times what is first asked for.
-    """
+    """A request for a message and all that may follow it, with parts `longer` times as long as first asked for."""
     message, reply = ("x " * 2 * longer * n for n in (request.max_tokens, wanted.reply_tokens))
     sample, found = Written(request, [Message("user", message)]), [request]
     if wanted.form == "ab":

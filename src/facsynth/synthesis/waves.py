@@ -12,7 +12,6 @@ from dataclasses import replace
 from itertools import groupby
 
 from facsynth.llm.budget import NOT_SENT, Amount, total
-from facsynth.llm.endpoint_writer import is_passing
 from facsynth.records import Request
 from facsynth.synthesis.accept import MEASURED, WRITER_ERROR, acceptance_limit
 from facsynth.synthesis.candidates import (
@@ -135,15 +134,15 @@ class Waves:
             rung.take(n_new, sum(candidate.written_tokens for candidate in candidates))
 
     def next_control(self, control: Sequence[Candidate]) -> Wave:
-        """The next plain requests for the chance level, once no wave is out: those of the rung, which cost nothing
-        again, then what is due besides and fits the caps.
+        """The next plain requests for the chance level, once no wave is out: those of the rung that were answered, and
+        cost nothing again; then what is due besides and fits the caps.
         """
+        again = self.plain_again
+        if again and not control:
+            return [(CONTROL, plain_request(index, self.settings)) for index in again]
         n_plain = self.n_asked[PLAIN] if self.settings.control else 0
-        first = len(control)
-        end = n_plain if first < n_plain else n_control(len(self.candidates), self.settings)
+        first, end = n_plain + len(control) - len(again), n_control(len(self.candidates), self.settings)
         wave = [(CONTROL, plain_request(index, self.settings)) for index in range(first, end)]
-        if first < n_plain:
-            return wave
         costs = [worst_amount(request, self.settings) for _, request in wave]
         spent = total([self._spent, *map(self._amount, control)])
         while wave and self.settings.caps.exceeded(total([spent, *costs])):
@@ -151,10 +150,13 @@ class Waves:
             costs.pop()
         return wave
 
-    def is_paid(self, index: int) -> bool:
-        """Whether the plain sample of an index was asked for before, and answered."""
+    @property
+    def plain_again(self) -> list[int]:
+        """The plain requests of the rung that the control asks again; one that failed is not, and stays as it was."""
+        if not self.settings.control:
+            return []
         plain = [candidate for candidate in self.candidates if candidate.written_for == PLAIN]
-        return index < len(plain) and not is_passing(plain[index].reason.removeprefix(f"{WRITER_ERROR}: "))
+        return [index for index, c in enumerate(plain) if not c.reason.startswith(WRITER_ERROR)]
 
     def outcome(self, control: list[Candidate]) -> Synthesis:
         """What was written in all, once no wave is out."""

@@ -50,9 +50,6 @@ class Corpus:
         form_roles(form)
         held = tuple(samples)
 
-        def rows() -> Iterator[tuple[Sample, Row]]:
-            return ((sample, partial(to_row, sample, form)) for sample in held)
-
         return Corpus(
             name,
             form,
