@@ -77,7 +77,9 @@ def test_faults_change_nothing_and_a_replay_needs_no_endpoint(server: FaultServe
     assert sum(server.seen.values()) == n_seen
     missing = run(config, tmp_path / "none", "--replay", str(tmp_path / "gone.sqlite"))
     assert (missing.code, "there is no ledger" in missing.stderr) == (1, True)
-    assert not (tmp_path / "gone.sqlite").exists()
+    assert not (tmp_path / "gone.sqlite").exists() and not (tmp_path / "none" / "features").exists()
+    other = run(config, tmp_path / "none", "--replay", str(config))
+    assert (other.code, f"{config} is no ledger" in other.stderr) == (1, True)
 
 
 def test_a_run_that_a_limit_stopped_goes_on_where_it_was(server: FaultServer, tmp_path: Path) -> None:

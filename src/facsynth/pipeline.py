@@ -38,7 +38,7 @@ from facsynth.store import Artifact
 from facsynth.synthesis.candidates import Synthesis
 from facsynth.text.corpus import Corpus
 from facsynth.text.forms import to_sample
-from facsynth.writers import check_endpoints
+from facsynth.writers import check_endpoints, check_replay
 
 
 def tell_nobody(out: Path) -> None:
@@ -67,6 +67,8 @@ def run(
     check_form(settings)
     if replay is None:
         check_endpoints(settings)
+    else:
+        check_replay(replay)
     with locked(out):
         corpora = read_unless_known(settings, out, progress)
         folder = open_run(settings, out, corpora)

@@ -29,6 +29,10 @@ ROLES = {"writer": "", "judge": "judge:", "draft": "draft:"}
 """What an identity begins with; the same model may write, judge and draft."""
 
 
+SQLITE = b"SQLite format 3"
+"""What a ledger begins with."""
+
+
 class Nobody:
     """Who writes where nothing is to be written."""
 
@@ -69,8 +73,7 @@ def opened_model(
     block = {"writer": settings.writer.endpoint, "judge": settings.judge.endpoint, "draft": None}[which]
     role = ROLES[which]
     if replay is not None:
-        if not replay.is_file():
-            raise InputError(f"there is no ledger {replay}\nGive the ledger.sqlite of a run.")
+        check_replay(replay)
         with Ledger.open(replay) as recorded:
             yield LedgerWriter(_recorded(recorded, role), ledger, progress=progress)
     elif which == "writer" and not settings.budget.max_candidates:
@@ -119,6 +122,19 @@ def _opened_endpoint(
         writer = EndpointWriter(endpoint, ledger, budget, identity=identity, progress=progress)
         ends.callback(writer.close)
         yield writer
+
+
+def check_replay(ledger: Path) -> None:
+    """Refuse what is no ledger to replay, which is known before any work.
+
+    Raises:
+        InputError: there is no such file, or it is something else.
+    """
+    if not ledger.is_file():
+        raise InputError(f"there is no ledger {ledger}\nGive the ledger.sqlite of a run.")
+    with ledger.open("rb") as file:
+        if file.read(len(SQLITE)) != SQLITE:
+            raise InputError(f"{ledger} is no ledger\nGive the ledger.sqlite of a run.")
 
 
 def check_endpoints(settings: RunSettings) -> None:
