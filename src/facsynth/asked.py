@@ -10,6 +10,7 @@ from facsynth.blocks import Block
 from facsynth.llm.address import check_extra, parsed
 from facsynth.llm.budget import Price
 from facsynth.meaning.asking import USUAL
+from facsynth.synthesis.ladder import STRONGEST
 from facsynth.synthesis.requests import SynthesisSettings
 
 
@@ -63,7 +64,7 @@ class WriterBlock(Block):
     rungs: tuple[Literal["plain", "spans", "steered"], ...] | None = None
     """What is tried, one after the other. Where nothing is said, what gave most for its tokens: steered by the model
     above, spans at an endpoint, and with drafts both."""
-    strength: float = Field(default=SynthesisSettings.strength, gt=0)
+    strength: float = Field(default=SynthesisSettings.strength, gt=0, le=2 * STRONGEST)
     """Of steering: half of it is tried first, then a search goes on from there."""
     temperature: float = Field(default=SynthesisSettings.temperature, ge=0)
     top_p: float = Field(default=SynthesisSettings.top_p, gt=0, le=1)
