@@ -69,9 +69,10 @@ def test_a_row_of_the_pool_that_no_trainer_could_read_is_not_selected(tmp_path: 
     for row in rows[::2]:
         row["messages"][1]["content"] = [{"type": "image"}]
     (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    pipeline.run(settings, out, tmp_path / "cache")
+    summary = pipeline.run(settings, out, tmp_path / "cache")
     selected = read_jsonl(out / "samples.jsonl")
     assert selected and all(row in rows[1::2] for row in selected)
+    assert summary["n_rejected"]["has turns that are no texts"] > 0
 
 
 def test_what_the_pool_closes_is_not_written_for(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ Before: the list of what is attempted, and an encoded pool. After: `synthesis.lo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -28,6 +27,8 @@ from facsynth.text.corpus import Corpus
 from facsynth.text.layouts import RowError
 
 CHOSEN = "selected.jsonl"
+NO_TEXTS = "has turns that are no texts"
+"""Reason of a row that no trainer of texts could read."""
 
 
 def select_samples(
@@ -114,7 +115,7 @@ class _Choice:
                 n_calls=0,
                 rung=POOL_RUNG,
             )
-            reason = self._fault(sample) or ("" if wanted else NOTHING_FIRES)
+            reason = ("" if row else NO_TEXTS) or self._fault(sample) or ("" if wanted else NOTHING_FIRES)
             if reason or found is None:
                 self.refuted.append(candidate.changed(reason=reason))
                 continue
@@ -157,11 +158,13 @@ def _incidence(pool: Encoded, limits: dict[int, float]) -> tuple[list[str], Ints
 
 
 def _read(corpus: Corpus, sample_ids: Sequence[str]) -> list[tuple[Sample, dict[str, Any]]]:
-    """These samples with their whole rows, in this order; without those that have turns that are no texts."""
+    """These samples with their whole rows, in this order; a row with turns that are no texts is empty."""
     found: dict[str, tuple[Sample, dict[str, Any]]] = {}
     wanted = set(sample_ids)
     for sample, row in corpus.rows():
         if sample.sample_id in wanted and sample.sample_id not in found:
-            with suppress(RowError):
+            try:
                 found[sample.sample_id] = (sample, row())
-    return [found[sample_id] for sample_id in sample_ids if sample_id in found]
+            except RowError:
+                found[sample.sample_id] = (sample, {})
+    return [found[sample_id] for sample_id in sample_ids]
