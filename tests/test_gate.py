@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +80,20 @@ def test_a_mark_that_is_none_is_no_mark() -> None:
     assert rate([ROW], "message", "to train", writer, AskingSettings()) == [None]
 
 
-def test_a_judge_that_gives_no_marks_at_all_ends_the_run() -> None:
-    rows = [{"messages": [{"role": "user", "content": f"text {n}"}]} for n in range(4)]
-    writer = ScriptedWriter(lambda r: '{"good": true}')
-    assert rate(rows[:3], "message", "to train", writer, AskingSettings()) == [None] * 3
-    with pytest.raises(ModelError, match=r"gave no marks to any of 4 samples: fit: .*\nGive it more room"):
-        rate(rows, "message", "to train", writer, AskingSettings())
+@pytest.mark.parametrize("n", [3, 4])
+def test_a_judge_that_gives_no_marks_at_all_ends_the_run(n: int, tmp_path: Path) -> None:
+    settings = SynthesisSettings(
+        per_wave=1, max_candidates=1, max_tokens=20, control=0, rungs=("spans",),
+        clean=CleanSettings(near=1, min_score=3),
+    )  # fmt: skip
+    writer = ScriptedWriter(lambda r: f"try {r.rng_seed} of a kind {r.rng_seed - 1}=5")
+    tasks, artifact = [task(feature) for feature in range(1, n + 1)], Artifact(tmp_path, "synthesize", {}, {})
+    run = partial(synthesize, tasks, writer, measure, artifact, settings, score=lambda rows: [None] * len(rows))
+    if n < 4:
+        assert [c.reason for c in run().rejected] == [NOT_SCORED] * n
+        return
+    with pytest.raises(ModelError, match=r"gave no marks to any of 4 samples\nSee what it says: facsynth ledger"):
+        run()
 
 
 def test_a_small_model_goes_on_from_the_brace() -> None:

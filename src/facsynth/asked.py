@@ -62,8 +62,8 @@ class WriterBlock(Block):
     batch_size: int = Field(default=64, ge=1)
     """Of the local writer."""
     rungs: tuple[Literal["plain", "spans", "steered"], ...] | None = None
-    """What is tried, one after the other. Where nothing is said, what gave most for its tokens: steered by the model
-    above, spans at an endpoint, and with drafts both."""
+    """What is tried, one after the other. Where nothing is said: steered by the model above, spans at an endpoint, and
+    with drafts both."""
     strength: float = Field(default=SynthesisSettings.strength, gt=0, le=2 * STRONGEST)
     """Of steering: half of it is tried first, then a search goes on from there."""
     temperature: float = Field(default=SynthesisSettings.temperature, ge=0)

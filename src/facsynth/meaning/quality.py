@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from facsynth import prompts
-from facsynth.errors import IncompleteError, ModelError
-from facsynth.llm.endpoint_writer import ENOUGH, is_passing
+from facsynth.errors import IncompleteError
+from facsynth.llm.endpoint_writer import is_passing
 from facsynth.llm.structured import Answer, ask_json
 from facsynth.meaning.asking import AskingSettings, question
 from facsynth.protocols import Writer
@@ -55,7 +55,6 @@ def rate(
 
     Raises:
         IncompleteError: the judge was not there, and may be for a later command.
-        ModelError: it gave marks to none of several samples.
     """
     shown = [listed_parts(row) for row in rows]
     different = list(dict.fromkeys(shown))
@@ -72,12 +71,6 @@ def rate(
         raise IncompleteError(
             f"the judge has not answered {len(passing)} of {len(answers)} questions: {passing[0]}\n"
             "What was answered is kept, and the same command asks again."
-        )
-    failed = [answer for answer in answers.values() if isinstance(answer, Failure)]
-    if len(failed) == len(answers) >= ENOUGH:
-        raise ModelError(
-            f"the judge gave no marks to any of {len(failed)} samples: {failed[0].reason}\n"
-            "Give it more room (judge.max_tokens), name another judge, or leave accept.min_score out."
         )
     return [None if isinstance(a := answers[text], Failure) else min(a.fit, a.correct, a.natural) for text in shown]
 

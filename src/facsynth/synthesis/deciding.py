@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from facsynth.errors import IncompleteError, InputError, ModelError
 from facsynth.llm.budget import NOT_SENT
-from facsynth.llm.endpoint_writer import is_passing
+from facsynth.llm.endpoint_writer import ENOUGH, is_passing
 from facsynth.llm.wire import Kind
 from facsynth.records import NON_FINITE, Measurement, Sample
 from facsynth.store import Artifact, fingerprint, read_jsonl, write_jsonl
@@ -119,6 +119,12 @@ class Decider:
             if self.score is None or not new:
                 return decided
             marks = self.score([candidates[i].whole for i in new])
+            if len(marks) >= ENOUGH and all(mark is None for mark in marks):
+                raise ModelError(
+                    f"the judge gave no marks to any of {len(marks)} samples\n"
+                    "See what it says: facsynth ledger RUN --export calls.jsonl. Then, in a new folder, give it more "
+                    "room (judge.max_tokens), name another judge, or leave accept.min_score out."
+                )
             for i, mark in zip(new, marks, strict=True):
                 poor, own, found = self._poor(mark), decided[i].written_for, measured[i]
                 activation, position = found.maxima.get(own, (0.0, 0)) if found else (0.0, 0)
