@@ -205,6 +205,13 @@ def test_what_a_status_means_depends_on_its_words(status: int, body: bytes, kind
     assert isinstance(found, Fault) and found.kind is kind
 
 
+def test_json_of_another_api_is_told_by_what_it_holds() -> None:
+    for body, held in ((b'{"object": "x", "results": []}', "object, results"), (b"[1]", "a list")):
+        found = read_response(200, {}, body)
+        assert isinstance(found, Fault) and found.kind is Kind.MALFORMED
+        assert found.message == f"there are no choices in it, as that API has: it holds {held}"
+
+
 def test_a_wait_is_read_from_the_words_too_and_an_address_keeps_no_key() -> None:
     found = read_response(429, {}, b'{"error": {"message": "Please retry in 58.8s."}}')
     assert isinstance(found, Fault) and found.retry_after_s == 58.8

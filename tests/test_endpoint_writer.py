@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from facsynth.llm.address import EndpointSettings
 from facsynth.llm.budget import FREE, NO_CAPS, Amount, Budget, Caps, Price
 from facsynth.llm.endpoint import Endpoint
 from facsynth.llm.endpoint_writer import EndpointWriter, identity_of
+from facsynth.llm.ledger import keyed
 from facsynth.records import Message, Reply, Request
 from fault_server import EVERY_FAULT, FINAL_FAULTS, MODEL, Act, FaultServer, refused, seeded
 
@@ -52,6 +56,28 @@ def test_replies_come_in_order_and_a_repeated_run_asks_for_what_is_new_alone(
     again, _ = write(tmp_path / "l", server, requests(30))
     assert again[:20] == first and len(again) == 30
     assert max(server.seen.values()) == 1 and sum(server.seen.values()) == 30
+
+
+def test_a_closed_writer_asks_for_nothing_more_and_what_was_out_is_kept(server: FaultServer, tmp_path: Path) -> None:
+    was_asked = threading.Event()
+
+    def slowly(body: dict[str, Any], seen: int) -> Act:
+        was_asked.set()
+        time.sleep(0.3)
+        return Act(text="late but here")
+
+    server.script = slowly
+    settings = EndpointSettings(url=server.url, model=MODEL, concurrency=8)
+    with Ledger.open(tmp_path / "l") as ledger, Endpoint(settings) as endpoint, ThreadPoolExecutor() as pool:
+        writer = EndpointWriter(endpoint, ledger, Budget(NO_CAPS, FREE, ledger.spent()), identity="w")
+        out = pool.submit(writer.write, requests(3))
+        was_asked.wait(10)
+        writer.close()
+        assert [reply.text for reply in ledger.lookup(keyed("w", requests(3))).values()] == ["late but here"] * 3
+        assert [reply.text for reply in out.result()] == ["late but here"] * 3
+        with pytest.raises(IncompleteError, match="the endpoint is closed"):
+            writer.write(requests(1, start=3))
+    assert sum(server.seen.values()) == 3
 
 
 def test_with_a_fault_in_every_second_request_every_reply_is_the_same(server: FaultServer, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import yaml
 import tiny_run
 from facsynth import pipeline
 from facsynth.errors import InputError, SettingsError
-from facsynth.exporting import ExportSettings, export_run
+from facsynth.exporting import ExportSettings, _of_layout, export_run
 from facsynth.settings import parse_settings
 from facsynth.store import read_json, read_jsonl
 from facsynth.text.export import dataset_info, laid_out
@@ -67,6 +67,23 @@ def test_where_one_chat_has_no_reply_all_are_prompts() -> None:
         {"prompt": CHAT["messages"][:2]},
         {"prompt": [turn("user", "and you?")]},
     ]
+
+
+@pytest.mark.parametrize(
+    ("row", "note"),
+    [
+        (
+            {"prompt": [], "chosen": [], "rejected": []},
+            "these samples have no one completion: rows hold prompt, chosen",
+        ),
+        ({"text": "a"}, "these samples have no one completion: rows hold text"),
+        ({"prompt": []}, "some samples have no reply"),
+        ({"prompt": [], "completion": []}, ""),
+    ],
+)
+def test_a_layout_that_samples_cannot_have_is_noted(row: dict[str, Any], note: str) -> None:
+    found = _of_layout([row], "trl-completion")
+    assert [text[: len(note)] for text in found] == ([note] if note else [])
 
 
 def test_the_entry_for_llama_factory_names_columns_and_tags() -> None:
@@ -138,6 +155,10 @@ def test_the_share_of_written_samples_is_kept(finished: Path, tmp_path: Path, sh
     written, others = found.get("written", 0), sum(found.values()) - found.get("written", 0)
     assert abs(written - share * (written + others)) <= 1
     assert written == everything["written"] or others == sum(everything.values()) - everything["written"]
+    n_left = {source: n - found.get(source, 0) for source, n in everything.items() if n > found.get(source, 0)}
+    (note,) = read_json(tmp_path / "data" / "export.json")["notes"]
+    assert note == f"left out, for the share that was asked for: {', '.join(f'{n} of {s}' for s, n in n_left.items())}"
+    assert read_json(tmp_path / "all" / "export.json")["notes"] == []
 
 
 def test_labels_of_two_kinds_are_refused() -> None:

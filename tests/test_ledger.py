@@ -112,6 +112,14 @@ def test_what_was_reserved_is_spent_until_it_is_settled_or_spared(tmp_path):
         assert ledger.errors() == {"timeout": 1}
 
 
+def test_a_role_can_be_left_out_of_what_was_spent(tmp_path):
+    with Ledger.open(tmp_path / "ledger.sqlite") as ledger:
+        for writer in ("draft:local", "a model"):
+            ledger.record([Intent(key_of(writer, request()), writer, request(), reserved=Amount(1, 100, 0.5))])
+        assert ledger.spent() == Amount(2, 200, 1.0)
+        assert ledger.spent(but="draft:") == Amount(1, 100, 0.5)
+
+
 def test_totals_add_up(tmp_path):
     with Ledger.open(tmp_path / "ledger.sqlite") as ledger:
         assert ledger.totals() == Totals(0, 0, 0, 0, 0, 0, 0, 0.0, 0.0)

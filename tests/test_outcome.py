@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from facsynth.records import Span
 from facsynth.settings import RunSettings, parse_settings
 from facsynth.store import read_json, read_jsonl
 from facsynth.synthesis.accept import NOTHING_FIRES, text_sha256
-from facsynth.synthesis.candidates import Candidate, Synthesis
+from facsynth.synthesis.candidates import PLAIN, Candidate, Synthesis
 from facsynth.synthesis.requests import FeatureTask
 
 D_SAE = 10
@@ -130,6 +131,13 @@ def test_with_a_higher_support_one_sample_does_not_recover(tmp_path: Path) -> No
     assert (once["n_recovered"], twice["n_recovered"]) == (0, 1)
 
 
+def test_a_feature_may_be_recovered_and_given_up_and_how_many_are_is_said(tmp_path: Path) -> None:
+    # 3 wants two samples and got one, 4 fires in a sample that is too weak to be accepted for it, 5 got nothing.
+    tasks = [task(3, n_wanted=2), task(4), task(5)]
+    found = outcome(tmp_path, tasks, [accepted(3, 4)], gave_up={3: 8, 4: 8, 5: 8})
+    assert (found["n_recovered"], found["n_gave_up"], found["n_gave_up_recovered"]) == (2, 3, 2)
+
+
 def test_nothing_accepted_leaves_coverage_as_it_was(tmp_path: Path) -> None:
     found = outcome(tmp_path, [task(3)], [rejected(3), rejected(3, "too short")], [control(3)], gave_up={3: 2})
     assert found["after"] == found["before"] == 0.3
@@ -207,6 +215,15 @@ def test_a_feature_given_up_names_its_best_candidate(tmp_path: Path) -> None:
     rows = {row["feature"]: row for row in read_jsonl(tmp_path / "gave_up.jsonl")}
     assert (rows[3]["best_activation"], rows[3]["n_candidates"]) == (0.9, 2)
     assert "2 candidates" in rows[3]["reason"]
+
+
+def test_what_was_not_measured_has_no_activation(tmp_path: Path) -> None:
+    none = Candidate(3, "no", "too short", feature=3, rung="spans")
+    plain = replace(rejected(3), written_for=PLAIN, rung="plain")
+    outcome(tmp_path, [task(3), task(4)], [none, rejected(4, activation=0.25), plain], gave_up={3: 1, 4: 1})
+    assert [row["activation"] for row in read_jsonl(tmp_path / "rejected.jsonl")] == [None, 0.25, None]
+    rows = {row["feature"]: row["best_activation"] for row in read_jsonl(tmp_path / "gave_up.jsonl")}
+    assert rows == {3: None, 4: 0.25}
 
 
 def test_before_and_after_agree_on_everything_but_the_seed_set(tmp_path: Path) -> None:

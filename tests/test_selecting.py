@@ -149,6 +149,17 @@ def test_the_command_says_what_it_closed(tmp_path: Path) -> None:
     assert "selected from the pool" in shown
 
 
+def test_a_pool_that_adds_nothing_is_said_and_there_is_nothing_to_verify(tmp_path: Path) -> None:
+    parts, run = Parts(tmp_path), tmp_path / "run"
+    done = facsynth("select", parts.seed, "--pool", parts.seed, *parts.options, "-o", run)
+    assert done.code == 0, done.stderr
+    assert "note: nothing was selected" in done.stderr
+    assert "not measured: no plain samples were written" in done.stdout
+    proved = facsynth("verify", run)
+    assert proved.code == 0, proved.stderr
+    assert f"there is nothing to verify: no sample of {run} was accepted" in proved.stdout
+
+
 def test_a_pool_from_stdin_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot come from stdin"):
         settings_of(tmp_path, pool=["-"])

@@ -75,8 +75,8 @@ def export_run(run: Path, to: Path, settings: ExportSettings, progress: Progress
     """
     _check(run, to, settings)
     of_run = load_settings(run / "facsynth.yaml")
-    unread: list[str] = []
-    found = [*(_seed(of_run, unread, progress) if settings.mix else ()), *_filled(run)]
+    seed, unread = _seed(of_run, progress) if settings.mix else ([], [])
+    found = [*seed, *_filled(run)]
     items = list({item.sample_id: item for item in reversed(found)}.values())[::-1]
     chosen = _mixed(items, settings) if settings.mix else items
     if not chosen:
@@ -84,7 +84,8 @@ def export_run(run: Path, to: Path, settings: ExportSettings, progress: Progress
     rows = laid_out([item.row for item in chosen], of_run.data.form, settings.layout)
     record: dict[str, Any] = {
         **settings._asdict(), "n_rows": len(rows), "sources": dict(Counter(item.source for item in chosen)),
-        "n_duplicates": len(found) - len(items), "notes": [*_notes(rows), *_left_out(unread)],
+        "n_duplicates": len(found) - len(items),
+        "notes": [*_of_layout(rows, settings.layout), *_of_share(items, chosen), *_of_unread(unread)],
     }  # fmt: skip
     _write(rows, chosen, run, to, record)
     return record
@@ -99,21 +100,15 @@ def _check(run: Path, to: Path, settings: ExportSettings) -> None:
         raise SettingsError("a share of written samples is one of a mix\nAsk for one: --mix.")
 
 
-def _seed(settings: RunSettings, unread: list[str], progress: Progress) -> Iterator[_Item]:
-    """The seed set; `unread` gets the places of rows whose other turns are no texts."""
+def _seed(settings: RunSettings, progress: Progress) -> tuple[list[_Item], list[str]]:
+    """The seed set, and the places of rows whose other turns are no texts."""
+    items, unread = [], []
     for sample, row in read_data(settings.data, "seed", progress).rows():
         try:
-            yield _Item("seed", sample.sample_id, row(), {})
+            items.append(_Item("seed", sample.sample_id, row(), {}))
         except RowError:
             unread.append(Path(sample.where).name)
-
-
-def _left_out(unread: Sequence[str]) -> list[str]:
-    if not unread:
-        return []
-    return [
-        f"{len(unread)} rows of the seed set have turns that are no texts, and are left out: {unread[0]} is the first"
-    ]
+    return items, unread
 
 
 def _filled(run: Path) -> Iterator[_Item]:
@@ -152,10 +147,27 @@ def _cut(written: list[_Item], others: list[_Item], share: float) -> tuple[list[
     return written[:n_written], others[:n_others]
 
 
-def _notes(rows: Sequence[dict[str, Any]]) -> list[str]:
+def _of_layout(rows: Sequence[dict[str, Any]], layout: Layout) -> list[str]:
     if set(rows[0]) == {"prompt"}:
         return ["some samples have no reply: all are exported as prompts alone, for a model to answer"]
+    if layout == "trl-completion" and "completion" not in rows[0]:
+        return [f"these samples have no one completion: rows hold {', '.join(rows[0])}"]
     return []
+
+
+def _of_share(items: Sequence[_Item], chosen: Sequence[_Item]) -> list[str]:
+    n_left = Counter(item.source for item in items)
+    n_left.subtract(item.source for item in chosen)
+    counts = [f"{n:,} of {source}" for source, n in n_left.items() if n]
+    return [f"left out, for the share that was asked for: {', '.join(counts)}"] if counts else []
+
+
+def _of_unread(unread: Sequence[str]) -> list[str]:
+    if not unread:
+        return []
+    return [
+        f"{len(unread)} rows of the seed set have turns that are no texts, and are left out: {unread[0]} is the first"
+    ]
 
 
 def _write(rows: list[dict[str, Any]], items: Sequence[_Item], run: Path, to: Path, record: dict[str, Any]) -> None:

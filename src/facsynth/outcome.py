@@ -131,7 +131,6 @@ def _counts(written: Synthesis, tasks: Sequence[FeatureTask]) -> dict[str, Any]:
         "n_accepted": len(written.accepted),
         "n_selected": written.n_selected,
         "n_rejected": dict(Counter(c.reason.partition(":")[0] for c in written.rejected)),
-        "n_gave_up": len(written.gave_up),
         "n_control": len(written.control),
         "rungs": written.rungs({task.feature_id: task.n_wanted for task in tasks}),
         "writer_calls": sum(c.n_calls for c in (*written.accepted, *written.rejected, *written.control)),
@@ -145,7 +144,9 @@ def _counts(written: Synthesis, tasks: Sequence[FeatureTask]) -> dict[str, Any]:
 def _recovery(
     before: Measured, filled: Profile, tasks: Sequence[FeatureTask], written: Synthesis
 ) -> dict[str, int | float | None]:
-    """Recovered of missing and of attempted. An under-represented feature counts when it has all it wanted."""
+    """Recovered of missing and of attempted. An under-represented feature counts when it has all it wanted; a missing
+    one that is active is recovered, though it may be given up: with fewer samples than it wants, or weak ones.
+    """
     missing = before.coverage.missing
     found = recovered(missing, filled, before.thresholds, before.coverage.min_support) if len(missing) else None
     active = set(found.feature_ids.tolist()) if found else set()
@@ -154,6 +155,8 @@ def _recovery(
         t.feature_id in active if t.feature_id in is_missing else t.feature_id not in written.gave_up for t in tasks
     )
     return {
+        "n_gave_up": len(written.gave_up),
+        "n_gave_up_recovered": len(active & written.gave_up.keys()),
         "n_missing": len(missing),
         "n_attempted": len(tasks),
         "n_recovered": n_recovered,
@@ -226,7 +229,7 @@ def _rejected(candidate: Candidate, thresholds: dict[int, float]) -> dict[str, A
         "feature": _written_for(candidate),
         "reason": candidate.reason,
         "text": candidate.text,
-        "activation": candidate.activation,
+        "activation": candidate.activation if candidate.written_for >= 0 else None,
         "threshold": thresholds.get(candidate.written_for),
     }
 
@@ -245,14 +248,15 @@ def _gave_up(written: Synthesis, tasks: Sequence[FeatureTask]) -> list[dict[str,
         own = [c for c in written.rejected if c.written_for == feature]
         rows.append(
             {"feature": feature, "reason": _why_given_up(of[feature], n_candidates, own), "n_candidates": n_candidates,
-             "best_activation": max((c.activation for c in own), default=0.0), "threshold": of[feature].threshold}
+             "best_activation": max((c.activation for c in own if c.activation is not None), default=None),
+             "threshold": of[feature].threshold}
         )  # fmt: skip
     return rows
 
 
 def _why_given_up(task: FeatureTask, n_candidates: int, own: Sequence[Candidate]) -> str:
     if task.through is not None:
-        return f"tried through feature {task.through} of the same concept, too few samples fire it"
+        return f"left to feature {task.through} of the same concept; too few samples fire this one too"
     if not task.spans:
         return "nothing to write by: no anchor text is known that fires it"
     if not n_candidates:

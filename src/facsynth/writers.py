@@ -83,7 +83,7 @@ def opened_model(
     else:
         check_allowed(block, which)
         more = len(json.dumps(block.extra))
-        budget = Budget(settings.caps, price_of(block), ledger.spent(), more_bytes=more)
+        budget = Budget(settings.caps, price_of(block), ledger.spent(but=ROLES["draft"]), more_bytes=more)
         with _opened_endpoint(block, budget, role, ledger, progress) as writer:
             yield writer
 

@@ -107,7 +107,8 @@ def run(
     config: Annotated[Path, typer.Argument(help="A settings file; see `facsynth init`.")],
     out: o.Out,
     features: Annotated[
-        int | None, typer.Option("--features", min=1, help="Attempt so many, drawn at random. [the file's, or all]")
+        int | None,
+        typer.Option("--features", min=1, help="Attempt so many concepts, drawn at random. [the file's, or all]"),
     ] = None,
     per_feature: o.PerFeature = None,
     steps: Annotated[
@@ -197,7 +198,7 @@ def _dry_run(settings: RunSettings, out: Path, json: bool) -> None:
         ("tokens", f"{found['least']['tokens']:,} to {found['most']['tokens']:,}, prompts counted by their bytes"),
         ("money", f"at most {money}"),
         ("minutes", minutes),
-        ("from the ledger", f"{found['n_known']} calls are answered already"),
+        ("in the ledger", f"{found['n_known']} calls of this writer; those that come again cost nothing"),
         ("caps", found["caps"] or "none"),
     ]
     print_table("what writing would take; nothing was written", ("", ""), rows)
@@ -219,15 +220,13 @@ def _run(settings: RunSettings, out: Path, json: bool, replay: Path | None = Non
         print_json(summary)
     else:
         print_summary(summary, record, out)
+    if settings.data.pool and not summary["n_selected"]:
+        note("note: nothing was selected: no sample of the pool fires what the data misses, and is not in it already")
     print_notes(record)
 
 
 def print_summary(summary: dict[str, Any], record: dict[str, Any], out: Path) -> None:
     """The figures of a finished run, each with its scale; `record` is `coverage/before.json`."""
-    chance = f"plain samples: {percent(summary['recovered_chance'])} at as many accepted samples, "
-    chance += f"{percent(summary['recovered_chance_tokens'])} at as many written tokens"
-    if any(summary["chance_extrapolated"] or ()):
-        chance += f" (an estimate from {summary['n_control']} of them)"
     rejected = ", ".join(f"{n} {reason}" for reason, n in sorted(summary["n_rejected"].items(), key=lambda i: -i[1]))
     rows = [
         ("coverage", f"{percent(summary['before'])} → {percent(summary['after'])}"),
@@ -235,17 +234,13 @@ def print_summary(summary: dict[str, Any], record: dict[str, Any], out: Path) ->
         ("missing features", str(summary["n_missing"])),
         ("attempted", str(summary["n_attempted"])),
         ("recovered of attempted", f"{summary['n_recovered']} = {percent(summary['recovered_of_attempted'])}"),
-        ("chance level", chance),
-        ("accepted", f"{summary['n_accepted']}   ({summary['accepted_per_1000_tokens']:.2f} per 1,000 written tokens)"),
+        ("chance level", _chance(summary)),
+        ("accepted", _accepted(summary)),
         *(_rung(row) for row in summary["rungs"]),
         ("rejected", rejected or "0"),
         *_scored(summary["scores"] or {}),
-        ("given up", str(summary["n_gave_up"])),
-        (
-            "written",
-            f"{summary['writer_tokens']} tokens, {summary['control_tokens']} of them for the chance level alone; "
-            f"in {summary['writer_calls']} calls",
-        ),
+        ("given up", _gave_up(summary)),
+        ("written", _written(summary) if summary["writer_calls"] else "nothing"),
         ("stopped because", summary["stop_reason"]),
     ]
     print_table(str(out), ("", ""), rows)
@@ -258,6 +253,33 @@ def _rung(row: dict[str, Any]) -> tuple[str, str]:
     tokens = f", {row['written_tokens']} written tokens" if row["written_tokens"] else ""
     closed = f"give {row['n_closed']} features all they lack{tokens}"
     return f"  {row['rung']}", f"{row['n_accepted']} of {row['n_candidates']}   ({closed})"
+
+
+def _accepted(summary: dict[str, Any]) -> str:
+    per_1000 = f"   ({summary['accepted_per_1000_tokens']:.2f} per 1,000 written tokens)"
+    return f"{summary['n_accepted']}{per_1000 if summary['writer_tokens'] else ''}"
+
+
+def _written(summary: dict[str, Any]) -> str:
+    tokens, control = summary["writer_tokens"], summary["control_tokens"]
+    return f"{tokens} tokens, {control} of them for the chance level alone; in {summary['writer_calls']} calls"
+
+
+def _chance(summary: dict[str, Any]) -> str:
+    """What samples recover that were written by a prompt that names no feature."""
+    if summary["recovered_chance"] is None:
+        return "not measured: no plain samples were written"
+    at_samples, at_tokens = percent(summary["recovered_chance"]), percent(summary["recovered_chance_tokens"])
+    estimated = f" (an estimate from {summary['n_control']} of them)" if any(summary["chance_extrapolated"]) else ""
+    return f"plain samples: {at_samples} at as many accepted samples, {at_tokens} at as many written tokens{estimated}"
+
+
+def _gave_up(summary: dict[str, Any]) -> str:
+    """Features without all the samples they want; some may be recovered all the same."""
+    n_recovered = summary["n_gave_up_recovered"]
+    return f"{summary['n_gave_up']}" + (
+        f"   ({n_recovered} of them recovered, but with fewer or weaker samples than asked for)" if n_recovered else ""
+    )
 
 
 def _scored(scores: dict[str, Any]) -> list[tuple[str, str]]:

@@ -47,8 +47,12 @@ def verify(
         ]
         print_table("not as recorded", ("row", "feature", "problem", "recorded", "now", "threshold"), rows)
     if not json:
-        n_sound = found.n_samples - len(found.findings)
-        print(f"{n_sound} of {found.n_samples} samples fire their feature as recorded; {found.n('marginal')} marginal")
+        n, n_sound = found.n_samples, found.n_samples - len(found.findings)
+        print(
+            f"{n_sound} of {n} samples fire their feature as recorded; {found.n('marginal')} marginal"
+            if n
+            else f"there is nothing to verify: no sample of {folder} was accepted"
+        )
     if not found.holds or (strict and found.findings):
         raise LimitError(
             f"{folder} does not verify: {found.n('text changed')} texts changed, "

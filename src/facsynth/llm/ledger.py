@@ -88,7 +88,7 @@ _SPENT = """
 SELECT coalesce(sum(attempts), 0),
     coalesce(sum(coalesce(prompt_tokens, 0) + coalesce(written_tokens, 0) + lost_tokens + reserved_tokens), 0),
     total(coalesce(price, 0) + lost_price + reserved_price)
-FROM calls WHERE writer NOT LIKE 'draft:%'"""  # drafts are of the model in this process, and cost nothing
+FROM calls WHERE :but = '' OR substr(writer, 1, length(:but)) != :but"""
 
 Key = tuple[str, int]
 """(request hash, sample index)."""
@@ -237,10 +237,10 @@ class Ledger:
         with self._database.reading() as connection:
             return Totals(*connection.execute(_TOTALS).fetchone())
 
-    def spent(self) -> Amount:
-        """What counts against caps: with all that may have been spent."""
+    def spent(self, but: str = "") -> Amount:
+        """With all that may have been spent; not by writers whose identity begins with `but`."""
         with self._database.reading() as connection:
-            return Amount(*connection.execute(_SPENT).fetchone())
+            return Amount(*connection.execute(_SPENT, {"but": but}).fetchone())
 
     def errors(self) -> dict[str, int]:
         """How many calls failed, by kind."""

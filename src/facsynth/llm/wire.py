@@ -229,7 +229,8 @@ def _kind_of(status: int, words: str, after_s: float | None) -> Kind:
 def _of_choice(body: Any, shown: str) -> Answered | Fault:
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list):
-        return Fault(Kind.MALFORMED, "there are no choices in it", raw=shown)
+        found = ", ".join(map(str, list(body)[:8])) if isinstance(body, dict) else f"a {type(body).__name__}"
+        return Fault(Kind.MALFORMED, f"there are no choices in it, as that API has: it holds {found}", raw=shown)
     choice = _first_choice(body)
     message = choice["message"] if isinstance(choice.get("message"), dict) else {}
     text = _joined(message.get("content") if message else choice.get("text"))

@@ -153,9 +153,10 @@ PROVENANCE: Shape = {
     "fires": list_of(is_count),
     "explanation": or_null(is_text),
 }
-REJECTED: Shape = {"feature": or_null(is_count), "reason": is_text}
+REJECTED: Shape = {"feature": or_null(is_count), "reason": is_text, "activation": or_null(is_number)}
 GAVE_UP: Shape = {
     **dict.fromkeys(("feature", "n_candidates"), is_count),
-    **dict.fromkeys(("best_activation", "threshold"), is_number),
+    "best_activation": or_null(is_number),
+    "threshold": is_number,
     "reason": is_text,
 }

@@ -33,7 +33,8 @@ class Candidate:
     """Empty where accepted."""
     feature: int = -1
     """The feature it is accepted for; where rejected, that of its prompt."""
-    activation: float = 0.0
+    activation: float | None = None
+    """Of `feature`, highest over what must fire; None: not measured."""
     position: int = 0
     span: str = ""
     fires: tuple[int, ...] = ()

@@ -127,7 +127,7 @@ class Decider:
                 )
             for i, mark in zip(new, marks, strict=True):
                 poor, own, found = self._poor(mark), decided[i].written_for, measured[i]
-                activation, position = found.maxima.get(own, (0.0, 0)) if found else (0.0, 0)
+                activation, position = found.maxima.get(own, (0.0, 0)) if found else (None, 0)
                 scored[i] = (
                     decided[i].changed(
                         score=mark, reason=poor, feature=own, activation=activation, position=position, span=""

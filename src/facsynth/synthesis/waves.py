@@ -208,7 +208,7 @@ class Waves:
     def _promise(self, task: FeatureTask) -> tuple[float, float]:
         """Accepted samples a candidate, and how near the best one came."""
         feature = task.feature_id
-        best = self._ends[feature][0].activation if feature in self._ends else 0.0
+        best = _activation(self._ends[feature][0]) if feature in self._ends else 0.0
         return self.n_fired[feature] / max(self.n_asked[feature], 1), best / acceptance_limit(task.threshold)
 
     def _strength(self, feature: int) -> float:
@@ -282,4 +282,4 @@ def n_control(n_candidates: int, settings: SynthesisSettings) -> int:
 
 
 def _activation(candidate: Candidate) -> float:
-    return candidate.activation
+    return candidate.activation or 0.0
