@@ -14,7 +14,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def measured(name: str, data: Path, out: Path, rng_seed: int) -> tuple[Path, Run
     return folder, settings, (tasks, before, space, anchor, open_space(settings, cache, dtype="float32"))
 
 
-def write(name: str, base: Path, settings: RunSettings, parts: Any, cache: Path) -> Mapping[str, Any]:
+def write(name: str, base: Path, settings: RunSettings, parts: Any, cache: Path) -> dict[str, Any]:
     """One arm, begun anew from what was measured."""
     tasks, before, space, anchor, exact = parts
     folder = base.with_name(f"{base.name} {name}")
@@ -103,11 +103,11 @@ def write(name: str, base: Path, settings: RunSettings, parts: Any, cache: Path)
     }  # fmt: skip
 
 
-def table(rows: Sequence[Mapping[str, Any]], budgets: Sequence[int]) -> str:
+def table(rows: Sequence[Mapping[str, Any]], budgets: Sequence[int], arms: Iterable[str] = ARMS) -> str:
     """Mean, range and interval of the share that is closed, by arm and written tokens."""
     lines = []
     for data in dict.fromkeys(row["data"] for row in rows):
-        for arm in ARMS:
+        for arm in arms:
             found = [row for row in rows if row["data"] == data and row["arm"] == arm]
             if not found:
                 continue
