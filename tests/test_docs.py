@@ -33,13 +33,16 @@ def test_every_make_target_of_the_readme_is_there() -> None:
 
 @pytest.mark.slow
 def test_the_commands_of_the_readme_run_in_their_order(tmp_path: Path, server: FaultServer) -> None:
-    for name, source, n_rows in (("my", "seed", 30), ("broad", "anchor", 200)):
-        lines = (ROOT / "examples" / f"{source}.jsonl").read_text(encoding="utf-8").splitlines()[:n_rows]
+    for name, source, rows in (
+        ("my", "seed", slice(30)), ("other", "anchor", slice(200, 240)), ("broad", "anchor", slice(200)),
+    ):  # fmt: skip
+        lines = (ROOT / "examples" / f"{source}.jsonl").read_text(encoding="utf-8").splitlines()[rows]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     commands = [words for words in typed("README.md") if words[0] == "facsynth"]
     assert [words[1] for words in commands] == [
         "coverage",
         "coverage",
+        "compare",
         "missing",
         "interpret",
         "synthesize",

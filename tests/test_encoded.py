@@ -23,6 +23,7 @@ from facsynth.features.encode import EncodeSettings, FeatureSpace
 from facsynth.features.encoded import Encoded, encode, settings_of
 from facsynth.features.queue import MOST_SHARDS
 from facsynth.features.reuse import Known
+from facsynth.incidence import joined
 from facsynth.model.backbone import Backbone
 from facsynth.profile import merge
 from facsynth.records import Failure, Message, Sample
@@ -126,9 +127,14 @@ def test_incidence_lists_every_pair_above_its_threshold_once(backbone: Backbone,
         for feature, (activation, _) in pooled.maxima(index).items()
         if activation > thresholds[feature] and feature in asked
     }
-    pairs = list(zip(*(column.tolist() for column in found.incidence(asked, thresholds)), strict=True))
+    rows = joined(found.incidence(asked, thresholds))
+    pairs = list(zip(rows.sample.tolist(), asked[rows.column].tolist(), strict=True))
     assert len(pairs) == len(expected) and set(pairs) == expected
-    assert 0 < len(pairs) < len(found.incidence(asked, np.zeros(64, np.float32))[0])
+    assert 0 < len(pairs) < len(joined(found.incidence(asked, np.zeros(64, np.float32))).sample)
+    assert [f"{sample_id:016x}" for sample_id in rows.ids.tolist()] == list(found.ids())
+    assert rows.n_tokens.sum() == found.profile.n_tokens
+    for mine, theirs in zip(found.lengths(), (rows.ids, rows.n_tokens), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
 
 
 def test_shard_size_changes_nothing(backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,20 +12,22 @@ PACKAGE = Path(__file__).parent.parent / "src" / "facsynth"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 BANDS = (
-    {"errors", "records", "protocols", "store", "lock", "bins", "profile", "prompts"},
+    {"errors", "records", "protocols", "store", "lock", "bins", "incidence", "names", "profile", "strata", "prompts"},
     {"text", "model", "llm"},
     {"features", "meaning", "coverage", "synthesis", "diversity"},
     {"blocks"},
     {"tasks", "baselines", "report"},
     {"asked", "limits"},
     {"settings"},
-    {"assemble", "measure", "recipe"},
-    {"outcome", "proof", "run_folder", "screening", "selecting", "selfcheck", "writers"},
+    {"assemble", "scale", "recipe"},
+    {"measure"},
+    {"side_by_side"},
+    {"curves", "outcome", "proof", "run_folder", "screening", "selecting", "selfcheck", "writers"},
     {"explain", "planning"},
     {"gate", "judging"},
     {"filling"},
     {"pipeline"},
-    {"demo", "exporting", "forecast", "understand"},
+    {"comparing", "variety", "demo", "exporting", "forecast", "understand"},
     {"cli"},
 )
 """From the ground up. Those of the surface, from settings on, build on each other in this order."""

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from facsynth.coverage.coverage import coverage, targets, under_represented
+from facsynth.coverage.richness import richness
 from facsynth.meaning.relevance import everything
-from facsynth.measure import Measured, Scale
+from facsynth.measure import Measured
 from facsynth.outcome import coverage_record, write_outcome
 from facsynth.profile import Profile, ProfileBuilder, merge
 from facsynth.records import Span
+from facsynth.scale import Curve, Scale
 from facsynth.settings import RunSettings, parse_settings
 from facsynth.store import read_json, read_jsonl
 from facsynth.synthesis.accept import NOTHING_FIRES, text_sha256
@@ -43,6 +45,7 @@ def profile(rows: list[list[int]], name: str) -> Profile:
 ANCHOR = profile([list(range(D_SAE))] * 4, "a")
 SEED = profile([[0, 1], [1, 2]], "s")
 """Covers 0, 1 and 2; 3 to 9 are missing."""
+CURVE = Curve([], [])
 NO_WEIGHT = np.zeros(D_SAE, np.float32)
 
 
@@ -56,7 +59,8 @@ def measured(seed: Profile = SEED, min_support: int = 1) -> Measured:
     return Measured(
         thresholds=NO_WEIGHT, relevance=everything(ANCHOR), targets=aims,
         coverage=coverage(seed, aims, NO_WEIGHT, min_support), under=under_represented(seed, ANCHOR, aims, NO_WEIGHT),
-        scale=Scale(0.9, 0.3, 0.8, 0.3), interval=None, notes=("a note",),
+        scale=Scale(0.9, 0.3, 0.8, 0.3, CURVE, CURVE), interval=None, notes=("a note",), others=(),
+        source=richness(seed.firing_samples(NO_WEIGHT), seed.n_samples),
     )  # fmt: skip
 
 

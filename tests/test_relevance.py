@@ -9,7 +9,8 @@ import pytest
 from scipy.stats import false_discovery_control, hypergeom, norm
 
 from facsynth.errors import InputError, MismatchError
-from facsynth.meaning.relevance import _mantel_haenszel, contrast, everything
+from facsynth.meaning.relevance import contrast, everything
+from facsynth.strata import mantel_haenszel
 from test_profile import SPACE, profile_of
 
 
@@ -76,7 +77,7 @@ def test_many_samples_agree_with_the_normal_formula_and_the_exact_test() -> None
     rng = np.random.default_rng(1)
     n1, n0 = np.array([300, 500, 200]), np.array([400, 300, 600])
     a, c = rng.binomial(n1, 0.33, (40, 3)), rng.binomial(n0, 0.3, (40, 3))
-    p, log_odds = _mantel_haenszel(a, c, n1.astype(float), n0.astype(float))
+    p, log_odds = mantel_haenszel(a, c, n1.astype(float), n0.astype(float))
     slow = [loop(a[i], c[i], n1, n0) for i in range(40)]
     assert np.allclose(log_odds, [row[1] for row in slow])
     assert np.allclose(p, norm.sf([row[0] for row in slow]), rtol=0.15, atol=1e-4)
@@ -87,7 +88,7 @@ def test_a_rare_feature_and_a_large_background_agree_with_the_exact_test_where_t
     n1, n0 = np.array([200, 200]), np.array([40_000, 60_000])
     a = np.array([[2, 1], [3, 3], [1, 0], [20, 15], [200, 200]])
     c = np.array([[15, 10], [40, 60], [0, 0], [40, 10], [9, 9]])
-    p, _ = _mantel_haenszel(a, c, n1.astype(float), n0.astype(float))
+    p, _ = mantel_haenszel(a, c, n1.astype(float), n0.astype(float))
     slow = [loop(a[i], c[i], n1, n0) for i in range(5)]
     assert np.allclose(np.log(p[:4]), np.log([row[2] for row in slow[:4]]), rtol=0.02)
     assert norm.sf(slow[0][0]) < 0.001 * p[0]
@@ -99,7 +100,7 @@ def test_null_p_values_are_not_too_small() -> None:
     n1, n0 = np.array([50.0, 80.0, 20.0]), np.array([900.0, 500.0, 2000.0])
     rates = 10 ** rng.uniform(-3, -0.5, (20_000, 1))
     a, c = rng.binomial(n1.astype(int), rates), rng.binomial(n0.astype(int), rates)
-    p, _ = _mantel_haenszel(a, c, n1, n0)
+    p, _ = mantel_haenszel(a, c, n1, n0)
     for alpha in (0.05, 0.01, 0.001):
         assert (p <= alpha).mean() <= alpha * 1.1 + 0.0003
 
@@ -132,6 +133,6 @@ def test_features_that_nobody_fires_are_not_tested_and_everything_is_what_the_an
     assert everything(profile_of(values)).method == "all"
     found = contrast(profile_of(values), background, zeros(6))
     assert (found.n_tested, found.feature_ids.tolist()) == (2, [1])
-    p, _ = _mantel_haenszel(np.array([[20], [4]]), np.array([[0], [0]]), np.array([50.0]), np.array([50.0]))
+    p, _ = mantel_haenszel(np.array([[20], [4]]), np.array([[0], [0]]), np.array([50.0]), np.array([50.0]))
     assert np.allclose(found.q_values, false_discovery_control(p)[:1])
     assert contrast(background, background, zeros(6)).n_tested == 0

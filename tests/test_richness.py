@@ -1,4 +1,4 @@
-"""Rarefaction against drawing, extrapolation against the truth, and an interval that holds what it says."""
+"""Rarefaction against drawing; extrapolation, Chao2 and Good-Turing against the truth."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import hypergeom
 
-from facsynth.coverage.richness import coverage_interval, expected_coverage, extrapolated_coverage
+from facsynth.coverage.richness import expected_coverage, extrapolated_coverage, richness
 from facsynth.errors import InputError
 
 
@@ -55,43 +55,32 @@ def test_extrapolation_of_odd_counts_starts_at_what_was_found_and_only_rises_to_
     assert values[-1] <= 1
 
 
-@pytest.mark.parametrize(
-    ("n", "min_support", "together"), [(60, 1, True), (400, 1, True), (400, 2, True), (400, 1, False)]
-)
-def test_the_interval_covers_the_expected_coverage_of_fresh_sets(n: int, min_support: int, together: bool) -> None:
-    """90 to 98 % of the intervals of fresh data sets; features of a topic fire together, or each on its own."""
-    rng = np.random.default_rng(n + min_support)
-    n_topics, n_features, n_sets = 40, 250, 120
-    hits = 0
-    for _ in range(4):
-        topics = rng.dirichlet(np.full(n_topics, 0.3))
-        rates = 10 ** rng.uniform(-4, -0.5, n_features) * (
-            1 + 8 * together * (rng.random((n_topics, n_features)) < 0.08)
-        )
-
-        rows = rng.choice(n_topics, (n_sets, n), p=topics)
-        sets = [rng.random((n, n_features)) < np.minimum(rates, 0.9)[row] for row in rows]
-        truth = np.mean([(s.sum(axis=0) >= min_support).mean() for s in sets])
-        for s in sets[:40]:
-            sample, feature = np.nonzero(s)
-            found = coverage_interval(sample, feature, n, np.arange(n_features), min_support=min_support)
-            hits += found.low <= truth <= found.high
-    assert 0.90 <= hits / 160 <= 0.98, hits
+def test_good_turing_and_chao2_of_counts_worked_by_hand() -> None:
+    # 10 samples; S = 5, Q1 = 2, Q2 = 1, U = 1 + 1 + 2 + 4 + 8 = 16
+    found = richness([1, 1, 2, 4, 8, 0, 0, 0], 10)
+    assert found.n_found == 5
+    assert found.n_reachable == pytest.approx(5 + 0.9 * 4 / 2)
+    assert found.completeness == pytest.approx(1 - 2 / 16 * (9 * 2) / (9 * 2 + 2))
+    assert richness([1, 1, 2, 4, 8, 0], 10).n_reachable == 6, "no more than there are"
+    assert richness([1, 1, 1, 0, 0, 0, 0, 0], 10).n_reachable == pytest.approx(3 + 0.9 * 3), "none fired twice"
+    assert richness([5, 5], 10) == (2, 2.0, 1.0)
+    assert richness([0, 0], 10) == (0, 0.0, 1.0)
 
 
-def test_the_interval_holds_its_own_estimate_and_ignores_what_is_no_target() -> None:
-    fires = np.random.default_rng(2).random((100, 60)) < 0.02
-    sample, feature = np.nonzero(fires)
-    targets = np.arange(0, 60, 3)
-    found = coverage_interval(sample, feature, 100, targets)
-    assert 0 <= found.low < fires[:, targets].any(axis=0).mean() < found.high <= 1
-    inside = np.isin(feature, targets)
-    assert coverage_interval(sample[inside], feature[inside], 100, targets) == found
+def test_chao2_is_under_what_there_is_and_good_turing_near_the_truth() -> None:
+    rng, rates = np.random.default_rng(3), np.random.default_rng(4).beta(0.3, 4, 300)
+    reached, gaps = [], []
+    for _ in range(40):
+        firing = rng.binomial(200, rates)
+        found = richness(firing, 200)
+        reached.append(found.n_reachable)
+        gaps.append(found.completeness - rates[firing > 0].sum() / rates.sum())
+    assert 200 < np.mean(reached) < 300
+    assert abs(np.mean(gaps)) < 0.001
 
 
-def test_the_interval_of_a_set_that_fires_everything_often_is_1() -> None:
-    sample, feature = np.nonzero(np.ones((200, 5)))
-    found = coverage_interval(sample, feature, 200, np.arange(5))
-    assert (found.low, found.high) == (1.0, 1.0)
-    with pytest.raises(InputError, match="4 samples"):
-        coverage_interval([0], [0], 1, np.arange(5))
+def test_of_samples_that_were_chosen_nothing_is_said_of_a_source() -> None:
+    with pytest.raises(InputError, match="3 of the samples were chosen or written for features"):
+        richness([1, 2], 10, n_chosen=3)
+    with pytest.raises(InputError, match="no samples"):
+        richness([0, 0], 0)

@@ -6,7 +6,7 @@ Before: two encoded corpora. After: the plan, and `outcome`, which writes the fi
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,37 +20,20 @@ from facsynth.coverage.coverage import (
     UnderRepresented,
     coverage,
     no_targets,
-    rarefied,
-    samples_within,
     saturation_warning,
-    targets,
     under_represented,
 )
-from facsynth.coverage.richness import coverage_interval
-from facsynth.coverage.threshold import Threshold, feature_thresholds
+from facsynth.coverage.intervals import coverage_interval, drawn_from
+from facsynth.coverage.richness import Richness, richness
+from facsynth.coverage.threshold import Threshold
 from facsynth.errors import InputError, SettingsError
 from facsynth.features.encoded import Encoded
-from facsynth.meaning.relevance import Relevance, contrast, everything, kept
+from facsynth.meaning.relevance import Relevance
 from facsynth.profile import Profile
 from facsynth.records import Interval
+from facsynth.scale import Other, Scale, aims_of, at_other_thresholds, scale_of
 from facsynth.settings import RunSettings
 from facsynth.store import read_jsonl
-
-
-@dataclass(frozen=True)
-class Scale:
-    """What coverage is read against, each in [0, 1]: a half of the anchor against the targets of the other half.
-
-    Thresholds, relevance and targets of the other half are found anew, so that the half had no part in them.
-    """
-
-    ceiling: float
-    """At the number of samples of the smaller of seed set and half, as is `at_equal_samples`."""
-    at_equal_samples: float
-    """Coverage of the seed set there."""
-    ceiling_at_equal_tokens: float | None
-    """At the number of tokens of the smaller of the two, as is `at_equal_tokens`; None where that is under a sample."""
-    at_equal_tokens: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +50,10 @@ class Measured:
     """None where the anchor is too small to be halved."""
     interval: Interval | None
     """95 %; None under 4 samples, and where nothing is covered: then there is nothing to estimate a spread from."""
+    source: Richness
+    """What the seed set says of the source that it comes from."""
+    others: Sequence[Other]
+    """The same at other thresholds."""
     notes: tuple[str, ...]
     """What a reader should know before trusting the figure."""
 
@@ -74,8 +61,9 @@ class Measured:
 def _interval(seed_set: Encoded, aims: Targets, thresholds: Floats, covered: Coverage) -> Interval | None:
     if covered.n_samples < 4 or covered.value == 0:
         return None
+    firing = seed_set.profile.firing_samples(thresholds)[aims.feature_ids]
     rows = seed_set.incidence(aims.feature_ids, thresholds)
-    return coverage_interval(*rows, covered.n_samples, aims.feature_ids, min_support=covered.min_support)
+    return coverage_interval(drawn_from(rows, firing, min_support=covered.min_support))
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,13 +82,8 @@ def candidates(anchor: Profile, background: Profile | None, settings: RunSetting
     """The features that a judge is asked about, and the thresholds: active in the anchor, and told by contrast if so
     asked. None that never fires is among them.
     """
-    asked = settings.coverage
     check_background(background, settings)
-    threshold = Threshold.parse(asked.threshold)
-    thresholds = feature_thresholds(threshold, anchor, background)
-    is_contrast = background is not None and "contrast" in asked.relevance
-    found = contrast(anchor, background, thresholds) if is_contrast and background else everything(anchor)
-    aims = targets(anchor, thresholds, found.feature_ids, asked.anchor_support or threshold.anchor_support)
+    thresholds, _, aims = aims_of(anchor, background, settings)
     return aims.feature_ids.tolist(), thresholds
 
 
@@ -127,15 +110,12 @@ def measure(
     """
     asked = settings.coverage
     check_background(background, settings)
-    threshold = Threshold.parse(asked.threshold)
-    thresholds = feature_thresholds(threshold, anchor.profile, background)
-    relevance = _relevance(anchor.profile, background, thresholds, asked.relevance, judged)
-    support = asked.anchor_support or threshold.anchor_support
-    aims = targets(anchor.profile, thresholds, relevance.feature_ids, support)
+    ids = None if judged is None else judged.feature_ids
+    thresholds, relevance, aims = aims_of(anchor.profile, background, settings, ids)
     if not len(aims.feature_ids):
         raise _nothing_judged(judged) if judged is not None else no_targets(aims, settings.data.limit)
     covered = coverage(seed_set.profile, aims, thresholds, asked.min_support)
-    scale = _scale(anchor, seed_set.profile, background, aims, thresholds, settings, judged)
+    scale = scale_of(anchor, seed_set, background, aims, thresholds, settings, ids)
     return Measured(
         thresholds=thresholds,
         relevance=relevance,
@@ -144,6 +124,8 @@ def measure(
         under=under_represented(seed_set.profile, anchor.profile, aims, thresholds, min_support=asked.min_support),
         scale=scale,
         interval=_interval(seed_set, aims, thresholds, covered),
+        source=richness(seed_set.profile.firing_samples(thresholds)[aims.feature_ids], seed_set.profile.n_samples),
+        others=at_other_thresholds(anchor.profile, background, settings, ids),
         notes=(
             *_notes_on_scale(anchor, relevance, aims, thresholds, background, asked.min_support),
             *(() if scale else ("the anchor is too small to be halved: no ceiling, and nothing at equal tokens",)),
@@ -191,50 +173,6 @@ def _encode_command(settings: RunSettings, out: str) -> str:
     said |= {"--compat": sae.compat or None}
     words = [word for name, value in said.items() if value not in (None, EMBEDDED) for word in (name, str(value))]
     return shlex.join(["facsynth", "encode", "broad.jsonl", *words, "-o", out])
-
-
-def _relevance(
-    anchor: Profile, background: Profile | None, thresholds: Floats, method: str, judged: Judged | None
-) -> Relevance:
-    found = contrast(anchor, background, thresholds) if background and "contrast" in method else everything(anchor)
-    return found if judged is None else kept(found, judged.feature_ids, method)
-
-
-def _scale(  # noqa: PLR0917 -- private, called once
-    anchor: Encoded,
-    seed_set: Profile,
-    background: Profile | None,
-    aims: Targets,
-    thresholds: Floats,
-    settings: RunSettings,
-    judged: Judged | None,
-) -> Scale | None:
-    half, other = anchor.halves()
-    support, min_support = aims.anchor_support, settings.coverage.min_support
-    try:
-        its_thresholds = feature_thresholds(Threshold.parse(settings.coverage.threshold), half, background)
-        relevance = _relevance(half, background, its_thresholds, settings.coverage.relevance, judged)
-        its_aims = targets(half, its_thresholds, relevance.feature_ids, support)
-    except InputError:  # too few samples of lengths that the background has
-        return None
-    if not len(its_aims.feature_ids) or not other.n_samples:
-        return None
-    n_samples = min(seed_set.n_samples, other.n_samples)
-    n_tokens = min(seed_set.n_tokens, other.n_tokens)
-
-    def of_half(n: int) -> float:
-        return rarefied(other, its_aims, its_thresholds, n, min_support)
-
-    def of_seed(n: int) -> float:
-        return rarefied(seed_set, aims, thresholds, n, min_support)
-
-    n_of_half, n_of_seed = samples_within(other, n_tokens), samples_within(seed_set, n_tokens)
-    return Scale(
-        ceiling=of_half(n_samples),
-        at_equal_samples=of_seed(n_samples),
-        ceiling_at_equal_tokens=of_half(n_of_half) if n_of_half else None,
-        at_equal_tokens=of_seed(n_of_seed) if n_of_seed else None,
-    )
 
 
 def _notes_on_scale(  # noqa: PLR0917 -- private, called once

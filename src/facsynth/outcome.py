@@ -138,6 +138,7 @@ def _counts(written: Synthesis, tasks: Sequence[FeatureTask]) -> dict[str, Any]:
         "control_tokens": control_tokens,
         "accepted_per_1000_tokens": 1000 * n_written / max(written.candidate_tokens, 1),
         "stop_reason": written.stop_reason,
+        "progress": [list(point) for point in written.progress],
     }
 
 

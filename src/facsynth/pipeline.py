@@ -20,6 +20,7 @@ from facsynth.assemble import (
     open_sae,
     open_space,
 )
+from facsynth.curves import curves_after, curves_before
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded, encode
 from facsynth.filling import encode_part, fill, writer_of
@@ -30,11 +31,11 @@ from facsynth.planning import check_targets, fix_targets, keep_plan
 from facsynth.profile import merge
 from facsynth.records import Progress, no_progress
 from facsynth.report.build import build_report
-from facsynth.report.shapes import SUMMARY, read_object
+from facsynth.report.shapes import CURVES, CURVES_AFTER, SUMMARY, read_object
 from facsynth.run_folder import Corpora, open_run, read_unless_known, timed
 from facsynth.selfcheck import check_before_measuring
 from facsynth.settings import RunSettings
-from facsynth.store import Artifact
+from facsynth.store import Artifact, write_json
 from facsynth.synthesis.candidates import Synthesis
 from facsynth.text.corpus import Corpus
 from facsynth.text.forms import to_sample
@@ -83,7 +84,9 @@ def run(
                     before=before, space=space, anchor=anchor, exact=exact, replay=replay, progress=progress,
                 )  # fmt: skip
                 accepted = encode_accepted(written, exact, out, progress)
-                filled = merge([seed_set.profile, *([accepted.profile] if accepted else [])])
+                parts = [seed_set, *([accepted] if accepted else [])]
+                filled = merge([part.profile for part in parts])
+                write_json(out / CURVES_AFTER, curves_after(before, parts, filled))
                 outcome.write_outcome(
                     out, before=before, anchor=anchor.profile, filled=filled, written=written, tasks=tasks,
                     space=exact, writer=writer_of(out), settings=settings, seconds=seconds(),
@@ -122,6 +125,7 @@ def measure_run(
     before = measure(anchor, seed_set, background, settings, judged)
     check_targets(before, out)
     notes = (*notes, *_in_holdout(settings, corpora))
+    write_json(out / CURVES, curves_before(before, seed_set.profile))
     record = outcome.coverage_record(before, space, settings, notes)
     keep_plan(before, anchor, seed_set, space, out, record=record, settings=settings)
     return before, space, anchor, seed_set

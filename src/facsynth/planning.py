@@ -15,14 +15,17 @@ import numpy as np
 
 from facsynth import outcome
 from facsynth.coverage.groups import concepts
+from facsynth.coverage.layout import laid_out
 from facsynth.coverage.plan import Meaning, PlanRow, attempted, grouped, make_plan, plan_text, read_plan
 from facsynth.errors import MismatchError
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded
 from facsynth.features.spans import best_spans
+from facsynth.incidence import joined
 from facsynth.meaning.sheet import HUMAN, SHEET, Note, read_notes
 from facsynth.measure import Measured
 from facsynth.records import Span
+from facsynth.report.shapes import MAP
 from facsynth.run_folder import check_plan_file
 from facsynth.screening import Screened, screen
 from facsynth.settings import RunSettings
@@ -61,6 +64,7 @@ def keep_plan(
     if found and (found[0] not in written or (out / "targets.json").exists()):
         write_json(kept, {**record, "plan_sha256": written})
         return
+    write_json(out / MAP, _map_of(before, space))
     text = plan_text(_ranked(before, anchor, seed_set, space, read_notes(out / SHEET), settings=settings))
     now = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     if found != [now]:
@@ -165,8 +169,16 @@ def _ranked(
     )  # fmt: skip
     missing = [row.feature_id for row in rows if row.kind == "missing" and row.keep]
     directions = space.sae.W_dec[missing].float().cpu().numpy()
-    firing = anchor.incidence(np.array(missing, np.int64), before.thresholds)
-    return grouped(rows, concepts(missing, directions, firing))
+    in_order = np.array(sorted(missing), np.int64)
+    firing = joined(anchor.incidence(in_order, before.thresholds))
+    return grouped(rows, concepts(missing, directions, (firing.sample, in_order[firing.column])))
+
+
+def _map_of(before: Measured, space: FeatureSpace) -> dict[str, Any]:
+    """The target features in two dimensions, covered ones too: [feature id, x, y]."""
+    ids = before.targets.feature_ids
+    places = laid_out(space.sae.W_dec[ids.tolist()].float().cpu().numpy())
+    return {"points": [] if places is None else np.column_stack([ids, places]).tolist()}
 
 
 def _fingerprint(before: Measured) -> str:

@@ -15,12 +15,12 @@ import typer
 from typer.core import TyperGroup
 
 from facsynth import __version__
-from facsynth.cli import advanced, calls, checking, explaining, exporting, fill, measuring, proving
+from facsynth.cli import advanced, calls, checking, comparing, explaining, exporting, fill, measuring, proving, varied
 from facsynth.cli.console import Panel, note
 from facsynth.errors import FacsynthError
 
 PANELS: dict[str, Panel] = {
-    "Measure": {**checking.COMMANDS, **measuring.COMMANDS},
+    "Measure": {**checking.COMMANDS, **measuring.COMMANDS, **comparing.COMMANDS, **varied.COMMANDS},
     "Explain": explaining.COMMANDS,
     "Fill": {**fill.COMMANDS, **exporting.COMMANDS},
     "Prove": proving.COMMANDS,

@@ -118,11 +118,11 @@ def _measure(settings: RunSettings, out: Path | None) -> Path:
             measure_run(settings, folder, cache, corpora, progress)
     if out is None:
         note(f"note: kept in {folder}, with the texts, until {N_KEPT} later ones are; -o names another place")
-        _keep_latest(folder)
+        keep_latest(folder)
     return folder
 
 
-def _keep_latest(folder: Path) -> None:
+def keep_latest(folder: Path) -> None:
     """Remove the oldest unnamed run folders beside `folder`, but for those that another process works in."""
     from facsynth.errors import StorageError
     from facsynth.lock import locked

@@ -61,12 +61,16 @@ def verify(
 
 
 def report(folder: RunFolder) -> None:
-    """Write report.html again from what the run folder holds.
+    """Write report.html again from what the folder of a run or comparison holds.
 
     Example:  facsynth report runs/demo
     """
     from facsynth.report.build import build_report
+    from facsynth.report.comparison import RECORD, build_comparison
 
+    if (folder / RECORD).is_file():
+        print(build_comparison(folder))
+        return
     o.check_run_folder(folder)
     print(build_report(folder))
 

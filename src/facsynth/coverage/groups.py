@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
+from facsynth.bins import Ints
+
 BLOCK = 512
 """Features that are compared with all others at a time."""
 CLOSE, SHARED, FEWEST = 0.7, 0.7, 5
@@ -22,7 +24,7 @@ on two features are one concept. Among 4,096 random directions of width 576 the 
 def concepts(
     feature_ids: Sequence[int],
     directions: npt.NDArray[np.float32],
-    firing: tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]],
+    firing: tuple[Ints, Ints],
     *,
     close: float = CLOSE,
     shared: float = SHARED,
@@ -35,7 +37,7 @@ def concepts(
     Args:
         feature_ids: the strongest first.
         directions: [n_features, d_model], decoder rows in this order, of any length.
-        firing: (sample, feature) of every pair above its threshold, each once; `Encoded.incidence`.
+        firing: (sample, feature) of every pair above its threshold, each once.
         close: cosine.
         shared: of the samples that fire either.
     """
@@ -57,7 +59,7 @@ def concepts(
     return {int(i): int(ids[leader]) for i, leader in zip(ids, stands, strict=True)}
 
 
-def _firing(ids: npt.NDArray[np.int64], firing: tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]) -> csr_array:
+def _firing(ids: npt.NDArray[np.int64], firing: tuple[Ints, Ints]) -> csr_array:
     """Whether a feature fires in a sample, [n_features, n_samples], in the order of `ids`."""
     samples, features = firing
     order = np.argsort(ids)

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from facsynth.bins import Floats, Ids, Ints
 from facsynth.errors import InputError, MismatchError
 from facsynth.features.encode import FeatureSpace, Read
 from facsynth.features.queue import Part, Queue, Todo
 from facsynth.features.reuse import Known
 from facsynth.features.shards import (
+    CODES,
+    content_tokens,
     count,
     encode_anew,
     entries_of,
@@ -32,6 +34,7 @@ from facsynth.features.shards import (
     table_of,
     write_shard,
 )
+from facsynth.incidence import Incidence
 from facsynth.profile import Profile, ProfileBuilder
 from facsynth.records import Failure, Progress, no_progress
 from facsynth.store import Artifact, read_jsonl, write_jsonl
@@ -130,20 +133,25 @@ class Encoded:
             decoded = tokenizer.decode(content, clean_up_tokenization_spaces=False) if content else []
             yield from zip(table["sample_id"].to_pylist(), decoded, strict=True)
 
-    def incidence(
-        self, feature_ids: npt.NDArray[np.int64], thresholds: npt.NDArray[np.float32]
-    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """(sample index, feature) of every pair of these features above its threshold, each once."""
+    def incidence(self, feature_ids: Ints, thresholds: Floats) -> Iterator[Incidence]:
+        """Which samples fire which of these features (sorted ids) above their thresholds, shard by shard."""
         limits = np.full(self.profile.d_sae, np.inf, np.float32)
         limits[feature_ids] = thresholds[feature_ids]
-        samples, features, start = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)], 0
-        for table in self.shards():
+        column = np.zeros(self.profile.d_sae, np.int64)
+        column[feature_ids] = np.arange(len(feature_ids))
+        for table in self.shards(["sample_id", "token_role", *CODES]):
             entries = entries_of(table)
             entries = over_roles(entries.take(np.flatnonzero(entries.activation > limits[entries.feature])))
-            samples.append((entries.sample + start).astype(np.int32))
-            features.append(entries.feature.astype(np.int32))
-            start += len(table)
-        return np.concatenate(samples), np.concatenate(features)
+            ids = np.array([int(sample_id, 16) for sample_id in table["sample_id"].to_pylist()], np.uint64)
+            yield Incidence(ids, content_tokens(table), entries.sample, column[entries.feature])
+
+    def lengths(self) -> tuple[Ids, Ints]:
+        """Ids and content tokens of the samples, in order."""
+        ids, lengths = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
+        for table in self.shards(["sample_id", "token_role"]):
+            ids.append(np.array([int(sample_id, 16) for sample_id in table["sample_id"].to_pylist()], np.uint64))
+            lengths.append(content_tokens(table))
+        return np.concatenate(ids), np.concatenate(lengths)
 
     def __repr__(self) -> str:
         return f"Encoded({self.profile.n_samples} samples, {self.profile.n_tokens} content tokens, {self.folder})"

@@ -119,13 +119,20 @@ def count(builder: ProfileBuilder, table: pa.Table) -> None:
     if not len(table):
         return
     entries = over_roles(entries_of(table))
+    builder.add(
+        table["sample_id"].to_pylist(), content_tokens(table), entries.sample, entries.feature,
+        entries.activation, entries.position, entries.n_firing,
+    )  # fmt: skip
+
+
+def content_tokens(table: pa.Table) -> npt.NDArray[np.int64]:
+    """[n_rows], content tokens of each sample; every sample of a shard has some."""
+    if not len(table):
+        return np.zeros(0, np.int64)
     roles = table["token_role"].combine_chunks()
     starts = roles.offsets.to_numpy()[:-1]
     content: npt.NDArray[np.int64] = np.add.reduceat((roles.flatten().to_numpy() > 0).astype(np.int64), starts)
-    builder.add(
-        table["sample_id"].to_pylist(), content, entries.sample, entries.feature,
-        entries.activation, entries.position, entries.n_firing,
-    )  # fmt: skip
+    return content
 
 
 def over_roles(entries: Entries) -> Entries:

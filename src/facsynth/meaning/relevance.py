@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betainc
 from scipy.stats import false_discovery_control
 
 from facsynth.bins import Floats, Ints
 from facsynth.errors import InputError
 from facsynth.profile import SCALE_KEYS, Profile, check_same_space
+from facsynth.strata import mantel_haenszel
 
 Doubles = npt.NDArray[np.float64]
 
@@ -48,15 +48,9 @@ def contrast(
 ) -> Relevance:
     """Features that anchor samples fire more often than background samples of the same length.
 
-    One-sided Cochran-Mantel-Haenszel over half octaves of content length, Benjamini-Hochberg at `q`, and shrunk
-    Mantel-Haenszel log-odds of at least `min_log_odds` (log 3: calibrated, docs/LOG.md). Strata that lack either set
-    are dropped.
-
-    With a of n1 anchor and c of n0 background samples firing in a stratum of N, and m = a + c, the statistic is A = Σ a
-    with mean Σ n1 m / N and variance Σ n1 n0 m (N - m) / (N² (N - 1)). Differs: its null distribution is taken as the
-    binomial of that mean and variance, which nears the usual normal where counts are large and the exact one where
-    they are small; the normal is wrong by orders of magnitude for a rare feature and a large background.
-    The log-odds are log (R + 1/2) / (S + 1/2) with R = Σ a (n0 - c) / N and S = Σ (n1 - a) c / N.
+    One-sided Cochran-Mantel-Haenszel over half octaves of content length (`strata`), Benjamini-Hochberg at `q`, and
+    shrunk log-odds of at least `min_log_odds` (log 3: calibrated, docs/LOG.md). Strata that lack either set are
+    dropped.
 
     Raises:
         MismatchError: another model, SAE, hook point or codes.
@@ -75,7 +69,7 @@ def contrast(
     c = background.firing_by_length(thresholds)[:, shared]
     tested = np.flatnonzero((a + c).any(axis=1))
     n1, n0 = anchor.length_samples[shared], background.length_samples[shared]
-    p_values, log_odds = _mantel_haenszel(a[tested], c[tested], n1.astype(np.float64), n0.astype(np.float64))
+    p_values, log_odds = mantel_haenszel(a[tested], c[tested], n1, n0)
     q_values = false_discovery_control(p_values) if len(tested) else p_values
     found = (q_values < q) & (log_odds >= min_log_odds)
     return Relevance("contrast", tested[found], log_odds[found], q_values[found], len(tested), float(dropped))
@@ -86,16 +80,3 @@ def kept(found: Relevance, feature_ids: Ints, method: str) -> Relevance:
     inside = np.isin(found.feature_ids, feature_ids)
     log_odds, q_values = (column[inside] if len(column) else column for column in (found.log_odds, found.q_values))
     return Relevance(method, found.feature_ids[inside], log_odds, q_values, found.n_tested, found.dropped_share)
-
-
-def _mantel_haenszel(a: Ints, c: Ints, n1: Doubles, n0: Doubles) -> tuple[Doubles, Doubles]:
-    """One-sided p-values and shrunk log-odds, [n_features]; `a`, `c` are [n_features, n_strata]."""
-    n, m = n1 + n0, a + c
-    observed = a.sum(axis=1).astype(np.float64)
-    mean = (n1 * m / n).sum(axis=1)
-    variance = (n1 * n0 * m * (n - m) / (n * n * (n - 1))).sum(axis=1)
-    p = np.clip(1 - variance / np.maximum(mean, 1e-12), 1e-12, 1 - 1e-12)
-    trials = np.maximum(mean / p - observed, 0) + 1
-    p_values = np.where((observed > 0) & (variance > 0), betainc(np.maximum(observed, 1), trials, p), 1.0)
-    rises, falls = (a * (n0 - c) / n).sum(axis=1), ((n1 - a) * c / n).sum(axis=1)
-    return p_values, np.log((rises + 0.5) / (falls + 0.5))

@@ -5,41 +5,24 @@ A run in the making is reported too: what is not there, or cannot be read, is sa
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from facsynth import __version__
-from facsynth.report import plots
+from facsynth.report import curves, plots
+from facsynth.report.excerpts import Excerpt, ending, sample_excerpt
+from facsynth.report.features import state_of, table_of
+from facsynth.report.page import write_page
 from facsynth.report.read import RunFiles, read_run
-from facsynth.store import write_text
 from facsynth.synthesis.accept import text_sha256
 
-MAX_FEATURES, MAX_OTHERS, MAX_GAVE_UP = 400, 50, 100
-"""Rows of the tables; the page says how many more there are. 400 features are at most 2 MB."""
-MAX_WHOLE, CONTEXT, MAX_SPAN, MAX_TOKEN = 700, 220, 400, 60
-"""Characters: of a text shown whole, around the span of a longer one, of the span, of the firing token."""
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-_LAST_WORD = re.compile(r"(?<!\S)\S{1,24}\s*\Z")
-
-
-@dataclass(frozen=True)
-class Excerpt:
-    """A text around the span that fires. `token` ends the span; `n_characters` is 0 where nothing was cut."""
-
-    head: str
-    span: str
-    token: str
-    tail: str
-    n_characters: int = 0
+MAX_FEATURES, MAX_OTHERS, MAX_GAVE_UP = 100, 50, 100
+"""Rows of the tables that are there without the script, too; the page says how many more there are."""
 
 
 @dataclass(frozen=True)
@@ -70,23 +53,8 @@ def build_report(run: Path) -> Path:
     Raises:
         InputError: there is no such folder, or it holds no file of a run.
     """
-    html = _template().render(page(read_run(run)))
-    write_text(run / "report.html", _UNPRINTABLE.sub("\ufffd", html))
-    return run / "report.html"
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    filters = {"percent": plots.percent, "count": plots.count, "times": plots.times, "visible": visible}
-    environment.filters.update(filters | {"meter": lambda g, threshold: Markup(plots.meter(g, threshold))})
-    return environment.get_template("template.html")
+    files = read_run(run)
+    return write_page(run / "report.html", "run.html", page(files), table_of(files))
 
 
 def page(files: RunFiles) -> dict[str, Any]:
@@ -102,6 +70,10 @@ def page(files: RunFiles) -> dict[str, Any]:
     name = shlex.quote(files.name)
     return {
         "files": files,
+        "title": files.name,
+        "curves": {name: Markup(figure) for name, figure in curves.figures(files).items()},
+        "source": files.curves.get("source"),
+        "has_map": bool(files.map.get("points")),
         "summary": summary,
         "before": before,
         "after": after,
@@ -120,7 +92,6 @@ def page(files: RunFiles) -> dict[str, Any]:
         "n_unplanned": len(unplanned),
         "gave_up": files.gave_up[:MAX_GAVE_UP],
         "commands": [f"facsynth run {name}/facsynth.yaml -o again", f"facsynth verify {name}"],
-        "version": __version__,
     }
 
 
@@ -167,7 +138,7 @@ def feature_rows(files: RunFiles, attempted: Sequence[Mapping[str, Any]]) -> lis
         feature = target["feature_id"]
         place = -best[feature][1] if feature in best else shared.get(feature)
         row = files.provenance[place] if place is not None and feature in best else None
-        state, tone = _state(files, target, accepted[feature])
+        state, tone = state_of(files, target, accepted[feature])
         rows.append(
             FeatureRow(
                 feature=feature,
@@ -179,66 +150,9 @@ def feature_rows(files: RunFiles, attempted: Sequence[Mapping[str, Any]]) -> lis
                 n_accepted=accepted[feature],
                 n_asked=asked[feature],
                 best=row,
-                sample=None if place is None else _sample_excerpt(files, place, marked=row is not None),
+                sample=None if place is None else sample_excerpt(files, place, marked=row is not None),
                 accepted_for=None if place is None else files.provenance[place]["feature"],
                 gave_up=gave_up.get(feature, ""),
             )
         )
     return rows
-
-
-def excerpt(text: str, start: int, end: int, token: str = "") -> Excerpt:
-    """`text` with `text[start:end]` as the span, its closing `token` set apart; a long text is cut around it."""
-    token = token if token.isspace() else token.lstrip()
-    token_start = end - min(len(token), MAX_TOKEN) if text[:end].endswith(token) else end
-    start = max(min(start, token_start), end - MAX_SPAN)
-    first, last = 0, len(text)
-    if len(text) > MAX_WHOLE:
-        first = max(0, start - CONTEXT)
-        last = min(len(text), max(end + CONTEXT, first + MAX_WHOLE - CONTEXT))
-    return Excerpt(
-        head=("… " if first else "") + text[first:start],
-        span=text[start:token_start],
-        token=text[token_start:end],
-        tail=text[end:last] + (" …" if last < len(text) else ""),
-        n_characters=len(text) if last - first < len(text) else 0,
-    )
-
-
-def ending(text: str, token: str = "") -> Excerpt:
-    """A span, which ends with the token that fires; the last word stands for one that was not recorded."""
-    return excerpt(text, len(text), len(text), token or _last_word(text))
-
-
-def visible(token: str) -> str:
-    """A token of white space as signs one can see."""
-    return token if token.strip() else token.replace("\n", "⏎").replace(" ", "␣")
-
-
-def _sample_excerpt(files: RunFiles, index: int, *, marked: bool) -> Excerpt | None:
-    """The accepted sample of a provenance row, `marked`: with the span that its row names where it holds it."""
-    row, text = files.provenance[index], files.accepted_text(index)
-    if text is None:
-        unreadable = "This row of samples.jsonl cannot be read in the run's form."
-        return Excerpt(unreadable, "", "", "") if index < len(files.samples) else None
-    span = row["span"] if marked else ""
-    span = span if span in text else span.strip()
-    start = text.find(span) if span else -1
-    return excerpt(text, 0, 0) if start < 0 else excerpt(text, start, start + len(span), _last_word(span))
-
-
-def _last_word(text: str) -> str:
-    found = _LAST_WORD.search(text[-200:])
-    return found.group() if found else ""
-
-
-def _state(files: RunFiles, target: Mapping[str, Any], n_accepted: int) -> tuple[str, str]:
-    """What became of a feature, and how it is coloured: good, bad or open."""
-    if target["kind"] == "under":
-        wanted = target["n_wanted"]
-        return f"{n_accepted} of {wanted} wanted", "good" if n_accepted >= wanted else "bad"
-    if not files.after:
-        return ("accepted, not measured", "open") if n_accepted else ("open", "open")
-    if target["feature_id"] in files.after["missing"]:
-        return "not recovered", "bad"
-    return ("recovered", "good") if n_accepted else ("recovered by others", "good")

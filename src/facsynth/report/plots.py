@@ -46,6 +46,12 @@ def percent(share: object) -> str:
     return f"{100 * value:.1f}\u00a0%" if value == 0 or abs(value) >= 0.001 else f"{100 * value:.2g}\u00a0%"
 
 
+def points(share: object) -> str:
+    """A difference of two shares, in percentage points, with its sign; a dash for what is no number."""
+    value = number(share)
+    return NONE if value is None else f"{100 * value:+.1f}".replace("-", "\u2212")
+
+
 def count(value: object) -> str:
     """A whole number with separators; a dash for what is none."""
     found = number(value)

@@ -23,6 +23,8 @@ from facsynth.text.sheets import shown
 
 _T = TypeVar("_T")
 _RATE = re.compile(r"\d+(\.\d*)?(e-?\d+)?")
+RATES = ("anchor_rate", "seed_rate", "score")
+"""Columns of plan.csv that hold a share, where they hold anything."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class RunFiles:
     gave_up: list[dict[str, Any]]
     plan: list[dict[str, Any]]
     settings: str
+    curves: dict[str, Any]
+    """`coverage/curves.json`."""
+    curves_after: dict[str, Any]
+    map: dict[str, Any]
+    """`coverage/map.json`."""
     there: frozenset[str]
     """Which of the files are there, readable or not."""
     notices: tuple[str, ...]
@@ -88,6 +95,9 @@ def read_run(run: Path) -> RunFiles:
         gave_up=load("gave_up.jsonl", partial(shapes.read_rows, shape=shapes.GAVE_UP), []),
         plan=load("plan.csv", _read_plan, []),
         settings=load("facsynth.yaml", lambda path: path.read_text("utf-8", "replace"), ""),
+        curves=load(shapes.CURVES, partial(shapes.read_object, shape=shapes.OF_CURVES), {}),
+        curves_after=load(shapes.CURVES_AFTER, partial(shapes.read_object, shape=shapes.OF_CURVES_AFTER), {}),
+        map=load(shapes.MAP, partial(shapes.read_object, shape=shapes.OF_MAP), {}),
         there=frozenset(there),
         notices=tuple(notices),
     )
@@ -102,14 +112,13 @@ def _read_plan(path: Path) -> list[dict[str, Any]]:
     rows = []
     for row in csv.DictReader(io.StringIO(text, newline="")):
         feature, span = row.get("feature_id") or "", row.get("span") or ""
-        if feature.isdecimal():
-            rate = row.get("anchor_rate") or ""
-            rows.append(
-                {
-                    "feature_id": int(feature),
-                    "kind": row.get("kind"),
-                    "anchor_rate": float(rate) if _RATE.fullmatch(rate) else None,
-                    "span": shown(span),
-                }
-            )
+        if not feature.isdecimal():
+            continue
+        rates = {key: float(row.get(key) or "") if _RATE.fullmatch(row.get(key) or "") else None for key in RATES}
+        group = row.get("group") or ""
+        rows.append({
+            "feature_id": int(feature), "kind": row.get("kind"), "span": shown(span), **rates,
+            "group": int(group) if group.isdecimal() else None, "keep": (row.get("keep") or "yes").lower() != "no",
+            **{key: shown(row.get(key) or "") for key in ("why", "verdict", "explanation")},
+        })  # fmt: skip
     return rows

@@ -14,6 +14,8 @@ from facsynth.errors import InputError
 from facsynth.store import RESTORE, read_json, read_jsonl
 from facsynth.text.layouts import kind_of
 
+CURVES, CURVES_AFTER, MAP = "coverage/curves.json", "coverage/curves_after.json", "coverage/map.json"
+"""Where the curves of a run are, and its features in two dimensions."""
 LARGEST = 1e300
 """Beyond it a number is a damaged one: it could not be calculated with."""
 Check = Callable[[Any], bool]
@@ -114,6 +116,7 @@ SUMMARY: Shape = {
     "accepted_per_1000_tokens": is_number,
     "chance_extrapolated": or_null(list_of(is_flag)),
     "n_rejected": map_of(is_count),
+    "progress": list_of(list_of(is_count, 2)),
     "names": map_of(is_text),
     "stop_reason": is_text,
 }
@@ -160,3 +163,54 @@ GAVE_UP: Shape = {
     "threshold": is_number,
     "reason": is_text,
 }
+POINTS: Check = list_of(list_of(is_number, 2))
+CURVE: Shape = {"samples": POINTS, "tokens": POINTS}
+BY_THRESHOLD: Check = list_of(object_of({"threshold": is_text, "n_target": is_count, "value": is_share}))
+SOURCE: Shape = {"n_found": is_count, "n_reachable": is_number, "completeness": is_share}
+OF_CURVES: Shape = {
+    "seed": or_null(object_of(CURVE)),
+    "ceiling": or_null(object_of(CURVE)),
+    "thresholds": BY_THRESHOLD,
+    "source": object_of({**SOURCE, "n_target": is_count}),
+}
+OF_CURVES_AFTER: Shape = {
+    "filled": object_of(CURVE),
+    "thresholds": BY_THRESHOLD,
+    "rates": list_of(list_of(is_number, 2)),
+}
+OF_MAP: Shape = {"points": list_of(list_of(is_number, 3))}
+DIFFERENCE: Shape = {"value": is_number, "ci95": or_null(list_of(is_number, 2))}
+COMPARISON: Shape = {
+    "sets": list_of(
+        object_of({
+            "name": is_text,
+            "curve": object_of(CURVE),
+            **dict.fromkeys(("value", "at_equal_samples", "at_equal_tokens"), is_share),
+            **dict.fromkeys(("n_samples", "n_tokens", "n_covered"), is_count),
+            "ci95": or_null(list_of(is_share, 2)),
+            "thresholds": list_of(is_share),
+        })
+    ),
+    "pairs": list_of(
+        object_of({
+            **dict.fromkeys(("first", "other"), is_text),
+            **dict.fromkeys(("at_equal_samples", "at_equal_tokens"), object_of(DIFFERENCE)),
+            **dict.fromkeys(("only_first", "only_other"), list_of(is_count)),
+            "n_tested": is_count,
+            "compared": list_of(is_share, 2),
+            "differences": list_of(
+                object_of({
+                    "feature": is_count,
+                    "rates": list_of(is_share, 2),
+                    "log_odds": is_number,
+                    "span": or_null(object_of({"text": is_text, "token": is_text})),
+                })
+            ),
+        })
+    ),
+    "thresholds": list_of(lambda row: isinstance(row, list) and len(row) == 2 and is_text(row[0]) and is_count(row[1])),
+    **dict.fromkeys(("n_target", "n_samples", "n_tokens", "min_support"), is_count),
+    **dict.fromkeys(("threshold", "relevance", "codes", "form"), is_text),
+    **dict.fromkeys(("names", "fingerprints"), map_of(is_text)),
+    "notes": list_of(is_text),
+}  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -92,6 +92,8 @@ class Synthesis:
     control: list[Candidate]
     """Plain samples; `fires` are the features above their threshold, as in `recovered`."""
     stop_reason: str
+    progress: Sequence[tuple[int, int]] = ()
+    """(written tokens, attempted features that have all they want by then), after each wave that changed it."""
 
     @property
     def n_selected(self) -> int:

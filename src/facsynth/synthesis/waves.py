@@ -60,6 +60,7 @@ class Waves:
         self._yield = Yield(settings.min_yield)
         self._round, self._n_done_before = 1, self.n_done
         self._spent, self._out = Amount(), Amount()
+        self._progress = [(0, self.n_done)]
         self._cap = ""
         """The one that was reached."""
 
@@ -129,6 +130,8 @@ class Waves:
         for feature, own in groupby(candidates, key=lambda candidate: candidate.written_for):
             if feature in self._strengths and (steered := [c for c in own if c.strength]):
                 self._strengths[feature].take(steered)
+        n_written = sum(candidate.written_tokens for candidate in candidates)
+        self._progress.append((self._progress[-1][0] + n_written, self.n_done))
         rung = self._plain if wave and wave[0][0] == PLAIN else self._yield
         if rung is self._yield or not rung.n_poor:  # a rung that was left is left
             rung.take(n_new, sum(candidate.written_tokens for candidate in candidates))
@@ -167,6 +170,7 @@ class Waves:
             gave_up={t.feature_id: self.n_asked[t.feature_id] for t in self.tasks if self.lacks(t) > 0},
             control=control,
             stop_reason=self.stop_reason(),
+            progress=self._progress,
         )
 
     def stop_reason(self) -> str:

@@ -1,0 +1,123 @@
+"""Measure, several sets: compare."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from facsynth.cli import options as o
+from facsynth.cli.console import Panel, cache_folder, note, percent, print_json, print_table, shown_progress
+from facsynth.cli.measuring import keep_latest
+
+N_SHOWN = 10
+"""Features of a pair that are printed."""
+
+
+@o.takes(o.MEASURING, o.SPACE, o.ROWS)
+def compare(
+    sets: Annotated[
+        list[str],
+        typer.Argument(help="Data sets, two or more; or folders of encoded ones. The first is compared with."),
+    ],
+    config: o.Config = None,
+    out: o.Kept = None,
+    json: o.Json = False,
+    **options: Any,
+) -> None:
+    """Which of several data sets covers more, or is it just longer?
+
+    Example:  facsynth compare mine.jsonl yours.jsonl --anchor broad.jsonl
+    """
+    settings = o.resolve(config, sets, **options)
+    cache = cache_folder()
+    with shown_progress() as progress:
+        from facsynth.comparing import compare_sets
+        from facsynth.report.comparison import build_comparison
+        from facsynth.run_folder import effective
+        from facsynth.store import fingerprint
+
+        key = fingerprint([effective(settings), *settings.data.seed, *settings.data.anchor])[:16]
+        folder = out or cache / "runs" / f"compare-{key}"
+        record = compare_sets(settings, folder, cache, progress)
+        build_comparison(folder)
+    if json:
+        print_json(record)
+    else:
+        print_comparison(record)
+    for text in record["notes"]:
+        note(f"note: {text}")
+    note(f"report: {folder / 'report.html'}")
+    if out is None:
+        keep_latest(folder)
+
+
+def print_comparison(record: dict[str, Any]) -> None:
+    """The sets side by side, then every pair."""
+    rows = [
+        (
+            one["name"], percent(one["at_equal_tokens"]), percent(one["at_equal_samples"]),
+            f"{percent(one['value'])}{_range(one['ci95'])}", f"{one['n_samples']:,}", f"{one['n_tokens']:,}",
+        )
+        for one in record["sets"]
+    ]  # fmt: skip
+    title = f"coverage of {record['n_target']} features of {record['names']['anchor']}"
+    print_table(title, ("set", f"at {record['n_tokens']:,} tokens", f"at {record['n_samples']:,} samples", "all of it",
+                        "samples", "tokens"), rows)  # fmt: skip
+    for pair in record["pairs"]:
+        print_table(f"{pair['other']} against {pair['first']}", ("", ""), _pair(pair))
+        if pair["differences"]:
+            _print_different(pair)
+
+
+def _pair(pair: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("at equal tokens", _difference(pair["at_equal_tokens"])),
+        ("at equal samples", _difference(pair["at_equal_samples"])),
+        (f"only in {pair['other']}", f"{len(pair['only_other'])} features"),
+        (f"only in {pair['first']}", f"{len(pair['only_first'])} features"),
+        (
+            "fired more in one",
+            f"{len(pair['differences'])} of {pair['n_tested']} features, among samples of the same length (5 % false)",
+        ),
+        (
+            "of a length both have",
+            f"{percent(pair['compared'][0])} of {pair['first']}, {percent(pair['compared'][1])} of {pair['other']}",
+        ),
+    ]
+
+
+def _of_shared_length(pair: dict[str, Any]) -> list[str]:
+    return [
+        f"{percent(share)} of {pair[name]}" for share, name in zip(pair["compared"], ("first", "other"), strict=True)
+    ]
+
+
+def _print_different(pair: dict[str, Any]) -> None:
+    rows = [
+        (
+            str(row["feature"]), percent(row["rates"][0]), percent(row["rates"][1]),
+            row["span"]["text"][-60:] if row["span"] else "",
+        )
+        for row in pair["differences"][:N_SHOWN]
+    ]  # fmt: skip
+    print_table("most different", ("feature", pair["first"], pair["other"], "a span whose last token fires it"), rows)
+    if len(pair["differences"]) > N_SHOWN:
+        note(f"… and {len(pair['differences']) - N_SHOWN} more in comparison.json")
+
+
+def _difference(found: dict[str, Any]) -> str:
+    """In points, with its interval, and whether it can be told from nothing."""
+    points = f"{100 * found['value']:+.1f} points"
+    if found["ci95"] is None:
+        return f"{points}, too few samples for an interval"
+    low, high = found["ci95"]
+    told = "cannot be told from none" if low <= 0 <= high else ("covers more" if low > 0 else "covers less")
+    return f"{points}   (95 %: {100 * low:+.1f} to {100 * high:+.1f}): {told}"
+
+
+def _range(ci95: list[float] | None) -> str:
+    return "" if ci95 is None else f" ({100 * ci95[0]:.1f}-{100 * ci95[1]:.1f})"
+
+
+COMMANDS: Panel = {"compare": compare}

@@ -1,0 +1,142 @@
+"""How far a coverage, or a difference of two, may be from that of fresh samples: half-sampling.
+
+Never a bootstrap over samples: a resample holds 63 % of them, and coverage only falls with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtri
+from scipy.stats import binom, poisson
+
+from facsynth.bins import Ints
+from facsynth.errors import InputError
+from facsynth.incidence import Incidence, joined, orders
+from facsynth.records import Interval
+
+N_SPLITS = 200
+"""Random halvings an interval is made from: its own noise is then 5 % of its width."""
+RARE = 40
+"""A feature that as many drawn samples fire is covered by both halves in all but 1e-12 of the halvings."""
+Doubles = npt.NDArray[np.float64]
+
+
+class Drawn(NamedTuple):
+    """What an interval needs to know of a set, or of a part that is drawn from it."""
+
+    firing_samples: Ints
+    """[n_target], how many samples of the whole set fire each target."""
+    rare: Incidence
+    """Of the targets that few drawn samples fire."""
+    share: float
+    """Of the samples, that are drawn; 1: all."""
+    min_support: int
+    """How many drawn samples cover a target."""
+
+
+def drawn_from(parts: Iterable[Incidence], firing_samples: Ints, *, share: float = 1.0, min_support: int = 1) -> Drawn:
+    """Take in a set part by part; memory holds the entries of rare targets alone."""
+    rare = np.flatnonzero(firing_samples * share < RARE + 4 * min_support)
+    kept = joined(part.of(rare, len(firing_samples)) for part in parts)
+    return Drawn(firing_samples, kept, share, min_support)
+
+
+def coverage_interval(drawn: Drawn, *, level: float = 0.95, rng_seed: int = 0) -> Interval:
+    """Interval for the coverage to expect of a fresh set of as many samples, thresholds and targets fixed.
+
+    Half-sampling: two halves A and B of the samples are independent, so (S_A - S_B)^2 / 2, meant over many halvings,
+    is the variance of coverage at n/2 samples, however the features depend on each other. It is carried to n samples
+    by the ratio that independent features with the same counts would have. Tested by simulation: 90 to 98 % actual
+    coverage. Of a drawn part, S is the coverage to expect of it.
+
+    Args:
+        drawn: the set, or the part of it that is drawn.
+        level: nominal.
+        rng_seed: of the halvings.
+
+    Raises:
+        InputError: no targets, or fewer than 4 samples.
+    """
+    margin = _margin([(1, drawn)], level, rng_seed)
+    value = _to_expect(drawn.firing_samples, drawn).mean()
+    return Interval(max(0.0, float(value) - margin), min(1.0, float(value) + margin))
+
+
+def difference_interval(value: float, of: Drawn, against: Drawn, *, level: float = 0.95, rng_seed: int = 0) -> Interval:
+    """Interval for the coverage of one set less that of another, paired.
+
+    Paired: on the same targets, and a sample that both hold falls to the same half of either, so that what they share
+    cancels out.
+
+    Args:
+        value: the difference that was found, of the drawn parts.
+        of: the one.
+        against: the other.
+        level: nominal.
+        rng_seed: of the halvings.
+
+    Raises:
+        InputError: no targets, or fewer than 4 samples in one of them.
+    """
+    margin = _margin([(1, of), (-1, against)], level, rng_seed)
+    return Interval(max(-1.0, value - margin), min(1.0, value + margin))
+
+
+def _margin(signed: Sequence[tuple[int, Drawn]], level: float, rng_seed: int) -> float:
+    n_target = len(signed[0][1].firing_samples)
+    n_samples = min(len(drawn.rare.ids) for _, drawn in signed)
+    if n_target < 1 or n_samples < 4:
+        raise InputError(f"an interval needs a target feature and 4 samples, found {n_target} and {n_samples}")
+    gaps = np.sum([sign * _gaps(drawn, rng_seed) for sign, drawn in signed], axis=0)
+    whole, half = np.sum([_if_independent(drawn) for _, drawn in signed], axis=0)
+    ratio = float(np.clip(whole / half, 0.5, 2.0)) if half > 0 else 1.0
+    variance = float(np.mean(np.square(gaps))) / 2 * ratio
+    return float(ndtri((1 + level) / 2) * np.sqrt(variance) / n_target)
+
+
+def _gaps(drawn: Drawn, rng_seed: int) -> Doubles:
+    """[N_SPLITS], how many more features one half is to cover than the other."""
+    rows, n_samples = drawn.rare, len(drawn.rare.ids)
+    counts = rows.counts(len(drawn.firing_samples))
+    expected = _to_expect(np.arange(counts.max(initial=0) + 1), drawn)
+    gaps = np.empty(N_SPLITS)
+    for split, order in enumerate(orders(rows.ids, N_SPLITS, rng_seed)):
+        half = np.zeros(n_samples)
+        half[order[: n_samples // 2]] = 1
+        in_half = np.bincount(rows.column, weights=half[rows.sample], minlength=len(counts)).astype(np.int64)
+        gaps[split] = expected[in_half].sum() - expected[counts - in_half].sum()
+    return gaps
+
+
+def _to_expect(firing_samples: Ints, drawn: Drawn) -> Doubles:
+    """How likely so many firing samples cover a feature, where each is drawn with the probability `share`."""
+    return np.asarray(binom.sf(drawn.min_support - 1, firing_samples, drawn.share), np.float64)
+
+
+def _if_independent(drawn: Drawn) -> tuple[float, float]:
+    """Variance of the number of covered features at n and at n/2 samples, were they independent.
+
+    Each feature's firing is taken as Poisson with its smoothed count (Good-Turing for those seen once or never).
+    """
+    counts = drawn.firing_samples
+    n0, n1, n2 = ((counts == k).sum() for k in range(3))
+    rate = counts.astype(np.float64)
+    rate[counts == 1] = min(max(2 * n2 / max(n1, 1), 0.1), 1.0)
+    rate[counts == 0] = min(n1 / max(n0, 1), 0.5)
+    rates, n_features = np.unique(rate[rate * drawn.share < RARE + 4 * drawn.min_support], return_counts=True)
+
+    if not len(rates):
+        return 0.0, 0.0
+
+    def variance(size: float) -> float:
+        most = int(poisson.isf(1e-12, rates.max(initial=0) * size)) + 1
+        fired = np.arange(most + 1)
+        covered, chance = _to_expect(fired, drawn), poisson.pmf(fired, rates[:, None] * size)
+        mean, square = chance @ covered, chance @ np.square(covered)
+        return float(((square - np.square(mean)) * n_features).sum())
+
+    return variance(1.0), variance(0.5)

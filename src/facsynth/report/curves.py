@@ -1,0 +1,57 @@
+"""The line charts of a run: coverage over tokens, samples and thresholds, and what writing closed over its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from facsynth.report.charts import Line, chart, powers
+from facsynth.report.read import RunFiles
+
+SEED, FILLED, CEILING = 0, 1, 3
+"""Tones."""
+
+
+def figures(files: RunFiles) -> dict[str, str]:
+    """SVG by name; "" for what was not measured."""
+    return {
+        "tokens": _over(files, "tokens", "content tokens"),
+        "samples": _over(files, "samples", "samples"),
+        "thresholds": _over_thresholds(files),
+        "progress": _progress(files.summary),
+    }
+
+
+def _over(files: RunFiles, axis: str, label: str) -> str:
+    sets = (
+        ("seed set", files.curves.get("seed"), SEED),
+        ("seed + accepted", files.curves_after.get("filled"), FILLED),
+        ("half of the anchor (ceiling)", files.curves.get("ceiling"), CEILING),
+    )
+    lines = [Line(name, curve[axis], tone) for name, curve, tone in sets if curve]
+    most = max((line.points[-1][0] for line in lines if line.points), default=1)
+    return chart(f"Coverage over {label}", lines, label, powers(most), log=True)
+
+
+def _over_thresholds(files: RunFiles) -> str:
+    rows = files.curves.get("thresholds", [])
+    lines = [
+        Line(name, [(n, row["value"]) for n, row in enumerate(found)], tone)
+        for name, found, tone in (
+            ("seed set", rows, SEED), ("seed + accepted", files.curves_after.get("thresholds", []), FILLED),
+        )
+    ]  # fmt: skip
+    return chart("Coverage over thresholds", lines, "threshold", [*enumerate(r["threshold"] for r in rows)], log=False)
+
+
+def _progress(summary: Mapping[str, Any]) -> str:
+    """Attempted features that have all they want, as candidates were written."""
+    points = summary.get("progress") or []
+    n = summary.get("n_attempted")
+    if not n or not points:
+        return ""
+    most = points[-1][0]
+    step = 10 ** max(0, len(str(int(most))) - 1)
+    ticks = [(x, f"{x:,}") for x in range(0, int(most) + 1, max(step // 2 if most < 3 * step else step, 1))]
+    lines = [Line("features that have all they want", [(tokens, done / n) for tokens, done in points], FILLED)]
+    return chart("Features closed over written tokens", lines, "written tokens", ticks, log=False)

@@ -1,0 +1,188 @@
+"""The figures of a comparison: every set beside the others, and each further one against the first.
+
+Before: `comparing` has encoded the sets. After: it writes them down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from facsynth.bins import Floats
+from facsynth.coverage.compare import Differences, differences, only_in
+from facsynth.coverage.coverage import Coverage, Targets, coverage, no_targets, rarefied
+from facsynth.coverage.intervals import Drawn, coverage_interval, difference_interval, drawn_from
+from facsynth.coverage.rarefaction import Doubles, at_tokens
+from facsynth.coverage.richness import richness
+from facsynth.errors import InputError
+from facsynth.features.encode import FeatureSpace
+from facsynth.features.encoded import Encoded
+from facsynth.features.spans import best_spans
+from facsynth.measure import notes_on_rows
+from facsynth.profile import Profile, check_same_space
+from facsynth.records import Interval
+from facsynth.scale import aims_of, at_other_thresholds, curve_of, token_cover
+from facsynth.settings import RunSettings
+
+N_SPANS = 200
+"""Features of a pair that are shown with a span."""
+
+
+class _Ruler(NamedTuple):
+    """What all sets are measured with."""
+
+    aims: Targets
+    thresholds: Floats
+    min_support: int
+    n_samples: int
+    """Of the set with the fewest, at which all are compared."""
+    n_tokens: int
+
+
+class _Set(NamedTuple):
+    name: str
+    samples: Encoded
+    covered: Coverage
+    cover: Doubles
+    """As `rarefaction.covered_at`."""
+    drawn: Drawn
+    """Of which any share at which sets are compared may be drawn."""
+
+    @property
+    def profile(self) -> Profile:
+        return self.samples.profile
+
+
+def side_by_side(
+    sets: Mapping[str, Encoded], anchor: Encoded, background: Profile | None, space: FeatureSpace,
+    settings: RunSettings,
+) -> dict[str, Any]:  # fmt: skip
+    """Measure sets against one anchor, and tell them apart.
+
+    Args:
+        sets: by name, two or more; the first is what the others are compared with.
+        anchor: what all should reach.
+        background: what relevance is contrasted with and thresholds refer to.
+        space: of all of them.
+        settings: threshold, relevance and supports.
+
+    Returns:
+        `sets`: of each its coverage with its interval, at as many samples and as many tokens as the smallest has, and
+        its curves; `pairs`: of each further set the difference to the first, with paired intervals, the features that
+        only one covers, and those that one fires more often (`coverage.compare`).
+
+    Raises:
+        MismatchError: sets of different feature spaces.
+        InputError: no targets.
+    """
+    for name, one in sets.items():
+        check_same_space(anchor.profile.identity, one.profile.identity, ("the anchor", name))
+    thresholds, relevance, aims = aims_of(anchor.profile, background, settings)
+    if not len(aims.feature_ids):
+        raise no_targets(aims, settings.data.limit)
+    n_samples, n_tokens = (min(getattr(one.profile, key) for one in sets.values()) for key in ("n_samples", "n_tokens"))
+    ruler = _Ruler(aims, thresholds, settings.coverage.min_support, n_samples, n_tokens)
+    found = [_measured(name, one, ruler) for name, one in sets.items()]
+    others = at_other_thresholds(anchor.profile, background, settings)
+    by_threshold = [
+        [coverage(one.profile, o.targets, o.thresholds, ruler.min_support).value for o in others] for one in found
+    ]
+    return {
+        "sets": [_figures(one, ruler) | {"thresholds": row} for one, row in zip(found, by_threshold, strict=True)],
+        "thresholds": [[other.threshold, len(other.targets.feature_ids)] for other in others],
+        "pairs": [_pair(found[0], other, ruler, space.backbone.tokenizer) for other in found[1:]],
+        "n_target": len(aims.feature_ids), "n_thin": aims.n_thin, "n_samples": n_samples, "n_tokens": n_tokens,
+        "threshold": settings.coverage.threshold, "relevance": relevance.method, "codes": settings.sae.codes,
+        "form": settings.data.form, "min_support": ruler.min_support, "fingerprints": dict(space.identity),
+        "names": {
+            "model": space.backbone.name, "sae": settings.sae.path, "hook_point": space.backbone.hook_point,
+            "anchor": ", ".join(Path(source).name for source in settings.data.anchor),
+        },
+        "notes": [*_shared(found), *(note for one in found for note in notes_on_rows(one.name, one.samples))],
+    }  # fmt: skip
+
+
+def _measured(name: str, samples: Encoded, ruler: _Ruler) -> _Set:
+    aims, thresholds, support = ruler.aims, ruler.thresholds, ruler.min_support
+    profile = samples.profile
+    least = min(ruler.n_samples / profile.n_samples, ruler.n_tokens / profile.n_tokens)
+    firing = profile.firing_samples(thresholds)[aims.feature_ids]
+    rows = samples.incidence(aims.feature_ids, thresholds)
+    return _Set(
+        name, samples, coverage(profile, aims, thresholds, support), token_cover([samples], aims, thresholds, support),
+        drawn_from(rows, firing, share=least, min_support=support),
+    )  # fmt: skip
+
+
+def _figures(one: _Set, ruler: _Ruler) -> dict[str, Any]:
+    aims = ruler.aims, ruler.thresholds, ruler.min_support
+    firing = one.profile.firing_samples(ruler.thresholds)[ruler.aims.feature_ids]
+    return {
+        "name": one.name, "n_samples": one.profile.n_samples, "n_tokens": one.profile.n_tokens,
+        "value": one.covered.value, "n_covered": len(one.covered.covered),
+        "ci95": _ends(partial(coverage_interval, one.drawn._replace(share=1.0))),
+        "at_equal_samples": _at_samples(one, ruler), "at_equal_tokens": _at_tokens(one, ruler),
+        "curve": curve_of(one.profile, one.cover, *aims)._asdict(),
+        "source": richness(firing, one.profile.n_samples)._asdict(),
+    }  # fmt: skip
+
+
+def _at_samples(one: _Set, ruler: _Ruler) -> float:
+    return rarefied(one.profile, ruler.aims, ruler.thresholds, ruler.n_samples, ruler.min_support)
+
+
+def _at_tokens(one: _Set, ruler: _Ruler) -> float:
+    return float(at_tokens(one.cover, ruler.n_tokens))
+
+
+def _pair(first: _Set, other: _Set, ruler: _Ruler, tokenizer: Any) -> dict[str, Any]:
+    """The other less the first, and what only one of them fires, or one more than the other."""
+
+    def less(value: Callable[[_Set, _Ruler], float], share: Callable[[_Set], float]) -> dict[str, Any]:
+        gap = value(other, ruler) - value(first, ruler)
+        drawn = [one.drawn._replace(share=min(1.0, share(one))) for one in (other, first)]
+        return {"value": gap, "ci95": _ends(partial(difference_interval, gap, *drawn))}
+
+    told = differences(first.profile, other.profile, ruler.aims.feature_ids, ruler.thresholds)
+    return {
+        "first": first.name, "other": other.name,
+        "at_equal_samples": less(_at_samples, lambda one: ruler.n_samples / one.profile.n_samples),
+        "at_equal_tokens": less(_at_tokens, lambda one: ruler.n_tokens / one.profile.n_tokens),
+        "only_first": only_in(first.covered, other.covered).tolist(),
+        "only_other": only_in(other.covered, first.covered).tolist(),
+        "n_tested": told.n_tested, "compared": list(told.compared),
+        "differences": _rows(told, first, other, tokenizer),
+    }  # fmt: skip
+
+
+def _rows(told: Differences, first: _Set, other: _Set, tokenizer: Any) -> list[dict[str, Any]]:
+    """Features that one set fires more often, with the best span of the one that does."""
+    ids, in_first = told.feature_ids.tolist(), (told.log_odds > 0).tolist()
+    spans = {}
+    for one, side in ((first, True), (other, False)):
+        shown = [i for i, is_first in zip(ids[:N_SPANS], in_first, strict=False) if is_first == side]
+        spans.update(best_spans(one.samples, tokenizer, shown, n_spans=1))
+    columns = zip(ids, told.rates.tolist(), told.log_odds.tolist(), told.q_values.tolist(), strict=True)
+    return [
+        {"feature": i, "rates": rates, "log_odds": odds, "q": q, "span": asdict(spans[i][0]) if spans.get(i) else None}
+        for i, rates, odds, q in columns
+    ]
+
+
+def _ends(make: Callable[[], Interval]) -> list[float] | None:
+    """Of an interval; None where there are too few samples for one."""
+    try:
+        found = make()
+    except InputError:
+        return None
+    return [found.low, found.high]
+
+
+def _shared(sets: list[_Set]) -> list[str]:
+    """Samples that two sets hold."""
+    ids = {one.name: set(one.samples.ids()) for one in sets}
+    return [f"{n} samples are in {a} and in {b}" for a, b in combinations(ids, 2) if (n := len(ids[a] & ids[b]))]

@@ -1,0 +1,118 @@
+"""Sets side by side: figures that agree with those of coverage, files that show them, and sets that cannot be compared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tiny_run
+from facsynth.comparing import compare_sets
+from facsynth.errors import SettingsError
+from facsynth.names import names_of
+from facsynth.report.comparison import headline
+from facsynth.settings import parse_settings
+from facsynth.store import read_json
+from tiny_cli import Parts, facsynth
+
+
+def long_ones(path: Path, source: Path) -> Path:
+    """Each text of `source` joined with the next one."""
+    texts = [json.loads(line)["messages"][0]["content"] for line in source.read_text().splitlines()]
+    rows = [{"messages": [{"role": "user", "content": f"{a} {b}"}]} for a, b in zip(texts[::2], texts[1::2], strict=True)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    parts = Parts(tmp_path_factory.mktemp("parts"))
+    tiny_run.corpus(parts.folder / "wide.jsonl", 30, 5)
+    tiny_run.corpus(parts.folder / "narrow.jsonl", 40, 6, tiny_run.WORDS[:4])
+    long_ones(parts.folder / "long.jsonl", tiny_run.corpus(parts.folder / "other.jsonl", 60, 7))
+    return parts
+
+
+def compared(parts: Parts, folder: Path, *names: str) -> dict:  # type: ignore[type-arg]
+    raw = {**parts.settings, "data": {**parts.settings["data"], "seed": [str(parts.folder / name) for name in names]}}
+    return compare_sets(parse_settings(raw, "the test"), folder / "out", folder / "cache")
+
+
+def test_the_figures_are_those_of_each_set_alone(parts: Parts, tmp_path: Path) -> None:
+    found = compared(parts, tmp_path, "wide.jsonl", "narrow.jsonl")
+    for one in found["sets"]:
+        words = (parts.folder / one["name"], *parts.options, "--json", "-o", tmp_path / one["name"])
+        done = facsynth("coverage", *words, "--config", parts.config)
+        assert done.code == 0, done.stderr
+        alone = json.loads(done.stdout)
+        assert one["value"] == alone["value"]
+        assert one["ci95"] == pytest.approx(alone["ci95"])
+        assert found["n_target"] == alone["n_target"]
+    wide, narrow = found["sets"]
+    assert wide["value"] > narrow["value"]
+    assert wide["at_equal_samples"] == wide["value"], "it has the fewest samples"
+    assert narrow["at_equal_samples"] < narrow["value"] or narrow["n_samples"] == wide["n_samples"]
+    (pair,) = found["pairs"]
+    assert pair["at_equal_tokens"]["value"] == pytest.approx(narrow["at_equal_tokens"] - wide["at_equal_tokens"])
+    low, high = pair["at_equal_tokens"]["ci95"]
+    assert low < pair["at_equal_tokens"]["value"] < high < 0
+    assert len(pair["only_first"]) - len(pair["only_other"]) == wide["n_covered"] - narrow["n_covered"]
+    assert all(row["span"]["text"] for row in pair["differences"])
+
+
+def test_longer_samples_of_the_same_source_are_told_to_be_just_longer(parts: Parts, tmp_path: Path) -> None:
+    (pair,) = compared(parts, tmp_path, "wide.jsonl", "long.jsonl")["pairs"]
+    low, high = pair["at_equal_tokens"]["ci95"]
+    assert low <= 0 <= high
+    assert pair["at_equal_samples"]["value"] > pair["at_equal_tokens"]["value"]
+    assert "cannot be told from wide.jsonl" in headline(pair)
+
+
+def test_a_set_against_itself_differs_in_nothing_and_is_said_to_be_the_same(parts: Parts, tmp_path: Path) -> None:
+    found = compared(parts, tmp_path, "wide.jsonl", "wide.jsonl")
+    (pair,) = found["pairs"]
+    assert (pair["first"], pair["other"]) == ("wide.jsonl (1)", "wide.jsonl (2)")
+    assert pair["at_equal_tokens"] == {"value": 0.0, "ci95": [0.0, 0.0]}
+    assert pair["only_first"] == pair["only_other"] == pair["differences"] == []
+    assert "30 samples are in wide.jsonl (1) and in wide.jsonl (2)" in found["notes"]
+
+
+def test_the_order_of_samples_changes_nothing(parts: Parts, tmp_path: Path) -> None:
+    lines = (parts.folder / "wide.jsonl").read_text().splitlines()
+    shuffled = np.random.default_rng(0).permutation(lines)
+    (parts.folder / "shuffled.jsonl").write_text("\n".join(shuffled) + "\n")
+    a = compared(parts, tmp_path / "a", "wide.jsonl", "narrow.jsonl")["sets"][0]
+    b = compared(parts, tmp_path / "b", "shuffled.jsonl", "narrow.jsonl")["sets"][0]
+    assert {key: value for key, value in b.items() if key != "name"} == {k: v for k, v in a.items() if k != "name"}
+
+
+def test_the_command_prints_it_writes_a_report_and_takes_what_is_encoded(parts: Parts, tmp_path: Path) -> None:
+    sets = [parts.folder / name for name in ("wide.jsonl", "narrow.jsonl", "long.jsonl")]
+    done = facsynth("compare", *sets, *parts.options, "-o", tmp_path / "c")
+    assert done.code == 0, done.stderr
+    assert "narrow.jsonl against wide.jsonl" in done.stdout
+    assert "covers less" in done.stdout
+    assert "Side by side" in (tmp_path / "c" / "report.html").read_text()
+    again = facsynth("compare", *sets, *parts.options, "-o", tmp_path / "c", "--json")
+    assert json.loads(again.stdout) == read_json(tmp_path / "c" / "comparison.json")
+    encoded = tmp_path / "c" / "features" / "set-2"
+    found = facsynth("compare", sets[0], encoded, *parts.options, "-o", tmp_path / "d", "--json")
+    assert found.code == 0, found.stderr
+    assert json.loads(found.stdout)["sets"][1]["value"] == json.loads(again.stdout)["sets"][1]["value"]
+    other = facsynth("compare", sets[0], encoded, *parts.options, "-o", tmp_path / "e", "--codes", "relu")
+    assert other.code == 1
+    assert "codes" in other.stderr
+
+
+def test_what_cannot_be_compared_is_refused(parts: Parts, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="two data sets or more"):
+        compared(parts, tmp_path, "wide.jsonl")
+    done = facsynth("compare", parts.seed, parts.anchor, *parts.options, "--relevance", "judge", "--task", "toxicity")
+    assert done.code == 2
+    assert "does not ask a judge" in done.stderr
+
+
+def test_names_are_those_of_the_files_with_a_number_where_they_are_equal() -> None:
+    assert names_of(["a/x.jsonl", "b/x.jsonl", "y.jsonl", "hf:owner/name"]) == ["x.jsonl (1)", "x.jsonl (2)", "y.jsonl", "name"]

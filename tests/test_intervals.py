@@ -1,0 +1,132 @@
+"""Intervals of a coverage and of a difference hold what they say, and know nothing of the order of samples."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from facsynth.coverage.intervals import Drawn, coverage_interval, difference_interval, drawn_from
+from facsynth.errors import InputError
+from facsynth.incidence import Incidence
+
+Fires = npt.NDArray[np.bool_]
+
+
+def of(fires: Fires, ids: npt.ArrayLike | None = None) -> Incidence:
+    """From a matrix of samples by features; ids are random where none are given."""
+    sample, column = np.nonzero(fires)
+    known = np.random.default_rng(len(fires)).integers(0, 2**63, len(fires)) if ids is None else ids
+    return Incidence(np.asarray(known, np.uint64), np.full(len(fires), 10), sample, column)
+
+
+def drawn(fires: Fires, share: float = 1.0, min_support: int = 1, ids: npt.ArrayLike | None = None) -> Drawn:
+    return drawn_from([of(fires, ids)], fires.sum(axis=0), share=share, min_support=min_support)
+
+
+class World:
+    """Samples of topics; the features of a topic fire together, or each on its own."""
+
+    def __init__(
+        self, rng: np.random.Generator, *, together: bool = True, n_features: int = 250, rarest: float = 1e-4
+    ) -> None:
+        self.rng, n_topics = rng, 40
+        self.topics = rng.dirichlet(np.full(n_topics, 0.3))
+        likes = 1 + 8 * together * (rng.random((n_topics, n_features)) < 0.08)
+        self.rates = np.minimum(10 ** rng.uniform(np.log10(rarest), -0.5, n_features) * likes, 0.9)
+
+    def samples(self, n: int) -> Fires:
+        rows = self.rng.choice(len(self.topics), n, p=self.topics)
+        return np.concatenate([
+            self.rng.random((len(part), self.rates.shape[1])) < self.rates[part]
+            for part in np.array_split(rows, 1 + n // 2000)
+        ])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("n", "min_support", "together"), [(60, 1, True), (200, 1, True), (400, 2, True), (400, 1, False)]
+)
+def test_the_interval_covers_the_expected_coverage_of_fresh_sets(n: int, min_support: int, together: bool) -> None:
+    """90 to 98 % of the intervals of fresh data sets."""
+    rng, hits = np.random.default_rng(n + min_support), 0
+    for _ in range(8):
+        world = World(rng, together=together)
+        sets = [world.samples(n) for _ in range(100)]
+        truth = np.mean([(s.sum(axis=0) >= min_support).mean() for s in sets])
+        for s in sets[:20]:
+            found = coverage_interval(drawn(s, min_support=min_support))
+            hits += found.low <= truth <= found.high
+    assert 0.90 <= hits / 160 <= 0.98, hits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [2_000, 20_000])
+def test_the_interval_of_large_sets_covers_too(n: int) -> None:
+    rng, hits = np.random.default_rng(n), 0
+    for _ in range(8):
+        world, values, found = World(rng, rarest=0.01 / n), [], []
+        for number in range(40):
+            fires = world.samples(n)
+            values.append(fires.any(axis=0).mean())
+            if number < 20:
+                found.append(coverage_interval(drawn(fires)))
+        hits += sum(interval.low <= np.mean(values) <= interval.high for interval in found)
+    assert 0.90 <= hits / 160 <= 0.98, hits
+
+
+@pytest.mark.parametrize(("share", "n_both"), [(0.25, 0), (1.0, 0), (1.0, 100)])
+def test_the_interval_of_a_difference_covers_what_is_true_of_fresh_sets(share: float, n_both: int) -> None:
+    """A set against a part of a larger one, of another source; and two that have samples in common."""
+    rng, hits, n = np.random.default_rng(int(100 * share) + n_both), 0, 200
+    for _ in range(4):
+        one, other = World(rng), World(rng)
+        other.rates = np.clip(other.rates + one.rates[rng.permutation(40)], 0, 0.9)
+
+        def pair(one: World = one, other: World = other) -> tuple[Drawn, Drawn, float]:
+            both, size = one.samples(n_both), round(n / share)
+            a = np.concatenate([both, one.samples(n - n_both)])
+            b = np.concatenate([both, other.samples(size - n_both)])
+            ids = rng.integers(0, 2**63, n + size)
+            ids_b = np.concatenate([ids[:n_both], ids[n : n + size - n_both]])
+            expected = (1 - (1 - share) ** b.sum(axis=0)).mean()
+            return drawn(a, ids=ids[:n]), drawn(b, share, ids=ids_b), float(expected - a.any(axis=0).mean())
+
+        found = [pair() for _ in range(120)]
+        truth = np.mean([value for *_, value in found])
+        for a, b, value in found[:40]:
+            interval = difference_interval(value, b, a)
+            hits += interval.low <= truth <= interval.high
+    assert 0.90 <= hits / 160 <= 0.985, hits
+
+
+def test_what_two_sets_share_cancels_out() -> None:
+    fires = World(np.random.default_rng(0)).samples(300)
+    ids = np.arange(300)
+    same = difference_interval(0.0, drawn(fires, ids=ids), drawn(fires, ids=ids))
+    assert (same.low, same.high) == (0.0, 0.0)
+    apart = difference_interval(0.0, drawn(fires, ids=ids), drawn(fires, ids=ids + 1000))
+    assert apart.high > 0.005
+
+
+def test_the_order_of_samples_and_the_parts_they_lie_in_change_nothing() -> None:
+    fires = World(np.random.default_rng(1)).samples(200)
+    ids = np.random.default_rng(2).integers(0, 2**63, 200)
+    expected = coverage_interval(drawn(fires, ids=ids))
+    order = np.random.default_rng(3).permutation(200)
+    parts = [of(fires[rows], ids[rows]) for rows in np.array_split(order, 7)]
+    assert coverage_interval(drawn_from(parts, fires.sum(axis=0))) == expected
+
+
+def test_the_interval_holds_its_own_estimate() -> None:
+    fires = np.random.default_rng(2).random((100, 20)) < 0.02
+    found = coverage_interval(drawn(fires))
+    assert 0 <= found.low < fires.any(axis=0).mean() < found.high <= 1
+
+
+def test_the_interval_of_a_set_that_fires_everything_often_is_1() -> None:
+    found = coverage_interval(drawn(np.ones((200, 5), np.bool_)))
+    assert (found.low, found.high) == (1.0, 1.0)
+    with pytest.raises(InputError, match="4 samples"):
+        coverage_interval(drawn(np.ones((3, 5), np.bool_)))
+    with pytest.raises(InputError, match="found 0 and 9"):
+        coverage_interval(drawn(np.ones((9, 0), np.bool_)))
