@@ -80,6 +80,7 @@ def make_run(
         "recovered_of_attempted": n_recovered / max(len(tried), 1), "recovered_chance": 0.383,
         "recovered_chance_tokens": 0.417, "n_accepted": len(rows["samples"]),
         "n_rejected": dict(Counter(row["reason"] for row in rows["rejected"])), "n_gave_up": len(lost),
+        "n_gave_up_recovered": 0,
         "writer_calls": 288, "writer_tokens": 48213,
         "n_selected": 0, "rungs": RUNGS, "scores": SCORES,
         "n_control": 29, "control_tokens": 1044, "accepted_per_1000_tokens": 0.4,

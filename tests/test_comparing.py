@@ -1,4 +1,4 @@
-"""Sets side by side: figures that agree with those of coverage, files that show them, and sets that cannot be compared."""
+"""Sets side by side: figures as of coverage alone, files that show them, and sets that cannot be compared."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from tiny_cli import Parts, facsynth
 def long_ones(path: Path, source: Path) -> Path:
     """Each text of `source` joined with the next one."""
     texts = [json.loads(line)["messages"][0]["content"] for line in source.read_text().splitlines()]
-    rows = [{"messages": [{"role": "user", "content": f"{a} {b}"}]} for a, b in zip(texts[::2], texts[1::2], strict=True)]
+    pairs = zip(texts[::2], texts[1::2], strict=True)
+    rows = [{"messages": [{"role": "user", "content": f"{a} {b}"}]} for a, b in pairs]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -115,4 +116,9 @@ def test_what_cannot_be_compared_is_refused(parts: Parts, tmp_path: Path) -> Non
 
 
 def test_names_are_those_of_the_files_with_a_number_where_they_are_equal() -> None:
-    assert names_of(["a/x.jsonl", "b/x.jsonl", "y.jsonl", "hf:owner/name"]) == ["x.jsonl (1)", "x.jsonl (2)", "y.jsonl", "name"]
+    assert names_of(["a/x.jsonl", "b/x.jsonl", "y.jsonl", "hf:owner/name"]) == [
+        "x.jsonl (1)",
+        "x.jsonl (2)",
+        "y.jsonl",
+        "name",
+    ]

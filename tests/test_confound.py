@@ -53,6 +53,8 @@ def test_joined_texts_gain_at_equal_samples_and_nothing_at_equal_tokens(
         gaps.append([pair[at]["value"] for at in ("at_equal_samples", "at_equal_tokens")])
     at_samples, at_tokens = np.mean(gaps, axis=0)
     with capsys.disabled():
-        print(f"\nB - A: {at_samples:+.3f} at equal samples, {at_tokens:+.3f} at equal tokens; 0 in {n_held} of {N_DRAWS}")
+        print(
+            f"\nB - A: {at_samples:+.3f} at equal samples, {at_tokens:+.3f} at equal tokens; 0 in {n_held} of {N_DRAWS}"
+        )
     assert min(gap for gap, _ in gaps) > 0.02
     assert n_held >= 17

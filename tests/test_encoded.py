@@ -1,10 +1,8 @@
-"""Encoded corpora on disk: any stop, any shard size, any earlier folder ends in the same codes."""
+"""Encoded corpora on disk: any stop and any shard size end in the same codes, of one corpus and one space alone."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,18 +17,15 @@ import tiny
 from facsynth.errors import InputError, MismatchError
 from facsynth.features import encoded as module
 from facsynth.features import shards
-from facsynth.features.encode import EncodeSettings, FeatureSpace
-from facsynth.features.encoded import Encoded, encode, settings_of
-from facsynth.features.queue import MOST_SHARDS
-from facsynth.features.reuse import Known
+from facsynth.features.encode import FeatureSpace
+from facsynth.features.encoded import Encoded, encode
 from facsynth.incidence import joined
 from facsynth.model.backbone import Backbone
 from facsynth.profile import merge
-from facsynth.records import Failure, Message, Sample
+from facsynth.records import Failure
 from facsynth.text.corpus import Corpus, read_corpus
 from tiny import chats, maxima
-
-SHARD = 4
+from tiny_encoded import SHARD, corpus_of, counted, rows, space_of, special
 
 
 @pytest.fixture(scope="module")
@@ -43,40 +38,14 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SHARD_SAMPLES", SHARD)
 
 
-def space_of(backbone: Backbone, **settings: Any) -> FeatureSpace:
-    return FeatureSpace(backbone, tiny.random_sae(), EncodeSettings(**{"form": "chat"} | settings))
-
-
-def corpus_of(samples: list[Sample], name: str = "corpus") -> Corpus:
-    return Corpus.of(samples, name=name, form="chat")
-
-
-def special(index: int = 0) -> Sample:
-    return Sample((Message("user", "<|im_end|>" * (index + 1)), Message("assistant", "</s>")))
-
-
 def files(folder: Path) -> dict[str, bytes]:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-def rows(found: Encoded) -> list[dict[str, Any]]:
-    return [row for table in found.shards() for row in table.to_pylist()]
-
-
 def codes(row: dict[str, Any]) -> dict[tuple[int, int], tuple[float, int, int]]:
     columns = (row[name] for name in ("role", "feature", "activation", "position", "n_firing"))
     return {(role, feature): rest for role, feature, *rest in zip(*columns, strict=True)}  # type: ignore[misc]
-
-
-@contextmanager
-def counted(backbone: Backbone) -> Iterator[list[int]]:
-    """Sequences a forward pass, for each pass."""
-    passes: list[int] = []
-    first = backbone.model.base_model.layers[0]
-    handle = first.register_forward_pre_hook(lambda module, inputs: passes.append(len(inputs[0])))
-    yield passes
-    handle.remove()
 
 
 def test_rows_are_the_samples_in_order_with_their_pooled_codes(backbone: Backbone, tmp_path: Path) -> None:
@@ -232,80 +201,6 @@ def test_a_corpus_of_another_form_is_refused(backbone: Backbone, tmp_path: Path)
     assert not list(tmp_path.iterdir())
 
 
-def test_samples_that_stand_in_an_earlier_folder_are_copied(backbone: Backbone, tmp_path: Path) -> None:
-    space, samples = space_of(backbone), chats(40)
-    encode(corpus_of(samples[:30]), space, tmp_path / "old")
-    changed = [*samples[35:], *samples[3:20][::-1], samples[7], special(), *samples[25:33]]
-    with counted(backbone) as passes:
-        found = encode(
-            corpus_of(changed),
-            space,
-            tmp_path / "new",
-            known=Known([tmp_path / "gone", tmp_path / "old"], settings_of(space)),
-        )
-    assert sum(passes) == 5 + 3
-    plain = encode(corpus_of(changed), space, tmp_path / "plain")
-    assert found.manifest == plain.manifest
-    for one, other in zip(rows(found), rows(plain), strict=True):
-        for name in (
-            "sample_id",
-            "cut",
-            "merged",
-            "token_ids",
-            "token_role",
-            "role",
-            "feature",
-            "position",
-            "n_firing",
-        ):
-            assert one[name] == other[name]
-        np.testing.assert_allclose(one["activation"], other["activation"], rtol=1e-4)
-    assert found.profile.firing_tokens().tolist() == plain.profile.firing_tokens().tolist()
-    assert (tmp_path / "new/failures.jsonl").read_bytes() == (tmp_path / "plain/failures.jsonl").read_bytes()
-
-
-def test_few_new_samples_of_many_shards_are_pooled_together_and_stay_where_they_belong(
-    backbone: Backbone, tmp_path: Path
-) -> None:
-    space, samples = space_of(backbone), chats(40)
-    old = [sample for index, sample in enumerate(samples) if index not in {2, 21, 38}]
-    encode(corpus_of(old), space, tmp_path / "old")
-    changed = [*samples[:5], special(), *samples[5:]]
-    with counted(backbone) as passes:
-        found = encode(corpus_of(changed), space, tmp_path / "new", known=Known([tmp_path / "old"], settings_of(space)))
-    assert passes == [3]
-    plain = encode(corpus_of(changed), space, tmp_path / "plain")
-    assert list(found.ids()) == list(plain.ids())
-    failed = "shards/00001.parquet.failures.jsonl"
-    assert (found.folder / failed).read_bytes() == (plain.folder / failed).read_bytes()
-    assert len(list((tmp_path / "new" / "shards").glob("*.failures.jsonl"))) == 1
-
-
-def test_a_known_corpus_is_written_shard_by_shard_also_where_something_new_is_last(
-    backbone: Backbone, tmp_path: Path
-) -> None:
-    space, samples, before = space_of(backbone), chats(40), []
-    encode(corpus_of(samples), space, tmp_path / "old")
-
-    def progress(what: str, done: int, total: int | None) -> None:
-        before.append(len(list((tmp_path / "new" / "shards").glob("*.parquet"))))
-
-    known = Known([tmp_path / "old"], settings_of(space))
-    changed = corpus_of([*samples, *chats(1, rng_seed=9)])
-    found = encode(changed, space, tmp_path / "new", known=known, progress=progress)
-    assert 1 in before and 5 in before and 9 in before
-    assert list(found.ids())[:40] == [sample.sample_id for sample in samples]
-
-
-def test_shards_that_wait_for_each_other_are_few(backbone: Backbone, tmp_path: Path) -> None:
-    space, samples = space_of(backbone), chats(4 * (MOST_SHARDS + 4))
-    encode(corpus_of([s for i, s in enumerate(samples) if i % 4]), space, tmp_path / "old")
-    known = Known([tmp_path / "old"], settings_of(space))
-    with counted(backbone) as passes:
-        encode(corpus_of(samples), space, tmp_path / "new", known=known)
-    assert sum(passes) == MOST_SHARDS + 4 and len(passes) >= 2
-
-
 def test_a_sample_of_a_file_that_memory_does_not_hold_is_listed(backbone: Backbone, tmp_path: Path) -> None:
     texts = ["river " * 200 if number == 5 else f"a river {number}" for number in range(10)]
     rows = [{"messages": [{"role": "user", "content": t}, {"role": "assistant", "content": "yes"}]} for t in texts]
@@ -324,15 +219,6 @@ def test_a_sample_of_a_file_that_memory_does_not_hold_is_listed(backbone: Backbo
     assert "out of memory" in (tmp_path / "out" / "failures.jsonl").read_text("utf-8")
 
 
-def test_a_damaged_shard_saves_no_work_and_those_behind_it_do(backbone: Backbone, tmp_path: Path) -> None:
-    space, samples = space_of(backbone), chats(12)
-    encode(corpus_of(samples), space, tmp_path / "old")
-    (tmp_path / "old" / "shards" / "00001.parquet").write_bytes(b"PAR1")
-    known = Known([tmp_path / "old"], settings_of(space))
-    found = encode(corpus_of(samples), space, tmp_path / "new", known=known)
-    assert (known.n_found, found.profile.n_samples) == (8, 12)
-
-
 def test_a_few_bytes_that_changed_inside_a_shard_are_damage_or_change_nothing(
     backbone: Backbone, tmp_path: Path
 ) -> None:
@@ -349,33 +235,6 @@ def test_a_few_bytes_that_changed_inside_a_shard_are_damage_or_change_nothing(
             assert "00001.parquet is damaged" in str(err)
             n_told += 1
     assert n_told > len(places) / 2
-
-
-def test_a_folder_of_another_schema_saves_no_work_and_stops_none(backbone: Backbone, tmp_path: Path) -> None:
-    space, plan = space_of(backbone), tmp_path / "old" / "plan.json"
-    encode(corpus_of(chats(4)), space, tmp_path / "old")
-    plan.write_text(json.dumps(json.loads(plan.read_text("utf-8")) | {"schema": 0}), encoding="utf-8")
-    assert Known([tmp_path / "old"], settings_of(space)).find([s.sample_id for s in chats(4)]) is None
-
-
-def test_an_earlier_folder_of_another_space_is_not_used(backbone: Backbone, tmp_path: Path) -> None:
-    corpus, space = corpus_of(chats(6)), space_of(backbone)
-    encode(corpus, space_of(backbone, codes="relu"), tmp_path / "relu")
-    with counted(backbone) as passes:
-        encode(corpus, space, tmp_path / "native", known=Known([tmp_path / "relu"], settings_of(space)))
-    assert sum(passes) == 6
-
-
-def test_equal_samples_are_kept_as_often_as_they_come(backbone: Backbone, tmp_path: Path) -> None:
-    space, samples = space_of(backbone), chats(5)
-    repeated = [*samples, samples[0], samples[0], samples[3]]
-    found = encode(corpus_of(repeated), space, tmp_path / "a")
-    copied = encode(corpus_of(repeated), space, tmp_path / "b", known=Known([tmp_path / "a"], settings_of(space)))
-    for one in (found, copied):
-        assert list(one.ids()) == [sample.sample_id for sample in repeated]
-        assert one.profile.n_samples == 8
-    once = encode(corpus_of(samples), space, tmp_path / "c")
-    assert found.profile.firing_tokens().sum() > once.profile.firing_tokens().sum()
 
 
 def test_every_sample_and_row_that_failed_is_listed_and_counted(backbone: Backbone, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ SUMMARY: Shape = {
     **dict.fromkeys(("before", "after"), is_share),
     **dict.fromkeys(("recovered_of_attempted", "recovered_chance", "recovered_chance_tokens"), or_null(is_share)),
     **dict.fromkeys(("n_missing", "n_attempted", "n_recovered", "n_accepted", "n_gave_up", "n_control"), is_count),
-    "n_selected": is_count,
+    **dict.fromkeys(("n_selected", "n_gave_up_recovered"), is_count),
     "rungs": list_of(object_of(RUNG)),
     "scores": or_null(map_of(object_of(SCORED))),
     **dict.fromkeys(("writer_calls", "writer_tokens", "control_tokens"), is_count),
@@ -156,7 +156,7 @@ PROVENANCE: Shape = {
     "fires": list_of(is_count),
     "explanation": or_null(is_text),
 }
-REJECTED: Shape = {"feature": or_null(is_count), "reason": is_text, "activation": or_null(is_number)}
+REJECTED: Shape = {"feature": or_null(is_count), "reason": is_text}
 GAVE_UP: Shape = {
     **dict.fromkeys(("feature", "n_candidates"), is_count),
     "best_activation": or_null(is_number),
