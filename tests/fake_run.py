@@ -56,7 +56,8 @@ def make_run(
     run: Path, n_features: int = 24, n_others: int = 70, edit: Callable[[str], str] = lambda text: text
 ) -> Path:
     """Write the folder: of `n_features` attempted every seventh is not recovered. `edit` changes every corpus text."""
-    ids = sorted(np.random.default_rng(7).choice(8192, n_features + n_others, replace=False).tolist())
+    n = n_features + n_others
+    ids = sorted(np.random.default_rng(7).choice(8192 if n <= 8192 else 65_536, n, replace=False).tolist())
     tried, others = ids[:n_features], ids[n_features:]
     lost = tried[2::7]
     texts = [tuple(edit(text) for text in TEXTS[n % len(TEXTS)]) for n in range(max(len(ids), len(TEXTS)))]
@@ -82,6 +83,7 @@ def make_run(
         "n_rejected": dict(Counter(row["reason"] for row in rows["rejected"])), "n_gave_up": len(lost),
         "n_gave_up_recovered": 0,
         "writer_calls": 288, "writer_tokens": 48213,
+        "progress": [[0, 0], [9_000, n_recovered // 2], [47_000, n_recovered]],
         "n_selected": 0, "rungs": RUNGS, "scores": SCORES,
         "n_control": 29, "control_tokens": 1044, "accepted_per_1000_tokens": 0.4,
         "chance_extrapolated": [False, True], "stop_reason": "every feature tried", "seconds": 214.0,

@@ -1,4 +1,4 @@
-"""On the embedded model and real requests: longer samples look more diverse at equal samples, and not at equal tokens."""
+"""On the embedded model and real requests: longer samples gain at equal samples, and nothing at equal tokens."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ def of(texts: list[str], name: str, space: FeatureSpace, folder: Path, known: li
 def test_joined_texts_gain_at_equal_samples_and_nothing_at_equal_tokens(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """B holds each text of A joined with one that is not in A: the interval of B - A at equal tokens holds 0 in at least
-    17 of 20 draws.
-    """
+    """B: each text of A, joined with one that is not in A. The interval of B - A holds 0 in at least 17 of 20 draws."""
     requests, examples = data_file("instruction/alpaca_en_demo"), Path(__file__).parents[1] / "examples"
     settings = broad_settings(examples / "anchor.jsonl", requests)
     space = open_space(settings, cache_folder())

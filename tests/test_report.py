@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from facsynth.report import plots
-from facsynth.report.build import build_report, ending, excerpt, page
+from facsynth.report.build import build_report, page
+from facsynth.report.excerpts import ending, excerpt
 from facsynth.report.read import read_run
 from facsynth.store import read_jsonl, write_json, write_jsonl
 from fake_run import make_run
 from outline import outline, words
 
-TEMPLATE = Path(plots.__file__).with_name("template.html")
+STYLE = Path(plots.__file__).with_name("style.css")
 
 
 def test_an_under_represented_feature_counts_every_sample_that_fires_it(tmp_path: Path) -> None:
@@ -184,7 +185,7 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 def test_contrast_meets_wcag_aa(scheme: int) -> None:
-    block = re.findall(r":root \{(.*?)\}", TEMPLATE.read_text("utf-8"), re.DOTALL)[scheme]
+    block = re.findall(r":root \{(.*?)\}", STYLE.read_text("utf-8"), re.DOTALL)[scheme]
     colours = dict(re.findall(r"--([\w-]+): (#\w{6});", block))
 
     def contrast(one: str, other: str) -> float:

@@ -18,7 +18,8 @@ from fake_run import make_run
 pytestmark = pytest.mark.browser
 
 PROBE = """<script>
-const $ = id => document.getElementById(id), ids = () => [...document.querySelectorAll("#table tbody tr")].map(tr => +tr.id.slice(8));
+const $ = id => document.getElementById(id);
+const ids = () => [...document.querySelectorAll("#table tbody tr")].map(line => +line.id.slice(8));
 const rest = ms => new Promise(done => setTimeout(done, ms));
 (async () => { const out = {}; STEPS
   document.title = JSON.stringify(out); })();
@@ -91,7 +92,8 @@ def test_a_point_of_the_map_opens_its_feature(tmp_path: Path, open_page: Callabl
     write_json(run / "coverage/map.json", {"points": [[feature, 500, 500], [90_000, 0, 0], [90_001, 999, 999]]})
     found = did(build_report(run), """
       const canvas = document.querySelector("canvas"), box = canvas.getBoundingClientRect();
-      const at = {clientX: box.left + box.width * 520 / canvas.width, clientY: box.top + box.height * 270 / canvas.height};
+      const x = box.left + box.width * 520 / canvas.width, y = box.top + box.height * 270 / canvas.height;
+      const at = {clientX: x, clientY: y};
       canvas.onmousemove(at); out.said = document.querySelector("#map p.note").textContent;
       canvas.onclick(at); out.first = ids()[0]; out.open = document.querySelector("#table details").open;
     """, open_page)  # fmt: skip

@@ -13,12 +13,12 @@ import numpy as np
 from facsynth import diversity
 from facsynth.assemble import read_data
 from facsynth.bins import Ids
-from facsynth.blocks import DataBlock
 from facsynth.errors import InputError, ModelError
 from facsynth.incidence import orders
 from facsynth.model.encoder import open_encoder
 from facsynth.names import names_of
 from facsynth.records import Progress, no_progress
+from facsynth.settings import DataBlock
 
 MOST = 20_000
 """Texts of a set, drawn at random, that are looked at: vectors are held in memory."""

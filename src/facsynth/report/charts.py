@@ -56,7 +56,7 @@ def chart(title: str, lines: Sequence[Line], x_label: str, ticks: Sequence[tuple
     said = "; ".join(f"{line.label} ends at {percent(line.points[-1][1])}" for line in lines)
     legend = "".join(
         f'<li><svg width="26" height="8"><line class="line tone-{line.tone % N_TONES}" x2="26" y1="4" y2="4"/></svg>'
-        f"<bdi>{escape(line.label)}</bdi> <b>{percent(line.points[-1][1])}</b></li>"
+        f"<bdi>{escape(line.label)}</bdi> <strong>{percent(line.points[-1][1])}</strong></li>"
         for line in lines
     )
     return (
