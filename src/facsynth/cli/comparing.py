@@ -61,9 +61,9 @@ def print_comparison(record: dict[str, Any]) -> None:
         )
         for one in record["sets"]
     ]  # fmt: skip
-    title = f"coverage of {record['n_target']} features of {record['names']['anchor']}"
-    print_table(title, ("set", f"at {record['n_tokens']:,} tokens", f"at {record['n_samples']:,} samples", "all of it",
-                        "samples", "tokens"), rows)  # fmt: skip
+    anchor, n_tokens, n_samples = record["names"]["anchor"], record["n_tokens"], record["n_samples"]
+    title = f"coverage of {record['n_target']} features of {anchor}, at {n_tokens:,} tokens and {n_samples:,} samples"
+    print_table(title, ("set", "= tokens", "= samples", "all of it", "samples", "tokens"), rows)
     for pair in record["pairs"]:
         print_table(f"{pair['other']} against {pair['first']}", ("", ""), _pair(pair))
         if pair["differences"]:
@@ -84,12 +84,6 @@ def _pair(pair: dict[str, Any]) -> list[tuple[str, str]]:
             "of a length both have",
             f"{percent(pair['compared'][0])} of {pair['first']}, {percent(pair['compared'][1])} of {pair['other']}",
         ),
-    ]
-
-
-def _of_shared_length(pair: dict[str, Any]) -> list[str]:
-    return [
-        f"{percent(share)} of {pair[name]}" for share, name in zip(pair["compared"], ("first", "other"), strict=True)
     ]
 
 

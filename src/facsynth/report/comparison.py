@@ -48,18 +48,26 @@ def headline(pair: Mapping[str, Any]) -> str:
 
 def table_of(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The features that one set fires more often, for the script."""
-    rows = []
-    for pair in pairs:
-        names = pair["first"], pair["other"]
-        for found in pair["differences"]:
-            more, span = names[found["log_odds"] <= 0], found["span"] or {"text": "", "token": ""}
-            end = len(span["text"]) - len(span["token"])
-            rows.append({
-                "id": found["feature"], "state": f"more in {more}", "tone": "good" if more == names[1] else "open",
-                "rates": [*found["rates"], None], "odds": abs(found["log_odds"]),
-                "text": [span["text"][:end], span["text"][end:], ""],
-            })  # fmt: skip
-    return {"rows": rows, "rates": ["first", "other"], "sort": "odds"}
+    rows = [
+        {
+            "id": found["feature"], "rates": found["rates"], "odds": abs(found["log_odds"]),
+            "state": f"more in {pair['first'] if found['log_odds'] > 0 else pair['other']}",
+            "tone": "open" if found["log_odds"] > 0 else "good",
+            "text": _parts(found["span"]) + ([f"   {pair['other']} against {pair['first']}"] if len(pairs) > 1 else []),
+        }
+        for pair in pairs
+        for found in pair["differences"]
+    ]  # fmt: skip
+    names = [pairs[0]["first"], pairs[0]["other"]] if len(pairs) == 1 else ["The first", "The other"]
+    return {"rows": rows, "rates": names, "sort": "odds"}
+
+
+def _parts(span: Mapping[str, str] | None) -> list[str]:
+    """Before the token that fires, and it."""
+    if span is None:
+        return ["", ""]
+    end = len(span["text"]) - len(span["token"])
+    return [span["text"][:end], span["text"][end:]]
 
 
 def _curves(sets: Sequence[Mapping[str, Any]], axis: str, label: str) -> str:

@@ -19,8 +19,9 @@
   const words = row => [row.id, row.state, row.about || "", ...(row.text || [])].join(" ").toLowerCase();
   for (const row of data.rows) row.words = words(row);
 
+  const visible = token => token.trim() ? token : token.replaceAll("\n", "⏎").replaceAll(" ", "␣");
   const marked = parts => make("bdi", {className: "text", dir: "auto"},
-    parts[0] || "", make("mark", {className: "token", textContent: parts[1] || ""}), parts[2] || "");
+    parts[0] || "", make("mark", {className: "token", textContent: visible(parts[1] || "")}), parts[2] || "");
   const rateOf = (row, k) => row.rates[k] === null || row.rates[k] === undefined ? -1 : row.rates[k];
   const value = (row, key) => key.startsWith("rate-") ? rateOf(row, +key.slice(5)) : row[key];
   const bars = rates => {
