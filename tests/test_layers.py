@@ -22,7 +22,7 @@ BANDS = (
     {"assemble", "scale", "recipe"},
     {"measure"},
     {"side_by_side"},
-    {"curves", "outcome", "proof", "run_folder", "screening", "selecting", "selfcheck", "writers"},
+    {"curves", "outcome", "proof", "run_folder", "shaded", "screening", "selecting", "selfcheck", "writers"},
     {"explain", "planning"},
     {"gate", "judging"},
     {"filling"},

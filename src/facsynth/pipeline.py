@@ -31,11 +31,12 @@ from facsynth.planning import check_targets, fix_targets, keep_plan
 from facsynth.profile import merge
 from facsynth.records import Progress, no_progress
 from facsynth.report.build import build_report
-from facsynth.report.shapes import CURVES, CURVES_AFTER, SUMMARY, read_object
+from facsynth.report.shapes import CURVES, CURVES_AFTER, SHADING, SUMMARY, read_object
 from facsynth.run_folder import Corpora, open_run, read_unless_known, timed
 from facsynth.selfcheck import check_before_measuring
 from facsynth.settings import RunSettings
-from facsynth.store import Artifact, write_json
+from facsynth.shaded import shading_rows
+from facsynth.store import Artifact, write_json, write_jsonl
 from facsynth.synthesis.candidates import Synthesis
 from facsynth.text.corpus import Corpus
 from facsynth.text.forms import to_sample
@@ -87,6 +88,7 @@ def run(
                 parts = [seed_set, *([accepted] if accepted else [])]
                 filled = merge([part.profile for part in parts])
                 write_json(out / CURVES_AFTER, curves_after(before, parts, filled))
+                write_jsonl(out / SHADING, shading_rows(tasks, anchor, accepted, exact))
                 outcome.write_outcome(
                     out, before=before, anchor=anchor.profile, filled=filled, written=written, tasks=tasks,
                     space=exact, writer=writer_of(out), settings=settings, seconds=seconds(),

@@ -63,6 +63,7 @@ class _Facts:
         self.asked = Counter(row["written_for"] for row in files.provenance)
         self.asked += Counter(row["feature"] for row in files.rejected)
         self.gave_up = {row["feature"]: row["reason"] for row in files.gave_up}
+        self.shading = {(row["feature"], row["source"]): row["tokens"] for row in files.shading}
         self.after_rates = dict(files.curves_after.get("rates", []))
         self.missing, self.under = set(files.before.get("missing", [])), set(files.before.get("under", []))
 
@@ -87,7 +88,8 @@ class _Facts:
         if note := "; ".join(self._notes(feature, planned)):
             row["note"] = note
         if target and detailed:
-            row["more"] = [part for part in (self._in_anchor(spans), self._samples(feature)) if part]
+            parts = (self._in_anchor(feature, spans), self._samples(feature))
+            row["more"] = [part for part in parts if part]
             row["summary"] = f"{len(self.accepted[feature])} accepted, {self.asked[feature]} written for it"
         return row
 
@@ -107,9 +109,19 @@ class _Facts:
         told += [planned.get("why") or "", f"gave up: {self.gave_up[feature]}" if feature in self.gave_up else ""]
         return [text for text in told if text]
 
-    @staticmethod
-    def _in_anchor(spans: Sequence[Excerpt]) -> dict[str, Any] | None:
-        return {"title": "Fires in the anchor on", "texts": [_parts(one) for one in spans]} if spans else None
+    def _in_anchor(self, feature: int, spans: Sequence[Excerpt]) -> dict[str, Any] | None:
+        """The best texts of the anchor, the first one shaded where it was looked at token by token."""
+        shaded = self._shaded(feature, "anchor")
+        texts = [*shaded, *(_parts(one) for one in spans[len(shaded) :])]
+        return {"title": "Fires in the anchor on", "texts": texts} if texts else None
+
+    def _shaded(self, feature: int, source: str) -> list[dict[str, Any]]:
+        """Its tokens, each with its share of the highest activation."""
+        tokens = self.shading.get((feature, source), [])
+        highest = max((activation for _, activation in tokens), default=0.0)
+        if highest <= 0:
+            return []
+        return [{"parts": [[text, round(activation / highest, 2)] for text, activation in tokens]}]
 
     def _samples(self, feature: int) -> dict[str, Any] | None:
         """The accepted samples that fire it, those first that were accepted for it, strongest first."""
@@ -118,8 +130,8 @@ class _Facts:
             row = self.files.provenance[index]
             return row["feature"] != feature, -row["activation"]
 
-        texts = []
-        for index in sorted(self.accepted[feature], key=order)[:N_SAMPLES]:
+        texts: list[Any] = self._shaded(feature, "accepted")
+        for index in sorted(self.accepted[feature], key=order)[len(texts) : N_SAMPLES]:
             row = self.files.provenance[index]
             own = row["feature"] == feature
             found = sample_excerpt(self.files, index, marked=own)

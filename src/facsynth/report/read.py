@@ -47,6 +47,8 @@ class RunFiles:
     curves_after: dict[str, Any]
     map: dict[str, Any]
     """`coverage/map.json`."""
+    shading: list[dict[str, Any]]
+    """`shading.jsonl`."""
     there: frozenset[str]
     """Which of the files are there, readable or not."""
     notices: tuple[str, ...]
@@ -98,6 +100,7 @@ def read_run(run: Path) -> RunFiles:
         curves=load(shapes.CURVES, partial(shapes.read_object, shape=shapes.OF_CURVES), {}),
         curves_after=load(shapes.CURVES_AFTER, partial(shapes.read_object, shape=shapes.OF_CURVES_AFTER), {}),
         map=load(shapes.MAP, partial(shapes.read_object, shape=shapes.OF_MAP), {}),
+        shading=load(shapes.SHADING, partial(shapes.read_rows, shape=shapes.OF_SHADING), []),
         there=frozenset(there),
         notices=tuple(notices),
     )

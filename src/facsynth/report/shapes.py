@@ -16,6 +16,8 @@ from facsynth.text.layouts import kind_of
 
 CURVES, CURVES_AFTER, MAP = "coverage/curves.json", "coverage/curves_after.json", "coverage/map.json"
 """Where the curves of a run are, and its features in two dimensions."""
+SHADING = "shading.jsonl"
+"""Where texts are token by token."""
 LARGEST = 1e300
 """Beyond it a number is a damaged one: it could not be calculated with."""
 Check = Callable[[Any], bool]
@@ -213,4 +215,11 @@ COMPARISON: Shape = {
     **dict.fromkeys(("threshold", "relevance", "codes", "form"), is_text),
     **dict.fromkeys(("names", "fingerprints"), map_of(is_text)),
     "notes": list_of(is_text),
+}  # fmt: skip
+OF_SHADING: Shape = {
+    "feature": is_count,
+    "source": is_text,
+    "tokens": list_of(
+        lambda pair: isinstance(pair, list) and len(pair) == 2 and is_text(pair[0]) and is_number(pair[1])
+    ),
 }  # fmt: skip
