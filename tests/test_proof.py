@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from facsynth import pipeline
+from facsynth.errors import InputError
+from facsynth.settings import load_settings
 from facsynth.store import read_jsonl, write_jsonl
 from tiny_cli import Parts, facsynth
 
@@ -61,6 +64,20 @@ def test_a_run_whose_every_text_is_gone_is_still_told_row_by_row(finished: Path,
     assert done.code == 3
     assert f"0 of {n_rows} samples fire their feature as recorded" in done.stdout
     assert f"{n_rows} texts changed" in done.stderr
+
+
+@pytest.mark.parametrize("damage", ["gone", "broken"])
+def test_a_finished_run_whose_samples_are_damaged_is_not_said_to_be_done(
+    finished: Path, tmp_path: Path, damage: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    if damage == "gone":
+        (run / "samples.jsonl").unlink()
+    else:
+        (run / "samples.jsonl").write_text("{broken\n")
+    with pytest.raises(InputError, match=r"samples.jsonl"):
+        pipeline.run(load_settings(run / "facsynth.yaml"), run, tmp_path / "cache")
 
 
 @pytest.mark.parametrize("key", ["activation", "threshold"])

@@ -149,6 +149,19 @@ def test_the_command_says_what_it_closed(tmp_path: Path) -> None:
     assert "selected from the pool" in shown
 
 
+def test_a_pool_is_tried_before_anything_is_measured_and_its_bad_rows_are_said(tmp_path: Path) -> None:
+    parts, run = Parts(tmp_path), tmp_path / "run"
+    for pool in (tmp_path / "none.jsonl", parts.write("empty.jsonl", "")):
+        done = facsynth("select", parts.seed, "--pool", pool, *parts.options, "-o", run)
+        assert done.code == 1
+        assert pool.name in done.stderr
+        assert "encoding" not in done.stderr
+    pool = parts.write("odd.jsonl", '{}\n{"messages": []}\n' + parts.anchor.read_text())
+    done = facsynth("select", parts.seed, "--pool", pool, *parts.options, "-o", run)
+    assert done.code == 0, done.stderr
+    assert "note: pool: rows that could not be used: 2" in done.stderr
+
+
 def test_a_pool_that_adds_nothing_is_said_and_there_is_nothing_to_verify(tmp_path: Path) -> None:
     parts, run = Parts(tmp_path), tmp_path / "run"
     done = facsynth("select", parts.seed, "--pool", parts.seed, *parts.options, "-o", run)

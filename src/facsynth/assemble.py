@@ -217,6 +217,12 @@ def open_holdout(block: DataBlock) -> Holdout | None:
     return read_holdout(block.holdout, block.form, Fields(**block.fields))
 
 
+def check_pool(settings: RunSettings) -> None:
+    """Refuse a pool that cannot be read, by the first row of each of its files, before anything is measured."""
+    if settings.data.pool:
+        read_data(settings.data.model_copy(update={"limit": 1, "holdout": ()}), "pool")
+
+
 def check_form(settings: RunSettings) -> None:
     """Refuse a form that is not written, or not without a task.
 

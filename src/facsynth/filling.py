@@ -24,7 +24,7 @@ from facsynth.features.reuse import Known, known_folders, remember
 from facsynth.gate import opened_gate, scores_by_source
 from facsynth.llm import Ledger
 from facsynth.llm.drafting import DraftingWriter
-from facsynth.measure import Measured
+from facsynth.measure import Measured, notes_on_rows
 from facsynth.model.encoder import open_encoder
 from facsynth.model.fluency import mean_log_probs
 from facsynth.outcome import SCORES
@@ -137,6 +137,12 @@ def _guard(settings: RunSettings, space: FeatureSpace, anchor: Encoded) -> Guard
         return [round(float(value), 4) for value in found]
 
     return Guard(round(floor, 4), log_probs)
+
+
+def notes_on_pool(out: Path) -> list[str]:
+    """What became of rows of the pool of a run that are not encoded as they stand; nothing without a pool."""
+    folder = out / "features" / "pool"
+    return [*notes_on_rows("pool", Encoded.open(folder))] if (folder / "manifest.json").exists() else []
 
 
 def writer_of(out: Path) -> str:

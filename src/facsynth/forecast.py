@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from facsynth.assemble import check_form
+from facsynth.assemble import check_form, check_pool
 from facsynth.llm import Ledger
 from facsynth.llm.budget import Amount, total
 from facsynth.llm.endpoint import Endpoint
@@ -42,6 +42,7 @@ def forecast(settings: RunSettings, out: Path, cache: Path, progress: Progress =
         in words.
     """
     check_form(settings)
+    check_pool(settings)
     check_no_bill(settings, dry_run=True)
     with locked(out):
         corpora = read_unless_known(settings, out, progress)

@@ -15,6 +15,7 @@ from facsynth import outcome
 from facsynth.assemble import (
     background_path,
     check_form,
+    check_pool,
     open_background,
     open_holdout,
     open_sae,
@@ -29,6 +30,7 @@ from facsynth.lock import locked
 from facsynth.measure import Measured, check_background, measure
 from facsynth.planning import check_targets, fix_targets, keep_plan
 from facsynth.profile import merge
+from facsynth.proof import read_accepted
 from facsynth.records import Progress, no_progress
 from facsynth.report.build import build_report
 from facsynth.report.shapes import CURVES, CURVES_AFTER, SHADING, SUMMARY, read_object
@@ -75,6 +77,7 @@ def run(
         corpora = read_unless_known(settings, out, progress)
         folder = open_run(settings, out, corpora)
         if folder.manifest is None:
+            check_pool(settings)
             with timed(out) as seconds:
                 before, space, anchor, seed_set = measure_run(settings, out, cache, corpora, progress, replay=replay)
                 measured(out)
@@ -94,6 +97,7 @@ def run(
                     space=exact, writer=writer_of(out), settings=settings, seconds=seconds(),
                 )  # fmt: skip
             folder.finish(n_accepted=len(written.accepted))
+        read_accepted(out)
         build_report(out)
         return read_object(out / "summary.json", SUMMARY)
 

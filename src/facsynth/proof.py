@@ -20,7 +20,7 @@ from facsynth.features.spans import span_text
 from facsynth.records import Measurement, Progress, Sample, no_progress
 from facsynth.report.shapes import AFTER, TARGETS, read_object
 from facsynth.settings import load_settings
-from facsynth.store import read_json, read_jsonl
+from facsynth.store import RESTORE, read_json, read_jsonl
 from facsynth.synthesis.verify import Verification, verify
 from facsynth.text.forms import to_sample
 from facsynth.text.layouts import RowError
@@ -39,11 +39,10 @@ def verify_run(out: Path, cache: Path, progress: Progress = no_progress) -> Veri
         InputError: the folder holds no finished run, or rows were added, removed or broken since.
         MismatchError: thresholds, model, SAE or reading of texts are not those that the samples were accepted with.
     """
-    if not (out / "manifest.json").exists() or not (out / "provenance.jsonl").exists():
+    if not (out / "manifest.json").exists():
         finish = f"facsynth synthesize {shlex.quote(str(out))}"
         raise InputError(f"{out} holds no accepted samples to verify\nFinish it with: {finish}")
-    provenance, rows = read_jsonl(out / "provenance.jsonl"), read_jsonl(out / "samples.jsonl")
-    _check_rows(out, provenance, len(rows))
+    provenance, rows = read_accepted(out)
     settings = load_settings(out / "facsynth.yaml")
     space = open_space(settings, cache, dtype="float32")
     _check_space(out, space)
@@ -57,6 +56,21 @@ def verify_run(out: Path, cache: Path, progress: Progress = no_progress) -> Veri
         measured += [next(found) if sample else None for sample in part]
     progress("verifying", len(samples), len(samples))
     return verify(samples, provenance, measured)
+
+
+def read_accepted(out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of provenance.jsonl and of samples.jsonl of a finished run, as many as were accepted.
+
+    Raises:
+        InputError: rows were added, removed or broken since.
+        MismatchError: a threshold is not the one its feature had from the first.
+    """
+    for name in ("samples.jsonl", "provenance.jsonl"):
+        if not (out / name).exists():
+            raise InputError(f"{out / name} is not there\n{RESTORE}")
+    provenance, rows = read_jsonl(out / "provenance.jsonl"), read_jsonl(out / "samples.jsonl")
+    _check_rows(out, provenance, len(rows))
+    return provenance, rows
 
 
 def measurer(space: FeatureSpace) -> Callable[[Sequence[Sample]], list[Measurement | None]]:

@@ -199,6 +199,7 @@ def print_coverage(record: dict[str, Any], settings: RunSettings) -> None:
 def sets_of(settings: RunSettings) -> str:
     """What was measured against what, file by file."""
     seed, anchor = (", ".join(Path(s).name for s in part) for part in (settings.data.seed, settings.data.anchor))
+    anchor = "the example that ships" if o.uses_example_anchor(settings) else anchor
     return f"seed set: {seed}   anchor: {anchor}"
 
 

@@ -52,7 +52,7 @@ def dataset_info(name: str, file_name: str, rows: Sequence[Row]) -> dict[str, An
     if "text" in first:
         return {name: {"file_name": file_name, "columns": {"prompt": "text"}}}
     if "messages" not in first:
-        raise ValueError("there are no replies to train on")
+        raise ValueError("there are no replies to train on (those of form chat have one)")
     columns = {"messages": "messages"}
     tags = {"role_tag": "role", "content_tag": "content"}
     tags |= {f"{role}_tag": role for role in _TRAINED}
