@@ -149,5 +149,5 @@ def test_the_command_prints_both_and_says_what_it_lacks(tmp_path: Path) -> None:
 
 
 def test_a_tagger_that_is_not_there_is_refused_with_the_way_out() -> None:
-    with pytest.raises(ModelError, match="spacy"):
+    with pytest.raises(ModelError, match="spaCy"):
         diversity.pos_distinct(["a b"], "no_such_pipeline")

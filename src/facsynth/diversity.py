@@ -40,7 +40,8 @@ def within(words: Words, ids: Ids, n_words: int, rng_seed: int = 0) -> list[int]
     (order,) = orders(ids, 1, rng_seed)
     lengths = np.array([len(words[index]) for index in order])
     middle = np.cumsum(lengths) - lengths / 2
-    return order[: max(1, int(np.searchsorted(middle, n_words, side="right")))].tolist()
+    n = max(1, int(np.searchsorted(middle, n_words, side="right")))
+    return [int(index) for index in order[:n]]
 
 
 def distinct(words: Words, n: int) -> float | None:
@@ -94,7 +95,7 @@ def pos_distinct(texts: Sequence[str], tagger: str) -> float | None:
         ModelError: spaCy or the pipeline is not installed.
     """
     if importlib.util.find_spec("spacy") is None:
-        raise missing_extra("spacy", "text")
+        raise ModelError("parts of speech need spaCy, which is not installed\nInstall it: pip install spacy")
     import spacy  # noqa: PLC0415  (an optional package)
 
     try:

@@ -68,11 +68,7 @@ def run(
         measured: called with `out` once coverage and plan are there, before anything is written.
         replay: the ledger of another run, which answers in place of writer and judge.
     """
-    check_form(settings)
-    if replay is None:
-        check_endpoints(settings)
-    else:
-        check_replay(replay)
+    _check(settings, replay)
     with locked(out):
         corpora = read_unless_known(settings, out, progress)
         folder = open_run(settings, out, corpora)
@@ -88,9 +84,8 @@ def run(
                     before=before, space=space, anchor=anchor, exact=exact, replay=replay, progress=progress,
                 )  # fmt: skip
                 accepted = encode_accepted(written, exact, out, progress)
-                parts = [seed_set, *([accepted] if accepted else [])]
-                filled = merge([part.profile for part in parts])
-                write_json(out / CURVES_AFTER, curves_after(before, parts, filled))
+                filled = merge([seed_set.profile, *(part.profile for part in accepted)])
+                write_json(out / CURVES_AFTER, curves_after(before, [seed_set, *accepted], filled))
                 write_jsonl(out / SHADING, shading_rows(tasks, anchor, accepted, exact))
                 outcome.write_outcome(
                     out, before=before, anchor=anchor.profile, filled=filled, written=written, tasks=tasks,
@@ -137,13 +132,22 @@ def measure_run(
     return before, space, anchor, seed_set
 
 
-def encode_accepted(written: Synthesis, exact: FeatureSpace, out: Path, progress: Progress) -> Encoded | None:
-    """The accepted samples as an encoded corpus; None where there are none."""
+def encode_accepted(written: Synthesis, exact: FeatureSpace, out: Path, progress: Progress) -> list[Encoded]:
+    """The accepted samples as an encoded corpus; none where there are none."""
     if not written.accepted:
-        return None
+        return []
     form = exact.settings.form
     corpus = Corpus.of([to_sample(candidate.whole, form).sample for candidate in written.accepted], form=form)
-    return encode(corpus, exact, out / "features" / "accepted", progress=progress)
+    return [encode(corpus, exact, out / "features" / "accepted", progress=progress)]
+
+
+def _check(settings: RunSettings, replay: Path | None) -> None:
+    """Refuse what cannot be written, and who cannot be asked, before any work."""
+    check_form(settings)
+    if replay is None:
+        check_endpoints(settings)
+    else:
+        check_replay(replay)
 
 
 def _check_background(settings: RunSettings, cache: Path) -> None:

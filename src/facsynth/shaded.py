@@ -18,12 +18,10 @@ MOST = 40
 
 
 def shading_rows(
-    tasks: Sequence[FeatureTask], anchor: Encoded, accepted: Encoded | None, exact: FeatureSpace
+    tasks: Sequence[FeatureTask], anchor: Encoded, accepted: Sequence[Encoded], exact: FeatureSpace
 ) -> Iterator[dict[str, Any]]:
     """Of each feature its highest text in either, as rows of the file."""
-    for source, encoded in (("anchor", anchor), ("accepted", accepted)):
-        if encoded is None:
-            continue
+    for source, encoded in (("anchor", anchor), *(("accepted", part) for part in accepted)):
         wanted = [
             (task.feature_id, top[0].sample_id)
             for task in tasks[:MOST]

@@ -62,4 +62,5 @@ def _by_rank(values: Doubles) -> Doubles:
     """In [0, 1]: halfway between place and rank, so that few far ones do not push all others together."""
     rank = np.argsort(np.argsort(values, kind="stable"), kind="stable") / max(len(values) - 1, 1)
     spread = (values - values.min()) / max(float(np.ptp(values)), 1e-12)
-    return (rank + spread) / 2
+    halfway: Doubles = (rank + spread) / 2
+    return halfway
