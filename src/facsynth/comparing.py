@@ -18,14 +18,13 @@ from facsynth.lock import locked
 from facsynth.measure import check_background
 from facsynth.names import names_of
 from facsynth.records import Progress, no_progress
+from facsynth.report.comparison import RECORD
 from facsynth.run_folder import effective
 from facsynth.selfcheck import check_before_measuring
 from facsynth.settings import RunSettings
 from facsynth.side_by_side import side_by_side
 from facsynth.store import Artifact, read_json, write_json
 from facsynth.text.corpus import Corpus
-
-RECORD = "comparison.json"
 
 
 def compare_sets(settings: RunSettings, out: Path, cache: Path, progress: Progress = no_progress) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Before: encoded corpora. After: `measure`, which keeps the figures of a seed set
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from facsynth.coverage.rarefaction import Doubles, at_tokens, covered_at
 from facsynth.coverage.threshold import Threshold, feature_thresholds
 from facsynth.errors import InputError
 from facsynth.features.encoded import Encoded
+from facsynth.incidence import Incidence
 from facsynth.meaning.relevance import Relevance, contrast, everything, kept
 from facsynth.profile import Profile
 from facsynth.settings import RunSettings
@@ -115,11 +116,11 @@ def token_cover(
     `side`: of one of the halves, as `Encoded.halves` gives them, alone.
     """
     ids, n_tokens = (np.concatenate(columns) for columns in zip(*(part.lengths() for part in parts), strict=True))
-    rows = chain.from_iterable(part.incidence(aims.feature_ids, thresholds) for part in parts)
+    rows: Iterator[Incidence] = chain.from_iterable(part.incidence(aims.feature_ids, thresholds) for part in parts)
     if side is not None:
         inside = ids % 2 == side
         ids, n_tokens = ids[inside], n_tokens[inside]
-        rows = (row.where(row.ids % 2 == side) for row in rows)  # type: ignore[assignment]
+        rows = (row.where(row.ids % 2 == side) for row in rows)
     return covered_at(ids, n_tokens, rows, len(aims.feature_ids), min_support=min_support)
 
 
