@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install $(shell [ -t 2 ] || echo -qq) -c constraints.txt
 CHROMIUM ?= /usr/bin/chromium
 
-.PHONY: help setup browser demo test test-sae test-slow bench bench-gpu clean
+.PHONY: help setup browser demo test test-sae test-slow bench bench-gpu docs clean
 
 help:
 	@echo "make demo       the main job on the embedded model, into runs/demo"
@@ -16,6 +16,7 @@ help:
 	@echo "make test-slow  tests that take minutes, and those against SAELens, sparsify and Ray"
 	@echo "make bench      speed and memory, side by side with other ways of doing it"
 	@echo "make bench-gpu  encoding on one CUDA device, Llama-3.1-8B's shape, random weights"
+	@echo "make docs       docs/cli.md, from the commands' own help"
 	@echo "make setup      the virtual environment alone"
 	@echo "make clean      remove the virtual environment and the caches; runs/ stays"
 
@@ -74,6 +75,9 @@ bench: .venv/.setup-slow
 
 bench-gpu: setup
 	$(BIN)/python benchmarks/gpu.py
+
+docs: setup
+	$(BIN)/python docs/reference.py
 
 clean:
 	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -35,10 +35,11 @@ TEXTS = [
 ]
 NAMES = {"model": "SmolLM2-135M-Instruct", "sae": "facsynth-smollm2-l14", "hook_point": "layers.14",
          "seed": "seed.jsonl", "anchor": "anchor.jsonl"}
+N_COVERED = 123
 MEASURED = {"n_under": 11, "n_thin": 43, "threshold": "r0.5", "codes": "native", "form": "message", "min_support": 2,
             "relevance": "contrast", "ceiling": 0.986, "n_samples": 500, "n_tokens": 23417,
-            "fingerprints": {"anchor": "5f2c" * 16, "seed": "a90e" * 16}, "under": []}
-N_COVERED = 123
+            "fingerprints": {"anchor": "5f2c" * 16, "seed": "a90e" * 16}, "under": [],
+            "source": {"n_found": N_COVERED, "n_reachable": 171.4, "completeness": 0.97}}
 Rows = list[dict[str, Any]]
 RUNGS = [
     {"rung": rung, "n_candidates": n, "n_accepted": n // 9, "n_new": n // 9, "n_closed": n // 9,

@@ -118,7 +118,7 @@ def test_check_compares_saes_on_the_users_data(parts: Parts) -> None:
     assert done.code == 3, done.stderr
     for verdict in ("fits", "doubtful", "does not fit", "cannot be opened"):
         assert verdict in done.stdout
-    assert re.search(r"14\.0 \(14\.0\) +0\.\d\d \(0\.99\)", done.stdout)
+    assert re.search(r"0\.\d\d \(0\.99\) +14\.0 \(14\.0\)", done.stdout)
     assert f"2 of 4 SAEs cannot be used here: {names[2]}, {names[3]}" in done.stderr
     assert f"{names[2]}: it fits at layers.0 (" in done.stderr
     rows = json.loads(

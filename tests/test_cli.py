@@ -147,10 +147,10 @@ def test_without_an_anchor_it_is_a_first_look_and_says_how_to_take_a_second(tiny
 def test_coverage_and_missing_say_which_files_are_seed_set_and_which_anchor(tiny: Parts) -> None:
     slip = (tiny.seed, "--anchor", tiny.anchor, tiny.config.with_name("more.jsonl"), *tiny.space, "--relevance", "all")
     tiny.write("more.jsonl", '{"text": "river field oven"}\n')
-    said = "seed set: seed.jsonl, more.jsonl   anchor: anchor.jsonl"
+    said = "seed set: seed.jsonl, more.jsonl   anchor: anchor.jsonl"  # and how was measured, after that
     for command in ("coverage", "missing"):
         done = facsynth(command, *slip)
-        assert done.stdout.splitlines()[0] == said
+        assert done.stdout.startswith(said)
         done = facsynth(command, *slip, "--json")
         assert said in done.stderr.splitlines()
         json.loads(done.stdout)

@@ -44,7 +44,11 @@ class World:
 
 
 @pytest.mark.parametrize(
-    ("n", "min_support", "together"), [(60, 1, True), (200, 1, True), (400, 2, True), (400, 1, False)]
+    ("n", "min_support", "together"),
+    [
+        (200, 1, True),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [(60, 1, True), (400, 2, True), (400, 1, False)]),
+    ],
 )
 def test_the_interval_covers_the_expected_coverage_of_fresh_sets(n: int, min_support: int, together: bool) -> None:
     """90 to 98 % of the intervals of fresh data sets."""
@@ -74,12 +78,29 @@ def test_the_interval_of_large_sets_covers_too(n: int) -> None:
     assert 0.90 <= hits / 160 <= 0.98, hits
 
 
-@pytest.mark.parametrize(("share", "n_both"), [(0.25, 0), (1.0, 0), (1.0, 100)])
-def test_the_interval_of_a_difference_covers_what_is_true_of_fresh_sets(share: float, n_both: int) -> None:
+@pytest.mark.parametrize(
+    ("n", "share", "n_both", "n_fresh"),
+    [
+        (200, 0.5, 50, 60),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                (200, 0.25, 0, 120),
+                (200, 1.0, 0, 120),
+                (200, 1.0, 100, 120),
+                (2_000, 0.25, 0, 80),
+                (20_000, 1.0, 10_000, 40),
+            ]
+        ),
+    ],
+)
+def test_the_interval_of_a_difference_covers_what_is_true_of_fresh_sets(
+    n: int, share: float, n_both: int, n_fresh: int
+) -> None:
     """A set against a part of a larger one, of another source; and two that have samples in common."""
-    rng, hits, n = np.random.default_rng(int(100 * share) + n_both), 0, 200
+    rng, hits = np.random.default_rng(n + int(100 * share) + n_both), 0
     for _ in range(4):
-        one, other = World(rng), World(rng)
+        one, other = (World(rng, rarest=min(1e-4, 0.01 / n)) for _ in range(2))
         other.rates = np.clip(other.rates + one.rates[rng.permutation(40)], 0, 0.9)
 
         def pair(one: World = one, other: World = other) -> tuple[Drawn, Drawn, float]:
@@ -91,7 +112,7 @@ def test_the_interval_of_a_difference_covers_what_is_true_of_fresh_sets(share: f
             expected = (1 - (1 - share) ** b.sum(axis=0)).mean()
             return drawn(a, ids=ids[:n]), drawn(b, share, ids=ids_b), float(expected - a.any(axis=0).mean())
 
-        found = [pair() for _ in range(120)]
+        found = [pair() for _ in range(n_fresh)]
         truth = np.mean([value for *_, value in found])
         for a, b, value in found[:40]:
             interval = difference_interval(value, b, a)

@@ -16,13 +16,12 @@ from facsynth.scale import Curve, curve_of, token_cover
 
 
 def curves_before(before: Measured, seed_set: Profile) -> dict[str, Any]:
-    """Curves of the seed set and of a half of the anchor, null where it cannot be halved; what the source has."""
+    """Curves of the seed set and of a half of the anchor, null where it cannot be halved."""
     scale = before.scale
     return {
         "seed": None if scale is None else _points(scale.curve),
         "ceiling": None if scale is None else _points(scale.ceiling_curve),
         "thresholds": _over_thresholds(before, seed_set),
-        "source": {**before.source._asdict(), "n_target": before.coverage.n_target},
     }
 
 

@@ -35,6 +35,7 @@ def coverage_record(
         "at_equal_samples": before.scale and before.scale.at_equal_samples,
         "at_equal_tokens": before.scale and before.scale.at_equal_tokens,
         "ceiling_at_equal_tokens": before.scale and before.scale.ceiling_at_equal_tokens,
+        "source": before.source._asdict(),
         "notes": [*space.sae.notes, *checked, *before.notes],
     }
 

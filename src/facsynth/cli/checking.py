@@ -110,12 +110,11 @@ def _print_rows(rows: list[dict[str, Any]], model: str) -> None:
     n_tokens = max(row["n_tokens"] for row in rows)
     print_table(
         f"{model}, {n_tokens} content tokens; in brackets what the file declares",
-        ("SAE", "format", "hook", "features", "L0", "explained var.", "silent", "verdict"),
+        ("SAE", "verdict", "explained", "L0", "silent", "hook"),
         [
             (
-                row["sae"], row["format"] or "", row["hook_point"] or "", str(row["d_sae"] or ""),
-                _beside(row, "l0", ".1f"), _beside(row, "explained_variance", ".2f"), percent(row["dead_share"]),
-                row["verdict"],
+                row["sae"], row["verdict"], _beside(row, "explained_variance", ".2f"), _beside(row, "l0", ".1f"),
+                percent(row["dead_share"]), row["hook_point"] or "",
             )
             for row in rows
         ],

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from facsynth.cli import options as o
-from facsynth.cli.console import Panel, cache_folder, note, percent, print_json, print_table, shown_progress
+from facsynth.cli.console import Panel, cache_folder, note, percent, print_json, print_table, shown_progress, tail
 from facsynth.cli.measuring import keep_latest
 
 N_SHOWN = 10
@@ -65,25 +65,20 @@ def print_comparison(record: dict[str, Any]) -> None:
     title = f"coverage of {record['n_target']} features of {anchor}, at {n_tokens:,} tokens and {n_samples:,} samples"
     print_table(title, ("set", "= tokens", "= samples", "all of it", "samples", "tokens"), rows)
     for pair in record["pairs"]:
-        print_table(f"{pair['other']} against {pair['first']}", ("", ""), _pair(pair))
+        print_table(f"{pair['other']} against {pair['first']}", ("", "", ""), _pair(pair))
         if pair["differences"]:
             _print_different(pair)
 
 
-def _pair(pair: dict[str, Any]) -> list[tuple[str, str]]:
+def _pair(pair: dict[str, Any]) -> list[tuple[str, str, str]]:
+    first, other = pair["first"], pair["other"]
     return [
-        ("at equal tokens", _difference(pair["at_equal_tokens"])),
-        ("at equal samples", _difference(pair["at_equal_samples"])),
-        (f"only in {pair['other']}", f"{len(pair['only_other'])} features"),
-        (f"only in {pair['first']}", f"{len(pair['only_first'])} features"),
-        (
-            "fired more in one",
-            f"{len(pair['differences'])} of {pair['n_tested']} features, among samples of the same length (5 % false)",
-        ),
-        (
-            "of a length both have",
-            f"{percent(pair['compared'][0])} of {pair['first']}, {percent(pair['compared'][1])} of {pair['other']}",
-        ),
+        ("at equal tokens", *_difference(pair["at_equal_tokens"])),
+        ("at equal samples", *_difference(pair["at_equal_samples"])),
+        (f"only in {other}", f"{len(pair['only_other']):,}", "features"),
+        (f"only in {first}", f"{len(pair['only_first']):,}", "features"),
+        ("more often in one", f"{len(pair['differences']):,}", f"of {pair['n_tested']:,} features, at the same length"),
+        ("lengths both have", percent(pair["compared"][0]), f"of {first}, {percent(pair['compared'][1])} of {other}"),
     ]
 
 
@@ -91,23 +86,27 @@ def _print_different(pair: dict[str, Any]) -> None:
     rows = [
         (
             str(row["feature"]), percent(row["rates"][0]), percent(row["rates"][1]),
-            row["span"]["text"][-60:] if row["span"] else "",
+            tail(row["span"]["text"], 60) if row["span"] else "",
         )
         for row in pair["differences"][:N_SHOWN]
     ]  # fmt: skip
-    print_table("most different", ("feature", pair["first"], pair["other"], "a span whose last token fires it"), rows)
+    print_table(
+        "most different, 5 % of them by chance",
+        ("feature", pair["first"], pair["other"], "a span whose last token fires it"),
+        rows,
+    )
     if len(pair["differences"]) > N_SHOWN:
         note(f"… and {len(pair['differences']) - N_SHOWN} more in comparison.json")
 
 
-def _difference(found: dict[str, Any]) -> str:
+def _difference(found: dict[str, Any]) -> tuple[str, str]:
     """In points, with its interval, and whether it can be told from nothing."""
     points = f"{100 * found['value']:+.1f} points"
     if found["ci95"] is None:
-        return f"{points}, too few samples for an interval"
+        return points, "too few samples for an interval"
     low, high = found["ci95"]
-    told = "cannot be told from none" if low <= 0 <= high else ("covers more" if low > 0 else "covers less")
-    return f"{points}   (95 %: {100 * low:+.1f} to {100 * high:+.1f}): {told}"
+    told = "no difference told" if low <= 0 <= high else ("covers more" if low > 0 else "covers less")
+    return points, f"95 %: {100 * low:+.1f} to {100 * high:+.1f}; {told}"
 
 
 def _range(ci95: list[float] | None) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ from facsynth.errors import StorageError
 from facsynth.records import Progress
 
 Panel = dict[str, Callable[..., None]]
+FIGURE = re.compile(r"[-+≥]?\s?[\d.,]+( %| points)?|–|not measured")
+SHORT = 18
+"""Characters of a cell that stay on a line."""
 LINE_EVERY_S, REPEAT_S = 5.0, 60.0
 """Without a terminal: a plain line at most so often, and one when a step begins or ends."""
 
@@ -123,21 +128,25 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """The result, for people; texts of corpora are never read as markup."""
+    """The result, for people, in the width of the terminal, or in 80 columns; texts of corpora are never markup.
+
+    Figures stand right in their column, and what is short is not broken.
+    """
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=SIMPLE, show_header=any(header))
-    for name in header:
-        table.add_column(name, overflow="fold")
+    for name, cells in zip(header, zip(*rows, strict=True) if rows else repeat(()), strict=False):
+        is_short = max(map(len, cells), default=0) <= SHORT
+        is_figure = all(map(FIGURE.fullmatch, cells))
+        table.add_column(name, overflow="fold", no_wrap=is_short, justify="right" if is_figure else "left")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
-    width = None if sys.stdout.isatty() else 120
-    console = Console(width=width, soft_wrap=False)
+    console = Console(soft_wrap=False)
     with console.capture() as captured:  # printed by Python: of a pipe that nobody reads on, rich makes an exit with 1
-        console.print(Text(printable(title)))  # not as the table's title, which is broken at the table's width
+        console.print(Text(printable(title)), soft_wrap=True)  # not as the table's title, which is broken at the table's width
         console.print(table)
     print(captured.get(), end="")
 
@@ -145,6 +154,14 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
 def printable(text: str) -> str:
     """Control characters would move the cursor: they are shown as signs."""
     return "".join(c if c.isprintable() else "⏎" if c == "\n" else "\ufffd" for c in text)
+
+
+def tail(text: str, n: int) -> str:
+    """At most the last `n` characters, from where a word begins."""
+    if len(text) <= n:
+        return text
+    _, _, words = text[-n:].partition(" ")
+    return f"…{words or text[-n:]}"
 
 
 def percent(share: float | None) -> str:

@@ -21,6 +21,7 @@ from facsynth.cli.console import (
     print_table,
     printable,
     shown_progress,
+    tail,
 )
 from facsynth.errors import LimitError
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 N_KEPT = 20
 """Run folders that no -o named, in the user's cache: the same question is answered from there at once."""
+N_SHOWN = 70
+"""Characters of a span."""
 LARGER = "--model meta-llama/Llama-3.1-8B-Instruct --sae SAE_FOLDER --relevance all"
 
 
@@ -159,7 +162,7 @@ def print_plan(rows: Sequence[PlanRow], n: int) -> None:
         [
             (
                 f"{r.feature_id}" + (f" +{through[r.feature_id]}" if through[r.feature_id] else ""), r.kind,
-                percent(r.anchor_rate), percent(r.seed_rate), r.explanation or r.span[-90:],
+                percent(r.anchor_rate), percent(r.seed_rate), r.explanation or tail(r.span, N_SHOWN),
             )
             for r in first[:n]
         ],
@@ -172,28 +175,26 @@ def print_plan(rows: Sequence[PlanRow], n: int) -> None:
 
 def print_coverage(record: dict[str, Any], settings: RunSettings) -> None:
     """The figures of `coverage/before.json`, each with its scale."""
-    equal = "at equal samples" if record["at_equal_samples"] == record["value"] else "fewer samples than yours"
-    at_ceiling = f"   coverage {percent(record['at_equal_samples'])} there" if equal.startswith("fewer") else ""
+    n_target, n_reachable = record["n_target"], record["source"]["n_reachable"]
     rows = [
-        ("coverage", f"{percent(record['value'])}   ({interval_of(record)})"),
-        (
-            "ceiling",
-            f"{percent(record['ceiling'])}   a half of the anchor on the other half's features, {equal}{at_ceiling}",
-        ),
+        ("coverage", percent(record["value"]), f"of {n_target:,} target features; {interval_of(record)}"),
+        ("at equal samples", percent(record["at_equal_samples"]), f"ceiling {percent(record['ceiling'])}"),
         (
             "at equal tokens",
-            f"{percent(record['at_equal_tokens'])}   ceiling {percent(record['ceiling_at_equal_tokens'])}",
+            percent(record["at_equal_tokens"]),
+            f"ceiling {percent(record['ceiling_at_equal_tokens'])}",
         ),
         (
-            "target features",
-            f"{record['n_target']}   ({record['relevance']}, {record['threshold']}; {record['n_thin']} thin left out)",
+            "more of the same",
+            f"≥ {percent(n_reachable / n_target)}",
+            "what more of its source would reach (Chao2)",
         ),
-        ("covered", str(record["n_covered"])),
-        ("missing", str(record["n_missing"])),
-        ("under-represented", str(record["n_under"])),
-        ("samples, tokens", f"{record['n_samples']}, {record['n_tokens']}"),
+        ("missing", f"{record['n_missing']:,}", ""),
+        ("under-represented", f"{record['n_under']:,}", "fired far less often than by the anchor"),
+        ("samples", f"{record['n_samples']:,}", f"{record['n_tokens']:,} content tokens"),
+        ("left out", f"{record['n_thin']:,}", "thin: too rare in the anchor to be told"),
     ]
-    print_table(sets_of(settings), ("", ""), rows)
+    print_table(f"{sets_of(settings)}   ({record['relevance']}, {record['threshold']})", ("", "", ""), rows)
 
 
 def sets_of(settings: RunSettings) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from facsynth.cli import options as o
-from facsynth.cli.console import Panel, cache_folder, note, percent, print_json, print_table, shown_progress
+from facsynth.cli.console import Panel, cache_folder, note, percent, print_json, print_table, shown_progress, tail
 from facsynth.cli.fill import print_summary
 from facsynth.cli.measuring import print_coverage
 from facsynth.errors import InputError, LimitError
@@ -18,6 +18,8 @@ from facsynth.errors import InputError, LimitError
 if TYPE_CHECKING:
     from facsynth.report.read import RunFiles
 
+N_SHOWN = 160
+"""Characters of a sample where many are listed."""
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.")]
 
 
@@ -96,17 +98,26 @@ def show(
     elif files.before:
         print_coverage(files.before, load_settings(folder / "facsynth.yaml"))
     rows = [
-        (str(p["feature"]), f"{p['activation']:.2f}", f"{p['threshold']:.2f}", p["span"][-40:],
-         files.accepted_text(index) or "?")
+        (str(p["feature"]), _times(p["activation"], p["threshold"]), _cut(files.accepted_text(index) or "?", feature))
         for index, p in enumerate(files.provenance)
         if feature is None or feature in p["fires"]
     ]  # fmt: skip
     if "summary.json" in files.there:
-        print_table(f"{len(rows)} accepted samples", ("feature", "fires", "threshold", "where", "sample"), rows[:n])
+        print_table(f"{len(rows)} accepted samples", ("feature", "fires", "sample"), rows[:n])
     else:
         note(f"{folder} is not finished; go on with: facsynth synthesize {shlex.quote(str(folder))}")
     for notice in files.notices:
         note(f"note: {notice}")
+
+
+def _times(activation: float, threshold: float) -> str:
+    """An activation beside its threshold, where that is above 0."""
+    return f"{activation / threshold:.2f} × threshold" if threshold > 0 else f"{activation:.2f}"
+
+
+def _cut(text: str, feature: int | None) -> str:
+    """The beginning of a sample; all of it where one feature is looked at."""
+    return text if feature is not None or len(text) <= N_SHOWN else f"{text[:N_SHOWN].rpartition(' ')[0]} …"
 
 
 def _show_feature(files: RunFiles, folder: Path, feature: int) -> None:
@@ -118,11 +129,13 @@ def _show_feature(files: RunFiles, folder: Path, feature: int) -> None:
         print_table(
             f"feature {feature}, threshold {found['threshold']:.2f}: anchor spans",
             ("activation", "span (its last token fires)"),
-            [(f"{span['activation']:.2f}", span["text"][-100:]) for span in found["spans"]],
+            [(f"{span['activation']:.2f}", tail(span["text"], 100)) for span in found["spans"]],
         )
     elif planned is not None:
         title = f"feature {feature}, {planned['kind']}, not attempted"
-        print_table(title, ("anchor rate", "best span"), [(percent(planned["anchor_rate"]), planned["span"][-100:])])
+        print_table(
+            title, ("anchor rate", "best span"), [(percent(planned["anchor_rate"]), tail(planned["span"], 100))]
+        )
     else:
         known = [str(t["feature_id"]) for t in targets or files.plan]
         listed = ", ".join(known[:12]) + " …" * (len(known) > 12) or "none so far"

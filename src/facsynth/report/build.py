@@ -72,7 +72,6 @@ def page(files: RunFiles) -> dict[str, Any]:
         "files": files,
         "title": files.name,
         "curves": {name: Markup(figure) for name, figure in curves.figures(files).items()},
-        "source": files.curves.get("source"),
         "has_map": bool(files.map.get("points")),
         "summary": summary,
         "before": before,

@@ -132,8 +132,10 @@ AFTER: Shape = {
     **dict.fromkeys(("threshold", "relevance", "codes", "form"), is_text),
     "fingerprints": map_of(is_text),
 }
+SOURCE: Shape = {"n_found": is_count, "n_reachable": is_number, "completeness": is_share}
 BEFORE: Shape = {
     **AFTER,
+    "source": object_of(SOURCE),
     **dict.fromkeys(("at_equal_samples", "at_equal_tokens", "ceiling_at_equal_tokens"), or_null(is_share)),
     "notes": list_of(is_text),
 }
@@ -168,12 +170,10 @@ GAVE_UP: Shape = {
 POINTS: Check = list_of(list_of(is_number, 2))
 CURVE: Shape = {"samples": POINTS, "tokens": POINTS}
 BY_THRESHOLD: Check = list_of(object_of({"threshold": is_text, "n_target": is_count, "value": is_share}))
-SOURCE: Shape = {"n_found": is_count, "n_reachable": is_number, "completeness": is_share}
 OF_CURVES: Shape = {
     "seed": or_null(object_of(CURVE)),
     "ceiling": or_null(object_of(CURVE)),
     "thresholds": BY_THRESHOLD,
-    "source": object_of({**SOURCE, "n_target": is_count}),
 }
 OF_CURVES_AFTER: Shape = {
     "filled": object_of(CURVE),
