@@ -146,7 +146,7 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
         table.add_row(*(Text(printable(cell)) for cell in row))
     console = Console(soft_wrap=False)
     with console.capture() as captured:  # printed by Python: of a pipe that nobody reads on, rich makes an exit with 1
-        console.print(Text(printable(title)), soft_wrap=True)  # not as the table's title, which is broken at the table's width
+        console.print(Text(printable(title)), soft_wrap=True)  # as the table's title it would be broken
         console.print(table)
     print(captured.get(), end="")
 
