@@ -187,7 +187,7 @@ def _notes_on_scale(  # noqa: PLR0917 -- private, called once
         yield "a tenth of the anchor already covers nearly all targets: coverage tells sets hardly apart"
     if relevance.method == "all":
         yield "every feature the anchor fires counts as relevant: most of them are words and syntax"
-    if relevance.dropped_share > 0:
+    if relevance.dropped_share >= 0.005:
         yield f"{relevance.dropped_share:.0%} of the anchor are of lengths the background lacks: not contrasted"
     if background is None:
         yield "thresholds refer to the anchor itself: no background"

@@ -57,13 +57,13 @@ def print_comparison(record: dict[str, Any]) -> None:
     rows = [
         (
             one["name"], percent(one["at_equal_tokens"]), percent(one["at_equal_samples"]),
-            f"{percent(one['value'])}{_range(one['ci95'])}", f"{one['n_samples']:,}", f"{one['n_tokens']:,}",
+            percent(one["value"]), _range(one["ci95"]), f"{one['n_samples']:,}", f"{one['n_tokens']:,}",
         )
         for one in record["sets"]
     ]  # fmt: skip
     anchor, n_tokens, n_samples = record["names"]["anchor"], record["n_tokens"], record["n_samples"]
     title = f"coverage of {record['n_target']} features of {anchor}, at {n_tokens:,} tokens and {n_samples:,} samples"
-    print_table(title, ("set", "= tokens", "= samples", "all of it", "samples", "tokens"), rows)
+    print_table(title, ("set", "= tokens", "= samples", "all", "95 %", "samples", "tokens"), rows)
     for pair in record["pairs"]:
         print_table(f"{pair['other']} against {pair['first']}", ("", "", ""), _pair(pair))
         if pair["differences"]:
@@ -110,7 +110,7 @@ def _difference(found: dict[str, Any]) -> tuple[str, str]:
 
 
 def _range(ci95: list[float] | None) -> str:
-    return "" if ci95 is None else f" ({100 * ci95[0]:.1f}-{100 * ci95[1]:.1f})"
+    return "" if ci95 is None else f"{100 * ci95[0]:.0f}-{100 * ci95[1]:.0f}"
 
 
 COMMANDS: Panel = {"compare": compare}

@@ -208,7 +208,7 @@ def interval_of(record: dict[str, Any]) -> str:
     """The interval of a coverage in words."""
     if not record["ci95"]:
         return "too few samples for an interval" if record["n_samples"] < 4 else "no interval: nothing is covered"
-    return f"95 %: {percent(record['ci95'][0])} to {percent(record['ci95'][1])}"
+    return f"95 %: {100 * record['ci95'][0]:.1f} to {percent(record['ci95'][1])}"
 
 
 def _note_first_look(settings: RunSettings) -> None:
