@@ -26,6 +26,7 @@ SECTIONS = {
     "disk": "disk",
     "memory": "memory",
     "profiles": "scale",
+    "intervals": "intervals",
     "select": "selecting",
     "startup": "startup",
     "demo": "demo",
