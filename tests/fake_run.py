@@ -87,7 +87,7 @@ def make_run(
         "progress": [[0, 0], [9_000, n_recovered // 2], [47_000, n_recovered]],
         "n_selected": 0, "rungs": RUNGS, "scores": SCORES,
         "n_control": 29, "control_tokens": 1044, "accepted_per_1000_tokens": 0.4,
-        "chance_extrapolated": [False, True], "stop_reason": "every feature tried", "seconds": 214.0,
+        "chance_extrapolated": [False, True], "stop_reason": "every feature tried", "seconds": 214.0, "money": 0.42,
         "names": NAMES,
     })
     return run

@@ -13,6 +13,7 @@ from facsynth.coverage.chance import chance_at_samples, chance_at_tokens
 from facsynth.coverage.coverage import Coverage, UnderRepresented, coverage, recovered, under_represented
 from facsynth.coverage.plan import PlanRow
 from facsynth.features.encode import FeatureSpace
+from facsynth.llm import Ledger
 from facsynth.measure import Measured
 from facsynth.profile import Profile
 from facsynth.records import Span
@@ -121,8 +122,18 @@ def write_outcome(
     write_jsonl(out / "gave_up.jsonl", _gave_up(written, tasks))
     figures = _recovery(before, filled, tasks, written) | _chance_levels(written, tasks, before)
     figures |= {"before": before.coverage.value, "after": after.value, "seconds": round(seconds, 1)}
+    figures["money"] = _money(settings, out)
     figures["scores"] = read_json(out / SCORES) if (out / SCORES).exists() else None
     write_json(out / "summary.json", figures | _counts(written, tasks) | {"names": _names(settings, space)})
+
+
+def _money(settings: RunSettings, out: Path) -> float | None:
+    """What the run's calls cost, those that were lost at most; None where an endpoint's price is not known."""
+    endpoints = [block for block in (settings.writer.endpoint, settings.judge.endpoint) if block]
+    if any(block.price is None for block in endpoints):
+        return None
+    with Ledger.open(out / "ledger.sqlite") as ledger:
+        return round(ledger.spent().money, 6)
 
 
 def _counts(written: Synthesis, tasks: Sequence[FeatureTask]) -> dict[str, Any]:

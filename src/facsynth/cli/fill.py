@@ -230,6 +230,8 @@ def _run(settings: RunSettings, out: Path, json: bool, replay: Path | None = Non
 
 def print_summary(summary: dict[str, Any], record: dict[str, Any], out: Path) -> None:
     """The figures of a finished run, each with its scale; `record` is `coverage/before.json`."""
+    from facsynth.report.plots import duration
+
     rejected = ", ".join(f"{n} {reason}" for reason, n in sorted(summary["n_rejected"].items(), key=lambda i: -i[1]))
     rows = [
         ("coverage", f"{percent(summary['before'])} → {percent(summary['after'])}"),
@@ -244,6 +246,7 @@ def print_summary(summary: dict[str, Any], record: dict[str, Any], out: Path) ->
         *_scored(summary["scores"] or {}),
         ("given up", _gave_up(summary)),
         ("written", _written(summary) if summary["writer_calls"] else "nothing"),
+        ("took", duration(summary["seconds"]) + (f", money {summary['money']:.2f}" if summary["money"] else "")),
         ("stopped because", summary["stop_reason"]),
     ]
     print_table(str(out), ("", ""), rows)

@@ -23,6 +23,11 @@ from facsynth.synthesis.accept import text_sha256
 
 MAX_FEATURES, MAX_OTHERS, MAX_GAVE_UP = 100, 50, 100
 """Rows of the tables that are there without the script, too; the page says how many more there are."""
+IN_FORM = {
+    "message": "user turns", "chat": "user and assistant turns", "preference": "history and chosen reply",
+    "ab": "question and matching answer", "text": "all of it",
+}  # fmt: skip
+"""What of a sample is measured."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ def page(files: RunFiles) -> dict[str, Any]:
     known |= {row["feature_id"] for row in files.plan}
     unplanned = [i for i in before.get("missing", []) if i not in known]
     others += [{"feature_id": i, "span": "", "anchor_rate": None} for i in unplanned]
-    counts = summary["n_rejected"] if summary else Counter(row["reason"] for row in files.rejected)
+    counts = Counter(summary["n_rejected"] if summary else (row["reason"] for row in files.rejected))
     name = shlex.quote(files.name)
     return {
         "files": files,
@@ -80,6 +85,8 @@ def page(files: RunFiles) -> dict[str, Any]:
         "n_accepted": summary.get("n_accepted", len(files.provenance)),
         "n_attempted": summary.get("n_attempted", len(attempted)),
         "n_rejected": sum(counts.values()),
+        "top_reason": ", ".join(f"{n:,} {reason}" for reason, n in counts.most_common(2)),
+        "form": f"{before['form']}: {IN_FORM.get(before['form'], '')}" if before else "",
         "notices": [*files.notices, *notices(files)],
         "coverage_figure": Markup(plots.coverage_figure(before, after)),
         "recovered_figure": Markup(plots.recovered_figure(summary)),

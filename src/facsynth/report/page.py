@@ -65,6 +65,6 @@ def _environment() -> Environment:
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     filters = {"percent": plots.percent, "count": plots.count, "times": plots.times, "visible": visible}
-    filters |= {"points": plots.points}
+    filters |= {"points": plots.points, "duration": plots.duration}
     environment.filters.update(filters | {"meter": lambda g, threshold: Markup(plots.meter(g, threshold))})
     return environment

@@ -150,6 +150,18 @@ def times(activation: object, threshold: object) -> str:
     return f"{ratio:.2f}\u00a0× threshold"
 
 
+def duration(seconds: object) -> str:
+    """In hours, minutes and seconds, the two largest of them."""
+    value = number(seconds)
+    if value is None:
+        return NONE
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours:,} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 def relative(activation: object, threshold: object) -> float | None:
     """The activation in thresholds; None where the threshold is 0 or either is unknown."""
     value, limit = number(activation), number(threshold)
