@@ -14,7 +14,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from facsynth.records import no_progress
 from facsynth.run_folder import open_run, read_unless_known
 from facsynth.settings import RunSettings
 from facsynth.store import read_jsonl
+from facsynth.synthesis.candidates import Synthesis
 from facsynth.synthesis.requests import FeatureTask
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -83,19 +84,18 @@ def measured(name: str, data: Path, out: Path, rng_seed: int) -> tuple[Path, Run
     return folder, settings, (tasks, before, space, anchor, open_space(settings, cache, dtype="float32"))
 
 
-def write(name: str, base: Path, settings: RunSettings, parts: Any, cache: Path) -> dict[str, Any]:
-    """One arm, begun anew from what was measured."""
-    tasks, before, space, anchor, exact = parts
+def begun(name: str, base: Path) -> Path:
+    """The folder of an arm, with nothing in it but what was measured."""
     folder = base.with_name(f"{base.name} {name}")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for part in ("features", "targets.json"):
         (folder / part).symlink_to(base / part)
-    started = time.monotonic()
-    written = fill(
-        tasks, with_arm(settings, name), folder, cache, before=before, space=space, anchor=anchor, exact=exact,
-        replay=None, progress=no_progress,
-    )  # fmt: skip
+    return folder
+
+
+def found(folder: Path, tasks: Sequence[FeatureTask], written: Synthesis, started: float) -> dict[str, Any]:
+    """What became of an arm that began at `started`."""
     return {
         "seconds": round(time.monotonic() - started, 1), "n_attempted": len(tasks), "curve": curve(folder, tasks),
         "n_accepted": len(written.accepted), "stop_reason": written.stop_reason,
@@ -103,7 +103,19 @@ def write(name: str, base: Path, settings: RunSettings, parts: Any, cache: Path)
     }  # fmt: skip
 
 
-def table(rows: Sequence[Mapping[str, Any]], budgets: Sequence[int], arms: Iterable[str] = ARMS) -> str:
+def write(name: str, base: Path, settings: RunSettings, parts: Any, cache: Path) -> dict[str, Any]:
+    """One arm, begun anew from what was measured."""
+    tasks, before, space, anchor, exact = parts
+    folder = begun(name, base)
+    started = time.monotonic()
+    written = fill(
+        tasks, with_arm(settings, name), folder, cache, before=before, space=space, anchor=anchor, exact=exact,
+        replay=None, progress=no_progress,
+    )  # fmt: skip
+    return found(folder, tasks, written, started)
+
+
+def table(rows: Sequence[Mapping[str, Any]], budgets: Sequence[int], arms: Iterable[str]) -> str:
     """Mean, range and interval of the share that is closed, by arm and written tokens."""
     lines = []
     for data in dict.fromkeys(row["data"] for row in rows):
@@ -129,38 +141,47 @@ def summed(values: Sequence[float]) -> str:
     return f"{mean:.3f} ({min(values):.3f} to {max(values):.3f}; ± {half:.3f})"
 
 
-def main() -> None:
-    """Run what is asked for, one after the other, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def compare(
+    doc: str | None, arms: Iterable[str], write: Callable[..., dict[str, Any]], kept: str, *, data: Sequence[str],
+    tokens: str,
+) -> None:  # fmt: skip
+    """Run the arms that the command line asks for, one after the other, and print the table.
+
+    Args:
+        doc: of the command.
+        arms: all that there are.
+        write: one of them, as `write`; called with its name, what `measured` gives, and the cache.
+        kept: the file of the rows; arms that it has are not run again.
+        data: what they run on where nothing is asked for.
+        tokens: of the table, likewise.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--only", choices=("fwd", "rev", "demo"), action="append")
     parser.add_argument("--rng-seeds", default="0,1,2")
-    parser.add_argument("--arms", default=",".join(name.replace(", ", "+") for name in ARMS))
-    parser.add_argument("--tokens", default="2000,4000,8000")
+    parser.add_argument("--arms", default=",".join(name.replace(", ", "+") for name in arms))
+    parser.add_argument("--tokens", default=tokens)
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
-    kept = asked.out / "arms.jsonl"
-    rows = list(read_jsonl(kept)) if kept.exists() else []
-    arms = [name.replace("+", ", ") for name in asked.arms.split(",")]
+    path = asked.out / kept
+    rows = list(read_jsonl(path)) if path.exists() else []
+    wanted = [name.replace("+", ", ") for name in asked.arms.split(",")]
     for rng_seed in (int(part) for part in asked.rng_seeds.split(",")):
-        for data in asked.only or ("demo", "fwd"):
-            left = [
-                arm for arm in arms if (data, rng_seed, arm) not in {(r["data"], r["rng_seed"], r["arm"]) for r in rows}
-            ]
+        for name in asked.only or data:
+            done = {row["arm"] for row in rows if (row["data"], row["rng_seed"]) == (name, rng_seed)}
+            left = [arm for arm in wanted if arm not in done]
             if not left:
                 continue
-            base, settings, parts = measured(data, asked.data, asked.out, rng_seed)
+            base, settings, parts = measured(name, asked.data, asked.out, rng_seed)
             for arm in left:
-                rows.append({"data": data, "rng_seed": rng_seed, "arm": arm}
-                            | write(arm, base, settings, parts, asked.out / "cache"))  # fmt: skip
-                with kept.open("a", encoding="utf-8") as file:
+                row = write(arm, base, settings, parts, asked.out / "cache")
+                rows.append({"data": name, "rng_seed": rng_seed, "arm": arm} | row)
+                with path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(rows[-1]) + "\n")
-                print(
-                    data, rng_seed, arm, rows[-1]["curve"][-1], rows[-1]["stop_reason"], rows[-1]["seconds"], flush=True
-                )
-    print(table(rows, [int(part) for part in asked.tokens.split(",")]))
+                print(name, rng_seed, arm, row["curve"][-1], row["stop_reason"], row["seconds"], flush=True)
+    print(table(rows, [int(part) for part in asked.tokens.split(",")], arms))
 
 
 if __name__ == "__main__":
-    main()
+    compare(__doc__, ARMS, write, "arms.jsonl", data=("demo", "fwd"), tokens="2000,4000,8000")

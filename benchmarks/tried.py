@@ -8,9 +8,6 @@ local model does, and answers prompts in words as an endpoint does. OUT/tried.js
 
 from __future__ import annotations
 
-import argparse
-import json
-import shutil
 import time
 from dataclasses import asdict, replace
 from functools import partial
@@ -26,7 +23,7 @@ from facsynth.llm.drafting import DraftingWriter
 from facsynth.proof import measurer
 from facsynth.records import no_progress
 from facsynth.settings import RunSettings
-from facsynth.store import Artifact, read_jsonl
+from facsynth.store import Artifact
 from facsynth.synthesis.loop import synthesize
 from facsynth.synthesis.requests import in_common
 from facsynth.synthesis.waves import Wave, Waves
@@ -45,11 +42,7 @@ TOKENS = 64
 def in_words(name: str, base: Path, settings: RunSettings, parts: Any) -> dict[str, Any]:
     """An arm that is asked as an endpoint is, by a model in this process."""
     tasks, _, space, anchor, exact = parts
-    folder = base.with_name(f"{base.name} {name}")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    for part in ("features", "targets.json"):
-        (folder / part).symlink_to(base / part)
+    folder = rungs.begun(name, base)
     asked = replace(settings.synthesis, asks="message", n_tries=1, max_tokens=TOKENS, control=0.0, **IN_WORDS[name])
     local = partial(open_local_writer, space, anchor.profile, [task.feature_id for task in tasks], settings)
     steered = settings.model_copy(update={"writer": settings.writer.model_copy(update={"rungs": ("steered",)})})
@@ -66,10 +59,7 @@ def in_words(name: str, base: Path, settings: RunSettings, parts: Any) -> dict[s
             tasks, writer, measurer(exact), artifact, asked, guard=filling._guard(steered, space, anchor), seen=seen,
             progress=no_progress,
         )  # fmt: skip
-    return {
-        "seconds": round(time.monotonic() - started, 1), "n_attempted": len(tasks), "curve": rungs.curve(folder, tasks),
-        "n_accepted": len(written.accepted), "stop_reason": written.stop_reason,
-    }  # fmt: skip
+    return rungs.found(folder, tasks, written, started)
 
 
 def two_at_once(base: Path, settings: RunSettings, parts: Any, cache: Path) -> dict[str, Any]:
@@ -96,36 +86,10 @@ def two_at_once(base: Path, settings: RunSettings, parts: Any, cache: Path) -> d
         Waves._feature_wave = one  # type: ignore[method-assign]
 
 
-def main() -> None:
-    """Run what is asked for, one after the other, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--rng-seeds", default="0,1,2")
-    parser.add_argument("--arms", default=",".join(name.replace(", ", "+") for name in ARMS))
-    parser.add_argument("--tokens", default="4000,8000,16000")
-    asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    kept = asked.out / "tried.jsonl"
-    rows = list(read_jsonl(kept)) if kept.exists() else []
-    arms = [name.replace("+", ", ") for name in asked.arms.split(",")]
-    for rng_seed in (int(part) for part in asked.rng_seeds.split(",")):
-        left = [arm for arm in arms if (rng_seed, arm) not in {(row["rng_seed"], row["arm"]) for row in rows}]
-        if not left:
-            continue
-        base, settings, parts = rungs.measured("demo", asked.data, asked.out, rng_seed)
-        for arm in left:
-            found = (
-                two_at_once(base, settings, parts, asked.out / "cache")
-                if arm == TWO
-                else in_words(arm, base, settings, parts)
-            )
-            rows.append({"data": "demo", "rng_seed": rng_seed, "arm": arm} | found)
-            with kept.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
-            print(rng_seed, arm, rows[-1]["curve"][-1], rows[-1]["stop_reason"], rows[-1]["seconds"], flush=True)
-    print(rungs.table(rows, [int(part) for part in asked.tokens.split(",")], arms))
+def write(name: str, base: Path, settings: RunSettings, parts: Any, cache: Path) -> dict[str, Any]:
+    """One arm, begun anew from what was measured."""
+    return two_at_once(base, settings, parts, cache) if name == TWO else in_words(name, base, settings, parts)
 
 
 if __name__ == "__main__":
-    main()
+    rungs.compare(__doc__, ARMS, write, "tried.jsonl", data=("demo",), tokens="4000,8000,16000")

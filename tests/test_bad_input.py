@@ -194,9 +194,10 @@ def test_what_is_wrong_with_the_sae_is_told_before_what_it_has_not(tiny: Parts) 
 
 def test_a_background_that_is_not_there_is_told_with_the_command_that_makes_one(tiny: Parts) -> None:
     gone = tiny.folder / "no background"
-    done = facsynth("coverage", tiny.seed, *tiny.options[:-1], "contrast", "--background", gone)
-    told(done, 1, f"the background {gone} is not there", "coverage.background (--background)", f"-o '{gone}'")
-    assert "loading" not in done.stderr
+    for command in (("coverage", tiny.seed), ("compare", tiny.seed, tiny.anchor)):
+        done = facsynth(*command, *tiny.options[:-1], "contrast", "--background", gone)
+        told(done, 1, f"the background {gone} is not there", "coverage.background (--background)", f"-o '{gone}'")
+        assert "loading" not in done.stderr
 
 
 def test_a_limit_that_cuts_the_anchor_is_named_where_no_target_is_left(tiny: Parts) -> None:

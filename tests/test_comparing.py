@@ -60,7 +60,19 @@ def test_the_figures_are_those_of_each_set_alone(parts: Parts, tmp_path: Path) -
     low, high = pair["at_equal_tokens"]["ci95"]
     assert low < pair["at_equal_tokens"]["value"] < high < 0
     assert len(pair["only_first"]) - len(pair["only_other"]) == wide["n_covered"] - narrow["n_covered"]
-    assert all(row["span"]["text"] for row in pair["differences"])
+
+
+def test_features_that_one_set_fires_more_often_come_with_spans_of_that_set(parts: Parts, tmp_path: Path) -> None:
+    tiny_run.corpus(parts.folder / "all.jsonl", 120, 8)
+    tiny_run.corpus(parts.folder / "few.jsonl", 120, 9, tiny_run.WORDS[:4])
+    (pair,) = compared(parts, tmp_path, "all.jsonl", "few.jsonl")["pairs"]
+    texts = {name: (parts.folder / name).read_text() for name in ("all.jsonl", "few.jsonl")}
+    assert {row["log_odds"] > 0 for row in pair["differences"]} == {True, False}
+    for row in pair["differences"]:
+        spans = [row["span"]["text"], *(span["text"] for span in row["more"])]
+        where = texts["all.jsonl" if row["log_odds"] > 0 else "few.jsonl"]
+        assert all(span in where for span in spans)
+        assert len({*spans}) == len(spans) == 3
 
 
 def test_longer_samples_of_the_same_source_are_told_to_be_just_longer(parts: Parts, tmp_path: Path) -> None:
@@ -68,7 +80,7 @@ def test_longer_samples_of_the_same_source_are_told_to_be_just_longer(parts: Par
     low, high = pair["at_equal_tokens"]["ci95"]
     assert low <= 0 <= high
     assert pair["at_equal_samples"]["value"] > pair["at_equal_tokens"]["value"]
-    assert "cannot be told from wide.jsonl" in headline(pair)
+    assert "cannot be told from <bdi>wide.jsonl</bdi>" in headline(pair)
 
 
 def test_a_set_against_itself_differs_in_nothing_and_is_said_to_be_the_same(parts: Parts, tmp_path: Path) -> None:
@@ -105,6 +117,16 @@ def test_the_command_prints_it_writes_a_report_and_takes_what_is_encoded(parts: 
     other = facsynth("compare", sets[0], encoded, *parts.options, "-o", tmp_path / "e", "--codes", "relu")
     assert other.code == 1
     assert "codes" in other.stderr
+
+
+def test_a_file_may_be_named_anything(parts: Parts, tmp_path: Path) -> None:
+    evil = parts.folder / "<img src=x onerror=alert(1)>\u202e.jsonl"
+    evil.write_bytes((parts.folder / "narrow.jsonl").read_bytes())
+    done = facsynth("compare", parts.folder / "wide.jsonl", evil, *parts.options, "-o", tmp_path / "c")
+    assert done.code == 0, done.stderr
+    html = (tmp_path / "c" / "report.html").read_text("utf-8")
+    assert "<img" not in html
+    assert "&lt;img src=x onerror=alert(1)&gt;\u202e.jsonl</bdi> covers" in html
 
 
 def test_what_cannot_be_compared_is_refused(parts: Parts, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from facsynth.model.backbone import Backbone
 from facsynth.profile import merge
 from facsynth.records import Failure
 from facsynth.text.corpus import Corpus, read_corpus
-from tiny import chats, maxima
+from tiny import StoppedError, chats, files, maxima, stop_after
 from tiny_encoded import SHARD, corpus_of, counted, rows, space_of, special
 
 
@@ -36,11 +36,6 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SHARD_SAMPLES", SHARD)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def codes(row: dict[str, Any]) -> dict[tuple[int, int], tuple[float, int, int]]:
@@ -121,10 +116,6 @@ def test_shard_size_changes_nothing(backbone: Backbone, tmp_path: Path, monkeypa
         assert found[size].manifest == found[100].manifest
 
 
-class StoppedError(Exception):
-    pass
-
-
 def test_encoding_goes_on_after_a_stop_at_any_shard_to_the_same_bytes(backbone: Backbone, tmp_path: Path) -> None:
     space, corpus = space_of(backbone), corpus_of([*chats(9), special(), *chats(13)[9:], special(1)])
     told: list[int] = []
@@ -132,16 +123,9 @@ def test_encoding_goes_on_after_a_stop_at_any_shard_to_the_same_bytes(backbone: 
     whole = files(tmp_path / "0")
     assert len(told) == 12, "before and after the one pass of each of 4 shards, and when it is written"
     for stop in range(1, 13):
-        left = [stop]
-
-        def progress(what: str, done: int, total: int | None, left: list[int] = left) -> None:
-            left[0] -= 1
-            if not left[0]:
-                raise StoppedError
-
         out = tmp_path / str(stop)
         with pytest.raises(StoppedError):
-            encode(corpus, space, out, progress=progress)
+            encode(corpus, space, out, progress=stop_after(stop))
         assert not (out / "manifest.json").exists()
         with pytest.raises(InputError, match="is not finished"):
             Encoded.open(out)

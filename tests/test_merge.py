@@ -15,9 +15,9 @@ from facsynth.features.merge import merge_encoded
 from facsynth.features.queue import Part
 from facsynth.profile import merge
 from facsynth.records import Message, Sample
-from facsynth.text.corpus import Corpus
-from tiny import chats
+from tiny import chats, files
 from tiny_cli import Parts, facsynth
+from tiny_encoded import corpus_of
 
 EMPTY = Sample((Message("user", "<|im_end|>"), Message("assistant", "</s>")))
 
@@ -31,15 +31,6 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> FeatureSpace:
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SHARD_SAMPLES", 4)
-
-
-def corpus_of(samples: list[Sample], name: str = "corpus") -> Corpus:
-    return Corpus.of(samples, name=name, form="chat")
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 @pytest.mark.parametrize("n", [2, 7])

@@ -22,9 +22,10 @@ from facsynth.features.merge import merge_encoded
 from facsynth.features.queue import Part
 from facsynth.features.ray import on_ray
 from facsynth.features.reuse import Known
-from facsynth.records import Message, Progress, Sample
+from facsynth.records import Message, Sample
 from facsynth.text.corpus import Corpus
-from tiny import chats
+from tiny import StoppedError, chats, files, stop_after
+from tiny_encoded import corpus_of
 from tiny_ray import runs, until
 
 pytestmark = [
@@ -60,10 +61,6 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SHARD_SAMPLES", 4)
 
 
-def corpus_of(samples: list[Sample]) -> Corpus:
-    return Corpus.of(samples, name="corpus", form="chat")
-
-
 SAMPLES = [*chats(30), EMPTY, *chats(14, rng_seed=1)]
 CORPUS = corpus_of(SAMPLES)
 
@@ -81,11 +78,6 @@ def whole(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, by
     return files(folder)
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
-
-
 def encode_on_ray(
     open_space: Callable[[], FeatureSpace], out: Path, corpus: Corpus = CORPUS, *, actors: int = 2, **options: Any
 ) -> Encoded:
@@ -101,21 +93,6 @@ def test_ray_leaves_the_bytes_of_one_process(
     assert len([name for name in whole if name.endswith(".parquet")]) == 12 and "profile.npz" in whole
     assert EMPTY.sample_id.encode() in whole["failures.jsonl"]
     assert started.is_initialized(), "a Ray that was there before is left as it was"
-
-
-class StoppedError(Exception):
-    pass
-
-
-def stop_after(n: int) -> Progress:
-    left = [n]
-
-    def progress(what: str, done: int, total: int | None) -> None:
-        left[0] -= 1
-        if not left[0]:
-            raise StoppedError
-
-    return progress
 
 
 def alive(pids: Path) -> list[int]:

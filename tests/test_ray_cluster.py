@@ -21,6 +21,7 @@ import tiny_cli
 import tiny_run
 from facsynth.errors import SettingsError
 from facsynth.features.ray_cluster import Need, number_of_actors
+from tiny import files
 from tiny_cli import Parts
 from tiny_ray import runs, until
 
@@ -97,11 +98,6 @@ def whole(parts: Parts, corpus: Path) -> dict[str, bytes]:
     pytest.importorskip("ray")
     finished(start(parts, corpus, "whole", "--engine", "local"))
     return files(parts.folder / "whole")
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def start(parts: Parts, corpus: Path, out: str, *words: str) -> subprocess.Popen[str]:

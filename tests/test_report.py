@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from facsynth.report import plots
-from facsynth.report.build import build_report, page
+from facsynth.report.build import build_report
 from facsynth.report.excerpts import ending, excerpt
+from facsynth.report.features import Features
 from facsynth.report.read import read_run
 from facsynth.store import read_jsonl, write_json, write_jsonl
 from fake_run import make_run
@@ -28,8 +29,8 @@ def test_an_under_represented_feature_counts_every_sample_that_fires_it(tmp_path
         row["fires"].append(lacking["feature_id"])
     (run / "targets.json").write_text(json.dumps(targets))
     write_jsonl(run / "provenance.jsonl", rows)
-    (found,) = [row for row in page(read_run(run))["features"] if row.feature == lacking["feature_id"]]
-    assert (found.n_accepted, found.state, found.tone) == (2, "2 of 2 wanted", "good")
+    found = Features(read_run(run))[lacking["feature_id"]]
+    assert (len(found.accepted), found.state, found.tone) == (2, "2 of 2 wanted", "good")
     assert found.sample is not None
     assert (found.sample.span, found.sample.token, found.best) == ("", "", None), "nothing marked that another fires"
     assert found.accepted_for == rows[0]["feature"] != found.feature
@@ -75,6 +76,7 @@ def test_the_best_accepted_sample_is_shown(tmp_path: Path) -> None:
     html = build_report(run).read_text("utf-8")
     assert 'Here is <mark>a second one, which </mark><mark class="token">fires</mark> more.' in html
     assert "2.75\u00a0× threshold" in html
+    assert "Accepted samples, the strongest 2.75\u00a0× threshold" in html, "in the rows for the script, too"
 
 
 def test_missing_features_that_were_not_attempted_are_listed_up_to_fifty(tmp_path: Path) -> None:

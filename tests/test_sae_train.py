@@ -18,6 +18,7 @@ from facsynth.model.chunks import Chunks
 from facsynth.model.sae_formats import load_sae
 from facsynth.model.sae_train import Trained, mean_and_scale, shuffled_groups, train_sae
 from facsynth.model.trainer import TopKTrainer, TrainSettings
+from tiny import StoppedError, stop_after
 
 D_IN, N_PLANTED, CHUNK = 16, 24, 1000
 TOY = TrainSettings(
@@ -156,10 +157,6 @@ def test_latents_that_stay_silent_are_woken_by_the_auxiliary_loss() -> None:
     assert n_woken[1 / 32] >= 8
 
 
-class StoppedError(Exception):
-    pass
-
-
 @pytest.mark.parametrize(("architecture", "dtype"), [("topk", torch.float32), ("batchtopk", torch.bfloat16)])
 def test_training_goes_on_after_a_stop_at_any_buffer_to_the_same_bytes(
     architecture: str, dtype: torch.dtype, tmp_path: Path
@@ -171,14 +168,9 @@ def test_training_goes_on_after_a_stop_at_any_buffer_to_the_same_bytes(
     assert unbroken.n_sink_tokens == 2 * 7
     assert len(buffers) == 6  # more than an epoch, which has buffers of 2, 2, 2 and 1 chunks
     for stop in range(1, len(buffers) + 1):
-
-        def progress(what: str, done: int, total: int | None, stop: int = stop) -> None:
-            if done == buffers[stop - 1]:
-                raise StoppedError
-
         out = tmp_path / str(stop)
         with pytest.raises(StoppedError):
-            train(out, settings, **rows, progress=progress)
+            train(out, settings, **rows, progress=stop_after(stop))
         again: list[int] = []
         trained = train(out, settings, **rows, progress=lambda what, done, total, a=again: a.append(done))
         assert again == buffers[stop:], "what was done is not done again"

@@ -18,6 +18,7 @@ from facsynth.model.sae_formats import load_sae
 from facsynth.model.trainer import TrainSettings
 from facsynth.records import Failure, Message, Sample
 from facsynth.text.corpus import Corpus
+from tiny import StoppedError, stop_after
 
 RECIPE = Recipe(
     HarvestSettings(max_tokens=64, held_out=0.1, chunk_tokens=150),
@@ -59,25 +60,14 @@ def test_an_sae_is_trained_measured_and_written_with_every_failure(backbone: Bac
     assert (sae.d_in, sae.d_sae, sae.k, sae.hook_point, sae.model_name) == (32, 48, 4, "layers.1", "llama")
 
 
-class StoppedError(Exception):
-    pass
-
-
 def test_the_same_call_goes_on_after_a_stop_and_reads_what_is_done(backbone: Backbone, tmp_path: Path) -> None:
     told: list[str] = []
     unbroken = train(backbone, tmp_path / "0", progress=lambda what, done, total: told.append(what))
     assert len(told) >= 20
     for stop in range(1, len(told), 4):
-        left = [stop]
-
-        def progress(what: str, done: int, total: int | None, left: list[int] = left) -> None:
-            left[0] -= 1
-            if not left[0]:
-                raise StoppedError
-
         out = tmp_path / str(stop)
         with pytest.raises(StoppedError):
-            train(backbone, out, progress=progress)
+            train(backbone, out, progress=stop_after(stop))
         assert not (out / "manifest.json").exists()
         train(backbone, out)
         for name in ("sae_weights.safetensors", "cfg.json", "manifest.json"):

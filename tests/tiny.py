@@ -23,7 +23,7 @@ from facsynth.features.encode import Pooled
 from facsynth.model.backbone import Backbone, load_backbone
 from facsynth.model.chunks import without_sinks
 from facsynth.model.sae import Sae
-from facsynth.records import Message, Sample
+from facsynth.records import Message, Progress, Sample
 from facsynth.text.template import Template
 
 CHATML = (
@@ -235,3 +235,25 @@ def maxima(pooled: Pooled, index: int) -> dict[tuple[int, int], tuple[float, int
         (int(e.role[r]), int(e.feature[r])): (float(e.activation[r]), int(e.position[r]), int(e.n_firing[r]))
         for r in np.flatnonzero(e.sample == index)
     }
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All of a folder but its lock, by name."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+class StoppedError(Exception):
+    """Someone stops it."""
+
+
+def stop_after(n: int) -> Progress:
+    """Stop what tells of its progress, at the `n`-th word of it."""
+    left = [n]
+
+    def progress(what: str, done: int, total: int | None) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise StoppedError
+
+    return progress

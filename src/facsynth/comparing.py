@@ -15,8 +15,8 @@ from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded
 from facsynth.filling import encode_part
 from facsynth.lock import locked
-from facsynth.measure import check_background
 from facsynth.names import names_of
+from facsynth.pipeline import check_background_place
 from facsynth.records import Progress, no_progress
 from facsynth.report.comparison import RECORD
 from facsynth.run_folder import effective
@@ -40,7 +40,7 @@ def compare_sets(settings: RunSettings, out: Path, cache: Path, progress: Progre
         What `comparison.json` holds, as `side_by_side` gives it.
 
     Raises:
-        SettingsError: fewer than two sets, or relevance by a judge.
+        SettingsError: fewer than two sets, relevance by a judge, or by contrast without a background.
         MismatchError: a set that was encoded in another feature space.
     """
     sources = settings.data.seed
@@ -53,10 +53,10 @@ def compare_sets(settings: RunSettings, out: Path, cache: Path, progress: Progre
         folder = Artifact(out, "compare", effective(settings), dict(zip(names, prints, strict=True)))
         if folder.manifest is not None:
             return read_json(out / RECORD, "sets", "pairs")
+        check_background_place(settings, cache)
         progress("loading the model", 0, None)
         space = open_space(settings, cache)
         background = open_background(settings, space)
-        check_background(background, settings)
         texts = chain(anchor_texts, *(corpus for corpus in corpora if isinstance(corpus, Corpus)))
         notes = check_before_measuring(space, texts, settings, cache, progress, data=prints)
         anchor, *sets = (

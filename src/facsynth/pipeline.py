@@ -110,7 +110,7 @@ def measure_run(
 
     `corpora` are anchor and seed set; None where both are encoded and gone. `replay` as `run` takes it.
     """
-    _check_background(settings, cache)
+    check_background_place(settings, cache)
     progress("loading the model", 0, None)
     space = open_space(settings, cache)
     background = open_background(settings, space)
@@ -150,8 +150,12 @@ def _check(settings: RunSettings, replay: Path | None) -> None:
         check_replay(replay)
 
 
-def _check_background(settings: RunSettings, cache: Path) -> None:
-    """Refuse what is known to fail before any work; what is wrong with the SAE comes before what it has not."""
+def check_background_place(settings: RunSettings, cache: Path) -> None:
+    """Refuse what is known to fail before the model is loaded; what is wrong with the SAE comes before what it lacks.
+
+    Raises:
+        SettingsError, InputError: as `measure.check_background`.
+    """
     place = background_path(settings)
     if place is None and "contrast" in settings.coverage.relevance:
         open_sae(settings.sae.path, cache, k=settings.sae.k, hook_point=settings.model.hook_point or "")

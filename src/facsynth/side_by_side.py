@@ -24,12 +24,12 @@ from facsynth.features.encoded import Encoded
 from facsynth.features.spans import best_spans
 from facsynth.measure import notes_on_rows
 from facsynth.profile import Profile, check_same_space
-from facsynth.records import Interval
+from facsynth.records import Interval, Span
 from facsynth.scale import aims_of, at_other_thresholds, curve_of, token_cover
 from facsynth.settings import RunSettings
 
-N_SPANS = 200
-"""Features of a pair that are shown with a span."""
+N_SHOWN, N_SPANS = 200, 3
+"""Features of a pair that are shown with spans, and how many of each."""
 
 
 class _Ruler(NamedTuple):
@@ -160,17 +160,18 @@ def _pair(first: _Set, other: _Set, ruler: _Ruler, tokenizer: Any) -> dict[str, 
 
 
 def _rows(told: Differences, first: _Set, other: _Set, tokenizer: Any) -> list[dict[str, Any]]:
-    """Features that one set fires more often, with the best span of the one that does."""
+    """Features that one set fires more often, with the best spans of the one that does."""
     ids, in_first = told.feature_ids.tolist(), (told.log_odds > 0).tolist()
-    spans = {}
+    spans: dict[int, list[Span]] = {}
     for one, side in ((first, True), (other, False)):
-        shown = [i for i, is_first in zip(ids[:N_SPANS], in_first, strict=False) if is_first == side]
-        spans.update(best_spans(one.samples, tokenizer, shown, n_spans=1))
+        shown = [i for i, is_first in zip(ids[:N_SHOWN], in_first, strict=False) if is_first == side]
+        spans.update(best_spans(one.samples, tokenizer, shown, n_spans=N_SPANS))
     columns = zip(ids, told.rates.tolist(), told.log_odds.tolist(), told.q_values.tolist(), strict=True)
-    return [
-        {"feature": i, "rates": rates, "log_odds": odds, "q": q, "span": asdict(spans[i][0]) if spans.get(i) else None}
-        for i, rates, odds, q in columns
-    ]
+    rows = []
+    for i, rates, odds, q in columns:
+        best, *more = (asdict(span) for span in spans[i]) if spans.get(i) else (None,)
+        rows.append({"feature": i, "rates": rates, "log_odds": odds, "q": q, "span": best, "more": more})
+    return rows
 
 
 def _ends(make: Callable[[], Interval]) -> list[float] | None:

@@ -141,7 +141,9 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     for name, cells in zip(header, zip(*rows, strict=True) if rows else repeat(()), strict=False):
         is_short = max(map(len, cells), default=0) <= SHORT
         is_figure = all(map(FIGURE.fullmatch, cells))
-        table.add_column(name, overflow="fold", no_wrap=is_short, justify="right" if is_figure else "left")
+        table.add_column(
+            Text(printable(name)), overflow="fold", no_wrap=is_short, justify="right" if is_figure else "left"
+        )
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     console = Console(soft_wrap=False)

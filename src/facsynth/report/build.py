@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from facsynth.report import curves, plots
-from facsynth.report.excerpts import Excerpt, ending, sample_excerpt
-from facsynth.report.features import state_of, table_of
+from facsynth.report.features import Features, table_of
 from facsynth.report.page import write_page
 from facsynth.report.read import RunFiles, read_run
 from facsynth.synthesis.accept import text_sha256
@@ -30,28 +27,6 @@ IN_FORM = {
 """What of a sample is measured."""
 
 
-@dataclass(frozen=True)
-class FeatureRow:
-    """An attempted feature as the table shows it."""
-
-    feature: int
-    state: str
-    tone: str
-    target: Mapping[str, Any]
-    spans: Sequence[Excerpt]
-    explanation: str
-    n_accepted: int
-    """Accepted samples that fire it, whichever feature they were written for."""
-    n_asked: int
-    """Candidates written for it."""
-    best: Mapping[str, Any] | None
-    """Provenance of the accepted sample that fires most."""
-    sample: Excerpt | None
-    accepted_for: int | None
-    """The feature that the sample was accepted for: another one where none was accepted for this."""
-    gave_up: str
-
-
 def build_report(run: Path) -> Path:
     """Write `report.html` into the run folder, finished or not, and return its path.
 
@@ -59,19 +34,17 @@ def build_report(run: Path) -> Path:
         InputError: there is no such folder, or it holds no file of a run.
     """
     files = read_run(run)
-    return write_page(run / "report.html", "run.html", page(files), table_of(files))
+    features = Features(files)
+    return write_page(run / "report.html", "run.html", page(files, features), table_of(features))
 
 
-def page(files: RunFiles) -> dict[str, Any]:
+def page(files: RunFiles, features: Features) -> dict[str, Any]:
     """Everything the template shows."""
     summary, before, after = files.summary, files.before, files.after
-    attempted = files.targets.get("attempted", [])
-    known = {row["feature_id"] for row in attempted}
-    others = [row for row in files.plan if row["kind"] == "missing" and row["feature_id"] not in known]
-    known |= {row["feature_id"] for row in files.plan}
-    unplanned = [i for i in before.get("missing", []) if i not in known]
-    others += [{"feature_id": i, "span": "", "anchor_rate": None} for i in unplanned]
-    counts = Counter(summary["n_rejected"] if summary else (row["reason"] for row in files.rejected))
+    planned = [i for i, row in features.plan.items() if row["kind"] == "missing" and i not in features.targets]
+    unplanned = [i for i in features.missing if i not in features.targets and i not in features.plan]
+    others = [*planned, *unplanned]
+    counts = Counter(summary["n_rejected"] if summary else (row["reason"].partition(":")[0] for row in files.rejected))
     name = shlex.quote(files.name)
     return {
         "files": files,
@@ -83,7 +56,7 @@ def page(files: RunFiles) -> dict[str, Any]:
         "after": after,
         "names": summary.get("names", {}),
         "n_accepted": summary.get("n_accepted", len(files.provenance)),
-        "n_attempted": summary.get("n_attempted", len(attempted)),
+        "n_attempted": summary.get("n_attempted", len(features.targets)),
         "n_rejected": sum(counts.values()),
         "top_reason": ", ".join(f"{n:,} {reason}" for reason, n in counts.most_common(2)),
         "form": f"{before['form']}: {IN_FORM.get(before['form'], '')}" if before else "",
@@ -91,9 +64,9 @@ def page(files: RunFiles) -> dict[str, Any]:
         "coverage_figure": Markup(plots.coverage_figure(before, after)),
         "recovered_figure": Markup(plots.recovered_figure(summary)),
         "rejected_figure": Markup(plots.count_figure("Rejected by reason", counts)),
-        "features": feature_rows(files, attempted[:MAX_FEATURES]),
-        "n_features": len(attempted),
-        "others": [(row, ending(row["span"])) for row in others[:MAX_OTHERS]],
+        "features": [features[i] for i in [*features.targets][:MAX_FEATURES]],
+        "n_features": len(features.targets),
+        "others": [features[i] for i in others[:MAX_OTHERS]],
         "n_others": len(others),
         "n_unplanned": len(unplanned),
         "gave_up": files.gave_up[:MAX_GAVE_UP],
@@ -126,39 +99,3 @@ def notices(files: RunFiles) -> list[str]:
     if value is not None and any(chance is not None and chance >= value for chance in chances):
         said.append("Recovered does not exceed the chance level: plain prompts would have done as well.")
     return said
-
-
-def feature_rows(files: RunFiles, attempted: Sequence[Mapping[str, Any]]) -> list[FeatureRow]:
-    """The attempted features in the order of `targets.json`, each with its best accepted sample."""
-    accepted = Counter(feature for row in files.provenance for feature in row["fires"])
-    asked = Counter(row["written_for"] for row in files.provenance)
-    asked += Counter(row["feature"] for row in files.rejected)
-    best: dict[int, tuple[float, int]] = {}
-    for index, found in enumerate(files.provenance):
-        entry = (found["activation"], -index)
-        best[found["feature"]] = max(best.get(found["feature"], entry), entry)
-    shared = {f: index for index, row in reversed([*enumerate(files.provenance)]) for f in row["fires"]}
-    gave_up = {entry["feature"]: entry["reason"] for entry in files.gave_up}
-    rows = []
-    for target in attempted:
-        feature = target["feature_id"]
-        place = -best[feature][1] if feature in best else shared.get(feature)
-        row = files.provenance[place] if place is not None and feature in best else None
-        state, tone = state_of(files, target, accepted[feature])
-        rows.append(
-            FeatureRow(
-                feature=feature,
-                state=state,
-                tone=tone,
-                target=target,
-                spans=[ending(span["text"], span["token"]) for span in target["spans"][:5]],
-                explanation=(row or {}).get("explanation") or "",
-                n_accepted=accepted[feature],
-                n_asked=asked[feature],
-                best=row,
-                sample=None if place is None else sample_excerpt(files, place, marked=row is not None),
-                accepted_for=None if place is None else files.provenance[place]["feature"],
-                gave_up=gave_up.get(feature, ""),
-            )
-        )
-    return rows

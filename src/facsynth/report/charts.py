@@ -25,9 +25,24 @@ class Line(NamedTuple):
     """(x, share), x ascending."""
     tone: int = 0
     """Which colour and dashes."""
+    value: float | None = None
+    """The share that the legend gives; None: where the curve ends."""
+
+    @property
+    def said(self) -> str:
+        """The share in the legend."""
+        return percent(self.points[-1][1] if self.value is None else self.value)
 
 
-def chart(title: str, lines: Sequence[Line], x_label: str, ticks: Sequence[tuple[float, str]], *, log: bool) -> str:
+def chart(
+    title: str,
+    lines: Sequence[Line],
+    x_label: str,
+    ticks: Sequence[tuple[float, str]],
+    *,
+    log: bool,
+    mark: float | None = None,
+) -> str:
     """Curves from 0 to 100 % over one axis, with a legend; "" where none has two points.
 
     Args:
@@ -36,6 +51,7 @@ def chart(title: str, lines: Sequence[Line], x_label: str, ticks: Sequence[tuple
         x_label: under the axis.
         ticks: (x, text) on it.
         log: whether the axis is logarithmic; x is then above 0.
+        mark: where on it a line stands upright, at which the legend's shares are read.
     """
     lines = [line for line in lines if len(line.points) > 1]
     if not lines:
@@ -53,19 +69,15 @@ def chart(title: str, lines: Sequence[Line], x_label: str, ticks: Sequence[tuple
         + '"/>'
         for line in lines
     )
-    said = "; ".join(f"{line.label} ends at {percent(line.points[-1][1])}" for line in lines)
-    legend = "".join(
-        f'<li><svg width="26" height="8"><line class="line tone-{line.tone % N_TONES}" x2="26" y1="4" y2="4"/></svg>'
-        f"<bdi>{escape(line.label)}</bdi> <strong>{percent(line.points[-1][1])}</strong></li>"
-        for line in lines
-    )
+    said = "; ".join(f"{line.label} {line.said}" for line in lines)
+    upright = "" if mark is None else _upright(at(mark))
     return (
         f'<div class="chart"><svg class="plot" width="100%" height="{HEIGHT + 40}" role="img" '
-        f'aria-label="{escape(f"{title}: {said}")}">{_grid()}'
+        f'aria-label="{escape(f"{title}: {said}")}">{_grid()}{upright}'
         f'<svg width="100%" height="{HEIGHT}" viewBox="0 0 100 100" preserveAspectRatio="none">{paths}</svg>'
         f"{_ticks([(at(x), text) for x, text in ticks if low <= scale(x) <= low + span])}"
         f'<text class="note" x="50%" y="{HEIGHT + 34}" text-anchor="middle">{escape(x_label)}</text></svg></div>'
-        f'<ul class="legend">{legend}</ul>'
+        f'<ul class="legend">{"".join(map(_named, lines))}</ul>'
     )
 
 
@@ -74,12 +86,23 @@ def powers(most: float) -> list[tuple[float, str]]:
     return [(10**k, count(10**k)) for k in range(int(math.log10(max(most, 1))) + 1)]
 
 
+def _named(line: Line) -> str:
+    return (
+        f'<li><svg width="26" height="8"><line class="line tone-{line.tone % N_TONES}" x2="26" y1="4" y2="4"/></svg>'
+        f"<bdi>{escape(line.label)}</bdi> <strong>{line.said}</strong></li>"
+    )
+
+
 def _grid() -> str:
     return "".join(
         f'<line class="rule" x1="0" x2="100%" y1="{y}" y2="{y}"/>'
         f'<text class="tick" x="-8" y="{y + 4}" text-anchor="end">{100 - 100 * y // HEIGHT}</text>'
         for y in range(0, HEIGHT + 1, HEIGHT // 4)
     )
+
+
+def _upright(x: float) -> str:
+    return f'<line class="upright" x1="{x:.2f}%" x2="{x:.2f}%" y1="0" y2="{HEIGHT}"/>'
 
 
 def _ticks(ticks: Sequence[tuple[float, str]]) -> str:

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from facsynth.report.charts import Line, chart, powers
 from facsynth.report.page import write_page
+from facsynth.report.plots import points
 from facsynth.report.shapes import COMPARISON, read_object
 
 RECORD = "comparison.json"
@@ -26,57 +27,75 @@ def build_comparison(folder: Path) -> Path:
     context = {
         "title": folder.resolve().name, "record": record, "sets": sets, "pairs": pairs,
         "headlines": [headline(pair) for pair in pairs],
-        "by_tokens": Markup(_curves(sets, "tokens", "content tokens")),
-        "by_samples": Markup(_curves(sets, "samples", "samples")),
+        "by_tokens": Markup(_curves(record, "tokens", "content tokens")),
+        "by_samples": Markup(_curves(record, "samples", "samples")),
         "by_threshold": Markup(_over_thresholds(record)),
+        "n_without": sum(found["span"] is None for pair in pairs for found in pair["differences"]),
     }  # fmt: skip
     return write_page(folder / "report.html", "comparison.html", context, table_of(pairs))
 
 
-def headline(pair: Mapping[str, Any]) -> str:
-    """What the figures at equal tokens say, in a sentence."""
-    found, first, other = pair["at_equal_tokens"], pair["first"], pair["other"]
+def headline(pair: Mapping[str, Any]) -> Markup:
+    """What the figures at equal tokens say, in a sentence; a name is apart, so that it turns no other word around."""
+    found, names = pair["at_equal_tokens"], (pair["other"], pair["first"])
     if found["ci95"] is None:
-        return f"{other} and {first}: too few samples to say which covers more."
+        return Markup("<bdi>{}</bdi> and <bdi>{}</bdi>: too few samples to say which covers more.").format(*names)
     low, high = found["ci95"]
     if low <= 0 <= high:
         longer = pair["at_equal_samples"]["ci95"]
         rest = " It is just longer." if longer and longer[0] > 0 else ""
-        return f"At equal tokens {other} cannot be told from {first}.{rest}"
-    return f"At equal tokens {other} covers {'more' if low > 0 else 'less'} than {first}."
+        said = Markup("At equal tokens <bdi>{}</bdi> cannot be told from <bdi>{}</bdi>.{}")
+        return said.format(*names, rest)
+    by, what = points(abs(found["value"])).lstrip("+"), "more" if low > 0 else "less"
+    said = Markup("At equal tokens <bdi>{}</bdi> covers {} points {} than <bdi>{}</bdi>.")
+    return said.format(names[0], by, what, names[1])
 
 
-def table_of(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The features that one set fires more often, for the script."""
-    rows = [
-        {
-            "id": found["feature"], "rates": found["rates"], "odds": abs(found["log_odds"]),
-            "state": f"more in {pair['first'] if found['log_odds'] > 0 else pair['other']}",
-            "tone": "open" if found["log_odds"] > 0 else "good",
-            "text": _parts(found["span"]) + ([f"   {pair['other']} against {pair['first']}"] if len(pairs) > 1 else []),
-        }
-        for pair in pairs
-        for found in pair["differences"]
-    ]  # fmt: skip
-    names = [pairs[0]["first"], pairs[0]["other"]] if len(pairs) == 1 else ["The first", "The other"]
-    return {"rows": rows, "rates": names, "sort": "odds"}
+def table_of(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The features that one set fires more often, for the script; None where there are none."""
+    rows = [_row(found, pair) for pair in pairs for found in pair["differences"]]
+    if not rows:
+        return None
+    other = pairs[0]["other"] if len(pairs) == 1 else "The other set"
+    return {
+        "rows": rows, "rates": [pairs[0]["first"], other], "odds": "Odds", "sort": "odds",
+        "every": "more or less", "label": "The span that fires it most",
+    }  # fmt: skip
 
 
-def _parts(span: Mapping[str, str] | None) -> list[str]:
+def _row(found: Mapping[str, Any], pair: Mapping[str, Any]) -> dict[str, Any]:
+    """A feature, opened to further spans of the set that fires it more."""
+    is_less = found["log_odds"] > 0
+    row: dict[str, Any] = {
+        "id": found["feature"], "rates": found["rates"], "odds": abs(found["log_odds"]),
+        "state": f"{'less' if is_less else 'more'} in {pair['other']}", "tone": "open" if is_less else "good",
+        "text": [] if found["span"] is None else _parts(found["span"]),
+    }  # fmt: skip
+    if more := found.get("more"):
+        where = pair["first" if is_less else "other"]
+        row["more"] = [{"title": f"Fires in {where} on", "texts": [_parts(span) for span in more]}]
+        row["summary"] = f"{len(more)} more"
+    return row
+
+
+def _parts(span: Mapping[str, str]) -> list[str]:
     """Before the token that fires, and it."""
-    if span is None:
-        return ["", ""]
     end = len(span["text"]) - len(span["token"])
     return [span["text"][:end], span["text"][end:]]
 
 
-def _curves(sets: Sequence[Mapping[str, Any]], axis: str, label: str) -> str:
-    lines = [Line(one["name"], one["curve"][axis], tone) for tone, one in enumerate(sets)]
+def _curves(record: Mapping[str, Any], axis: str, label: str) -> str:
+    sets = record["sets"]
+    lines = [Line(one["name"], one["curve"][axis], tone, one[f"at_equal_{axis}"]) for tone, one in enumerate(sets)]
     most = max(one[f"n_{axis}"] for one in sets)
-    return chart(f"Coverage over {label}", lines, label, powers(most), log=True)
+    return chart(f"Coverage over {label}", lines, label, powers(most), log=True, mark=record[f"n_{axis}"])
 
 
 def _over_thresholds(record: Mapping[str, Any]) -> str:
-    names = [name for name, _ in record["thresholds"]]
-    lines = [Line(one["name"], [*enumerate(one["thresholds"])], tone) for tone, one in enumerate(record["sets"])]
-    return chart("Coverage over thresholds", lines, "threshold", [*enumerate(names)], log=False)
+    names, asked = [name for name, _ in record["thresholds"]], record["threshold"]
+    mark = names.index(asked) if asked in names else None
+    lines = [
+        Line(one["name"], [*enumerate(one["thresholds"])], tone, one["value"])
+        for tone, one in enumerate(record["sets"])
+    ]
+    return chart("Coverage over thresholds", lines, "threshold", [*enumerate(names)], log=False, mark=mark)

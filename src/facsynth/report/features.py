@@ -1,12 +1,15 @@
-"""The rows of the table of features: what is missing or under-represented, and what became of it; for the script.
+"""What the files of a run say of each feature that is missing or under-represented, and what became of it.
 
-Before: `report.read`. After: `report.build` puts them into the page, and the map beside them.
+Before: `report.read`. After: `report.build` puts it into the page, as a table and as rows for the script.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import inf
 from typing import Any
 
 from facsynth.report.excerpts import Excerpt, ending, sample_excerpt
@@ -19,43 +22,76 @@ N_SAMPLES, SHORT = 3, 160
 """Accepted samples of a feature that are shown; characters of a span where the table is long."""
 
 
-def state_of(files: RunFiles, target: Mapping[str, Any], n_accepted: int) -> tuple[str, str]:
-    """What became of an attempted feature, and how it is coloured: good, bad or open."""
-    if target["kind"] == "under":
-        wanted = target["n_wanted"]
-        return f"{n_accepted} of {wanted} wanted", "good" if n_accepted >= wanted else "bad"
-    if not files.after:
-        return ("accepted, not measured", "open") if n_accepted else ("open", "open")
-    if target["feature_id"] in files.after["missing"]:
-        return "not recovered", "bad"
-    return ("recovered", "good") if n_accepted else ("recovered by others", "good")
+@dataclass(frozen=True, eq=False)
+class Feature:
+    """What the files say of one."""
+
+    files: RunFiles
+    feature: int
+    state: str
+    """What became of it."""
+    tone: str
+    """How that is coloured: good, bad or open."""
+    planned: dict[str, Any]
+    """Its row of the plan; empty where it has none."""
+    target: dict[str, Any]
+    """Its row of `targets.json`; empty where it was not attempted."""
+    accepted: Sequence[int]
+    """Rows of provenance whose samples fire it: those accepted for it first, the strongest first."""
+    n_asked: int
+    """Candidates written for it."""
+    gave_up: str
+
+    @cached_property
+    def spans(self) -> list[Excerpt]:
+        """Of the anchor, the strongest first."""
+        return [ending(span["text"], span["token"]) for span in self.target.get("spans", [])]
+
+    @property
+    def span(self) -> Excerpt:
+        """The one that fires it most, as far as it is known."""
+        return self.spans[0] if self.spans else ending(self.planned.get("span") or "")
+
+    @property
+    def rates(self) -> tuple[float | None, float | None]:
+        """Share of the samples that fire it, of anchor and seed set."""
+        anchor, seed = (number((self.planned | self.target).get(key)) for key in ("anchor_rate", "seed_rate"))
+        return anchor, seed
+
+    @property
+    def accepted_for(self) -> int | None:
+        """The feature that the best accepted sample was accepted for: another one where none was for this."""
+        return self.files.provenance[self.accepted[0]]["feature"] if self.accepted else None
+
+    @property
+    def best(self) -> Mapping[str, Any] | None:
+        """Provenance of the strongest sample that was accepted for it."""
+        return self.files.provenance[self.accepted[0]] if self.accepted_for == self.feature else None
+
+    @cached_property
+    def sample(self) -> Excerpt | None:
+        """The best accepted sample."""
+        return next(self.samples(), None)
+
+    def samples(self, first: int = 0) -> Iterator[Excerpt]:
+        """The best accepted samples that can be shown, from the `first` one on."""
+        for index in self.accepted[first:N_SAMPLES]:
+            is_own = self.files.provenance[index]["feature"] == self.feature
+            found = sample_excerpt(self.files, index, marked=is_own)
+            if found is not None:
+                yield found
 
 
-def table_of(files: RunFiles) -> dict[str, Any] | None:
-    """Everything that the script shows; None where nothing was measured."""
-    plan = {row["feature_id"]: row for row in files.plan}
-    targets = {row["feature_id"]: row for row in files.targets.get("attempted", [])}
-    listed = [*files.before.get("missing", []), *files.before.get("under", [])]
-    ids = list(dict.fromkeys([*plan, *targets, *listed]))
-    if not ids:
-        return None
-    facts = _Facts(files)
-    length = SHORT if len(ids) > MOST_DETAILED else None
-    rows = [
-        facts.row(feature, plan.get(feature, {}), targets.get(feature), length, detailed=n < MOST_DETAILED)
-        for n, feature in enumerate(ids[:MOST_ROWS])
-    ]
-    return {
-        "rows": rows, "rates": ["Anchor", "Seed set", *(["After"] if facts.after_rates else [])],
-        "label": "Meaning, or the span that fires it most", "map": files.map.get("points", []),
-    }  # fmt: skip
-
-
-class _Facts:
-    """What the files say, by feature."""
+class Features:
+    """Those of the plan, then others that were attempted, then others that are missing or under-represented."""
 
     def __init__(self, files: RunFiles) -> None:
         self.files = files
+        self.plan = {row["feature_id"]: row for row in files.plan}
+        self.targets = {row["feature_id"]: row for row in files.targets.get("attempted", [])}
+        self.missing, self.under = (dict.fromkeys(files.before.get(key, [])) for key in ("missing", "under"))
+        self.lost = set(files.after.get("missing", []))
+        self.ids = list({**self.plan, **self.targets, **self.missing, **self.under})
         self.accepted: dict[int, list[int]] = defaultdict(list)
         for index, row in enumerate(files.provenance):
             for feature in row["fires"]:
@@ -63,96 +99,113 @@ class _Facts:
         self.asked = Counter(row["written_for"] for row in files.provenance)
         self.asked += Counter(row["feature"] for row in files.rejected)
         self.gave_up = {row["feature"]: row["reason"] for row in files.gave_up}
-        self.shading = {(row["feature"], row["source"]): row["tokens"] for row in files.shading}
-        self.after_rates = dict(files.curves_after.get("rates", []))
-        self.missing, self.under = set(files.before.get("missing", [])), set(files.before.get("under", []))
 
-    def row(
-        self, feature: int, planned: Mapping[str, Any], target: Mapping[str, Any] | None, length: int | None, *,
-        detailed: bool,
-    ) -> dict[str, Any]:  # fmt: skip
-        """One feature as the script wants it; what is not known is left out."""
-        state, tone = self._state(feature, planned, target)
-        spans = [ending(span["text"], span["token"]) for span in (target or {}).get("spans", [])]
-        span = spans[0] if spans else ending(planned.get("span") or "")
-        rates = [_rate(planned, target, "anchor_rate"), _rate(planned, target, "seed_rate")]
-        row: dict[str, Any] = {
-            "id": feature, "state": state, "tone": tone, "text": _parts(span, length),
-            "rates": [*rates, *([self.after_rates.get(feature)] if self.after_rates else [])],
-        }  # fmt: skip
-        row |= {
-            key: value
-            for key, value in (("about", planned.get("explanation")), ("group", planned.get("group")))
-            if value is not None and value != ""
-        }
-        if note := "; ".join(self._notes(feature, planned)):
-            row["note"] = note
-        if target and detailed:
-            parts = (self._in_anchor(feature, spans), self._samples(feature))
-            row["more"] = [part for part in parts if part]
-            row["summary"] = f"{len(self.accepted[feature])} accepted, {self.asked[feature]} written for it"
-        return row
+    def __getitem__(self, feature: int) -> Feature:
+        planned, target = self.plan.get(feature, {}), self.targets.get(feature, {})
+        accepted = self.accepted.get(feature, [])
+        state, tone = self._state(feature, planned, target, len(accepted))
 
-    def _state(self, feature: int, planned: Mapping[str, Any], target: Mapping[str, Any] | None) -> tuple[str, str]:
+        def order(index: int) -> float:
+            row = self.files.provenance[index]
+            return -row["activation"] if row["feature"] == feature else inf
+
+        return Feature(
+            self.files, feature, state, tone, planned, target, sorted(accepted, key=order), self.asked[feature],
+            self.gave_up.get(feature, ""),
+        )  # fmt: skip
+
+    def _state(
+        self, feature: int, planned: Mapping[str, Any], target: Mapping[str, Any], n_accepted: int
+    ) -> tuple[str, str]:
+        is_back = feature not in self.lost if self.files.after else None
         if target:
-            return state_of(self.files, target, len(self.accepted[feature]))
-        if planned and not planned.get("keep", True):
+            return _outcome(target, n_accepted, is_back=is_back)
+        if not planned.get("keep", True):
             return "left out", "open"
-        is_back = self.files.after and feature in self.missing and feature not in self.files.after["missing"]
-        if is_back:
+        if is_back and feature in self.missing:
             return "recovered by others", "good"
         return ("under-represented", "open") if feature in self.under else ("missing", "open")
 
-    def _notes(self, feature: int, planned: Mapping[str, Any]) -> list[str]:
-        score = number(planned.get("score"))
-        told = [planned.get("verdict") or "", "" if score is None else f"explanation right on {score:.0%} of texts"]
-        told += [planned.get("why") or "", f"gave up: {self.gave_up[feature]}" if feature in self.gave_up else ""]
-        return [text for text in told if text]
 
-    def _in_anchor(self, feature: int, spans: Sequence[Excerpt]) -> dict[str, Any] | None:
-        """The best texts of the anchor, the first one shaded where it was looked at token by token."""
-        shaded = self._shaded(feature, "anchor")
-        texts = [*shaded, *(_parts(one) for one in spans[len(shaded) :])]
-        return {"title": "Fires in the anchor on", "texts": texts} if texts else None
-
-    def _shaded(self, feature: int, source: str) -> list[dict[str, Any]]:
-        """Its tokens, each with its share of the highest activation."""
-        tokens = self.shading.get((feature, source), [])
-        highest = max((activation for _, activation in tokens), default=0.0)
-        if highest <= 0:
-            return []
-        return [{"parts": [[text, round(activation / highest, 2)] for text, activation in tokens]}]
-
-    def _samples(self, feature: int) -> dict[str, Any] | None:
-        """The accepted samples that fire it, those first that were accepted for it, strongest first."""
-
-        def order(index: int) -> tuple[bool, float]:
-            row = self.files.provenance[index]
-            return row["feature"] != feature, -row["activation"]
-
-        texts: list[Any] = self._shaded(feature, "accepted")
-        for index in sorted(self.accepted[feature], key=order)[len(texts) : N_SAMPLES]:
-            row = self.files.provenance[index]
-            own = row["feature"] == feature
-            found = sample_excerpt(self.files, index, marked=own)
-            if found is not None:
-                texts.append(_parts(found))
-        title = "Accepted samples"
-        best = next(
-            (
-                self.files.provenance[i]
-                for i in self.accepted[feature]
-                if self.files.provenance[i]["feature"] == feature
-            ),
-            None,
-        )
-        if best:
-            title += f", the strongest {times(best['activation'], best['threshold'])}"
-        return {"title": title, "texts": texts} if texts else None
+def _outcome(target: Mapping[str, Any], n_accepted: int, *, is_back: bool | None) -> tuple[str, str]:
+    """What became of an attempted feature; `is_back`: None where it was not measured again."""
+    if target["kind"] == "under":
+        wanted = target["n_wanted"]
+        return f"{n_accepted} of {wanted} wanted", "good" if n_accepted >= wanted else "bad"
+    if is_back is None:
+        return ("accepted, not measured", "open") if n_accepted else ("open", "open")
+    if not is_back:
+        return "not recovered", "bad"
+    return ("recovered", "good") if n_accepted else ("recovered by others", "good")
 
 
-def _rate(planned: Mapping[str, Any], target: Mapping[str, Any] | None, key: str) -> float | None:
-    return number((target or {}).get(key, planned.get(key)))
+def table_of(features: Features) -> dict[str, Any] | None:
+    """Everything that the script shows; None where nothing was measured."""
+    files, ids = features.files, features.ids
+    if not ids:
+        return None
+    rates = dict(files.curves_after.get("rates", []))
+    shading = {(row["feature"], row["source"]): row["tokens"] for row in files.shading}
+    length = SHORT if len(ids) > MOST_DETAILED else None
+    rows = []
+    for n, feature in enumerate(ids[:MOST_ROWS]):
+        one = features[feature]
+        row = _row(one, length)
+        if rates:
+            row["rates"].append(rates.get(feature))
+        if one.target and n < MOST_DETAILED:
+            row["more"] = [part for part in (_in_anchor(one, shading), _accepted(one, shading)) if part]
+            row["summary"] = f"{len(one.accepted)} accepted, {one.n_asked} written for it"
+        rows.append(row)
+    return {
+        "rows": rows, "rates": ["Anchor", "Seed set", *(["After"] if rates else [])],
+        "label": "Meaning, or the span that fires it most", "map": files.map.get("points", []),
+    }  # fmt: skip
+
+
+def _row(one: Feature, length: int | None) -> dict[str, Any]:
+    """A feature as the script wants it; what is not known is left out."""
+    score = number(one.planned.get("score"))
+    notes = (
+        one.planned.get("verdict"),
+        None if score is None else f"explanation right on {score:.0%} of texts",
+        one.planned.get("why"),
+        one.gave_up and f"gave up: {one.gave_up}",
+    )
+    known = {key: one.planned.get(name) for key, name in (("about", "explanation"), ("group", "group"))}
+    known["note"] = "; ".join(filter(None, notes))
+    return {
+        "id": one.feature, "state": one.state, "tone": one.tone, "text": _parts(one.span, length),
+        "rates": [*one.rates], **{key: value for key, value in known.items() if value not in (None, "")},
+    }  # fmt: skip
+
+
+_Shading = Mapping[tuple[int, str], Sequence[tuple[str, float]]]
+
+
+def _in_anchor(one: Feature, shading: _Shading) -> dict[str, Any] | None:
+    """The best texts of the anchor, the first one shaded where it was looked at token by token."""
+    texts = _shaded(shading.get((one.feature, "anchor"), []))
+    texts += [_parts(span) for span in one.spans[len(texts) :]]
+    return {"title": "Fires in the anchor on", "texts": texts} if texts else None
+
+
+def _accepted(one: Feature, shading: _Shading) -> dict[str, Any] | None:
+    """The best accepted samples, the first one shaded likewise."""
+    texts = _shaded(shading.get((one.feature, "accepted"), []))
+    texts += [_parts(found) for found in one.samples(len(texts))]
+    title = "Accepted samples"
+    if one.best:
+        title += f", the strongest {times(one.best['activation'], one.best['threshold'])}"
+    return {"title": title, "texts": texts} if texts else None
+
+
+def _shaded(tokens: Sequence[tuple[str, float]]) -> list[Any]:
+    """A text as its tokens, each with its share of the highest activation; none where nothing fires."""
+    highest = max((activation for _, activation in tokens), default=0.0)
+    if highest <= 0:
+        return []
+    return [{"parts": [[text, round(activation / highest, 2)] for text, activation in tokens]}]
 
 
 def _parts(one: Excerpt, length: int | None = None) -> list[str]:

@@ -182,6 +182,14 @@ OF_CURVES_AFTER: Shape = {
     "rates": list_of(list_of(is_number, 2)),
 }
 OF_MAP: Shape = {"points": list_of(list_of(is_number, 3))}
+SPAN: Shape = {"text": is_text, "token": is_text}
+DIFFERING: Shape = {
+    "feature": is_count,
+    "rates": list_of(is_share, 2),
+    "log_odds": is_number,
+    "span": or_null(object_of(SPAN)),
+}
+_IS_DIFFERING, _ARE_SPANS = object_of(DIFFERING), list_of(object_of(SPAN))
 DIFFERENCE: Shape = {"value": is_number, "ci95": or_null(list_of(is_number, 2))}
 COMPARISON: Shape = {
     "sets": list_of(
@@ -201,14 +209,7 @@ COMPARISON: Shape = {
             **dict.fromkeys(("only_first", "only_other"), list_of(is_count)),
             "n_tested": is_count,
             "compared": list_of(is_share, 2),
-            "differences": list_of(
-                object_of({
-                    "feature": is_count,
-                    "rates": list_of(is_share, 2),
-                    "log_odds": is_number,
-                    "span": or_null(object_of({"text": is_text, "token": is_text})),
-                })
-            ),
+            "differences": list_of(lambda row: _IS_DIFFERING(row) and _ARE_SPANS(row.get("more", []))),
         })
     ),
     "thresholds": list_of(lambda row: isinstance(row, list) and len(row) == 2 and is_text(row[0]) and is_count(row[1])),

@@ -37,18 +37,19 @@
   const search = make("input", {type: "search", placeholder: "search texts, ids …", id: "search"});
   search.setAttribute("aria-label", "search the features");
   const states = [...new Set(data.rows.map(row => row.state))].sort();
-  const filter = make("select", {id: "filter"}, make("option", {value: "", textContent: "every status"}),
+  const filter = make("select", {id: "filter"}, make("option", {value: "", textContent: data.every || "every status"}),
     ...states.map(state => make("option", {value: state, textContent: state})));
   filter.setAttribute("aria-label", "status");
   const concepts = make("input", {type: "checkbox", checked: true, id: "concepts"});
   const grouped = make("label", {className: "note"}, concepts, " one row a concept");
   grouped.hidden = standing.size === 0;
   const counted = make("span", {className: "note", id: "counted"});
-  const columns = [["id", "Feature"], ...data.rates.map((name, k) => ["rate-" + k, name]), ["text", data.label || "Span"]];
+  const columns = [["id", "Feature"], ...data.rates.map((name, k) => ["rate-" + k, name]),
+    ...data.odds ? [["odds", data.odds]] : [], ["text", data.label || "Span"]];
   const head = make("tr", {}, ...columns.map(([key, label]) => {
     const cell = make("th", {scope: "col"});
     if (key === "text") { cell.textContent = label; return cell; }
-    const button = make("button", {type: "button", textContent: label});
+    const button = make("button", {type: "button", textContent: label, title: label});
     button.dataset.key = key;
     button.onclick = () => { up = sortKey === key ? !up : key === "id"; sortKey = key; draw(); };
     cell.append(button);
@@ -57,7 +58,7 @@
   const body = make("tbody");
   const more = make("button", {type: "button", className: "more", onclick: () => { shown += 5 * SHOWN; draw(); }});
   place.replaceChildren(make("div", {className: "tools"}, search, filter, grouped, counted),
-    make("table", {className: "features wide"}, make("thead", {}, head), body), more);
+    make("table", {className: "features stacked wide"}, make("thead", {}, head), body), more);
 
   const details = row => {
     const box = make("div", {className: "details"});
@@ -75,6 +76,11 @@
     if (heat >= 1) span.className = "peak";
     return span;
   }));
+  const figure = (label, textContent) => {
+    const cell = make("td", {className: "number", textContent});
+    cell.dataset.label = label;
+    return cell;
+  };
   const draw = () => {
     const wanted = search.value.toLowerCase().split(/\s+/).filter(Boolean), state = filter.value;
     const isShown = row => !concepts.checked || row.group === undefined || !hasLeader.has(row.group);
@@ -88,7 +94,7 @@
       if (row.note) first.append(make("span", {className: "note", textContent: row.note}));
       const last = make("td", {});
       if (row.about) last.append(make("p", {className: "about", textContent: row.about}));
-      if (row.text) last.append(marked(row.text));
+      if (row.text && row.text.some(Boolean)) last.append(marked(row.text));
       if (row.rates.length > 1) last.append(bars(row.rates));
       const n = (standing.get(row.id) || []).length;
       if ((row.more && row.more.length) || n) {
@@ -98,8 +104,8 @@
         last.append(opened);
       }
       const line = make("tr", {id: "feature-" + row.id}, first,
-        ...data.rates.map((name, k) => { const cell = make("td", {className: "number", textContent: percent(row.rates[k])});
-          cell.dataset.label = name; return cell; }), last);
+        ...data.rates.map((name, k) => figure(name, percent(row.rates[k]))),
+        ...data.odds ? [figure(data.odds, Math.exp(row.odds).toFixed(1) + "\u00a0×")] : [], last);
       return line;
     }));
     counted.textContent = `${rows.length.toLocaleString("en")} of ${data.rows.length.toLocaleString("en")}`;
