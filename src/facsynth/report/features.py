@@ -73,11 +73,11 @@ class Feature:
         """The best accepted sample."""
         return next(self.samples(), None)
 
-    def samples(self, first: int = 0) -> Iterator[Excerpt]:
-        """The best accepted samples that can be shown, from the `first` one on."""
-        for index in self.accepted[first:N_SAMPLES]:
-            is_own = self.files.provenance[index]["feature"] == self.feature
-            found = sample_excerpt(self.files, index, marked=is_own)
+    def samples(self, but: str = "") -> Iterator[Excerpt]:
+        """The best accepted samples that can be shown, but for the one of that id."""
+        rows = self.files.provenance
+        for index in [i for i in self.accepted if rows[i]["sample_id"] != but][: N_SAMPLES - bool(but)]:
+            found = sample_excerpt(self.files, index, marked=rows[index]["feature"] == self.feature)
             if found is not None:
                 yield found
 
@@ -145,7 +145,7 @@ def table_of(features: Features) -> dict[str, Any] | None:
     if not ids:
         return None
     rates = dict(files.curves_after.get("rates", []))
-    shading = {(row["feature"], row["source"]): row["tokens"] for row in files.shading}
+    shading = {(row["feature"], row["source"]): row for row in files.shading}
     length = SHORT if len(ids) > MOST_DETAILED else None
     rows = []
     for n, feature in enumerate(ids[:MOST_ROWS]):
@@ -180,28 +180,30 @@ def _row(one: Feature, length: int | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-_Shading = Mapping[tuple[int, str], Sequence[tuple[str, float]]]
+_Shading = Mapping[tuple[int, str], Mapping[str, Any]]
 
 
 def _in_anchor(one: Feature, shading: _Shading) -> dict[str, Any] | None:
     """The best texts of the anchor, the first one shaded where it was looked at token by token."""
-    texts = _shaded(shading.get((one.feature, "anchor"), []))
+    texts = _shaded(shading.get((one.feature, "anchor")))
     texts += [_parts(span) for span in one.spans[len(texts) :]]
     return {"title": "Fires in the anchor on", "texts": texts} if texts else None
 
 
 def _accepted(one: Feature, shading: _Shading) -> dict[str, Any] | None:
     """The best accepted samples, the first one shaded likewise."""
-    texts = _shaded(shading.get((one.feature, "accepted"), []))
-    texts += [_parts(found) for found in one.samples(len(texts))]
+    row = shading.get((one.feature, "accepted"))
+    texts = _shaded(row)
+    texts += [_parts(found) for found in one.samples(row["sample_id"] if row and texts else "")]
     title = "Accepted samples"
     if one.best:
         title += f", the strongest {times(one.best['activation'], one.best['threshold'])}"
     return {"title": title, "texts": texts} if texts else None
 
 
-def _shaded(tokens: Sequence[tuple[str, float]]) -> list[Any]:
+def _shaded(row: Mapping[str, Any] | None) -> list[Any]:
     """A text as its tokens, each with its share of the highest activation; none where nothing fires."""
+    tokens = row["tokens"] if row else []
     highest = max((activation for _, activation in tokens), default=0.0)
     if highest <= 0:
         return []

@@ -157,7 +157,7 @@ PROVENANCE: Shape = {
     "feature": is_count,
     "written_for": or_null(is_count),
     **dict.fromkeys(("threshold", "activation"), is_number),
-    **dict.fromkeys(("span", "form", "source", "text_sha256"), is_text),
+    **dict.fromkeys(("sample_id", "span", "form", "source", "text_sha256"), is_text),
     "fires": list_of(is_count),
     "explanation": or_null(is_text),
 }
@@ -220,7 +220,7 @@ COMPARISON: Shape = {
 }  # fmt: skip
 OF_SHADING: Shape = {
     "feature": is_count,
-    "source": is_text,
+    **dict.fromkeys(("source", "sample_id"), is_text),
     "tokens": list_of(
         lambda pair: isinstance(pair, list) and len(pair) == 2 and is_text(pair[0]) and is_number(pair[1])
     ),
