@@ -17,7 +17,7 @@ from facsynth import pipeline
 from facsynth.errors import InputError, SettingsError
 from facsynth.exporting import ExportSettings, _of_layout, export_run
 from facsynth.settings import parse_settings
-from facsynth.store import read_json, read_jsonl
+from facsynth.store import read_json, read_jsonl, write_jsonl
 from facsynth.text.export import dataset_info, laid_out
 from tiny_cli import facsynth
 
@@ -182,6 +182,14 @@ def test_the_card_says_what_is_in_it_and_names_no_folder(finished: Path, tmp_pat
     assert f"{read_json(finished / 'summary.json')['after']:.1%}" in card
     assert "unknown" in card
     assert str(finished.parent) not in card
+
+
+def test_a_share_of_written_samples_where_none_was_written_is_refused(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    rows = read_jsonl(finished / "provenance.jsonl")
+    write_jsonl(tmp_path / "run" / "provenance.jsonl", [row | {"source": "selected"} for row in rows])
+    with pytest.raises(SettingsError, match="no written ones"):
+        export_run(tmp_path / "run", tmp_path / "data", ExportSettings(mix=True, synthetic_share=0.2))
 
 
 def test_what_cannot_be_exported_is_refused(finished: Path, tmp_path: Path) -> None:

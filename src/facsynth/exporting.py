@@ -142,6 +142,11 @@ def _cut(written: list[_Item], others: list[_Item], share: float) -> tuple[list[
     """As many of both as there can be with this share of written ones."""
     if not 0 <= share <= 1:
         raise SettingsError(f"the share of written samples is {share}\nGive one between 0 and 1.")
+    if share and not written:
+        raise SettingsError(
+            f"a mix with {share:.0%} of written samples is empty: the run has no written ones\n"
+            "Leave out --synthetic-share: selected samples are real ones."
+        )
     n_written = len(written) if share == 1 else min(len(written), math.floor(len(others) * share / (1 - share) + 1e-9))
     n_others = len(others) if share == 0 else min(len(others), math.floor(len(written) * (1 - share) / share + 1e-9))
     return written[:n_written], others[:n_others]
