@@ -69,7 +69,8 @@ def make_run(
     for name, table in rows.items():
         write_jsonl(run / f"{name}.jsonl", table)
     before = _coverage(run / "coverage/before.json", N_COVERED, ids, at_equal_tokens=0.537,
-                       ceiling_at_equal_tokens=0.971, at_equal_samples=None, notes=["the anchor is small"])  # fmt: skip
+                       ceiling_at_equal_tokens=0.971, n_target_of_half=201, at_equal_samples=0.552,
+                       notes=["the anchor is small"])  # fmt: skip
     after = _coverage(run / "coverage/after.json", N_COVERED + len(tried) - len(lost), sorted(lost + others))
     write_json(run / "targets.json", {"attempted": attempted, "rng_seed": 7, "n_planned": len(ids)})
     plan = [PlanRow(i, "missing", 2, 0.06 / (1 + n), 0.0, True, span=texts[n][0]) for n, i in enumerate(ids)]

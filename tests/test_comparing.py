@@ -12,7 +12,7 @@ import tiny_run
 from facsynth.comparing import compare_sets
 from facsynth.errors import SettingsError
 from facsynth.names import names_of
-from facsynth.report.comparison import headline
+from facsynth.report.comparison import RECORD, headline
 from facsynth.settings import parse_settings
 from facsynth.store import read_json
 from tiny_cli import Parts, facsynth
@@ -38,7 +38,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
 
 def compared(parts: Parts, folder: Path, *names: str) -> dict:  # type: ignore[type-arg]
     raw = {**parts.settings, "data": {**parts.settings["data"], "seed": [str(parts.folder / name) for name in names]}}
-    return compare_sets(parse_settings(raw, "the test"), folder / "out", folder / "cache")
+    return read_json(compare_sets(parse_settings(raw, "the test"), folder / "out", folder / "cache") / RECORD)
 
 
 def test_the_figures_are_those_of_each_set_alone(parts: Parts, tmp_path: Path) -> None:
@@ -137,6 +137,25 @@ def test_what_cannot_be_compared_is_refused(parts: Parts, tmp_path: Path) -> Non
     assert "does not ask a judge" in done.stderr
 
 
+def test_a_part_of_a_corpus_is_refused(parts: Parts, tmp_path: Path) -> None:
+    done = facsynth("encode", parts.folder / "wide.jsonl", *parts.space, "--shard", "2/2", "-o", tmp_path / "part")
+    assert done.code == 0, done.stderr
+    done = facsynth("compare", parts.folder / "narrow.jsonl", tmp_path / "part", *parts.options)
+    assert done.code == 1
+    assert "is part 2/2 of a corpus" in done.stderr and "facsynth merge" in done.stderr
+
+
+def test_a_file_that_was_changed_is_compared_again(parts: Parts, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.jsonl"
+    values = []
+    for name in ("narrow.jsonl", "wide.jsonl"):
+        mine.write_bytes((parts.folder / name).read_bytes())
+        done = facsynth("compare", parts.folder / "wide.jsonl", mine, *parts.options, "--json")
+        assert done.code == 0, done.stderr
+        values.append(json.loads(done.stdout)["sets"][1]["value"])
+    assert values[0] < values[1]
+
+
 def test_names_are_those_of_the_files_with_a_number_where_they_are_equal() -> None:
     assert names_of(["a/x.jsonl", "b/x.jsonl", "y.jsonl", "hf:owner/name"]) == [
         "x.jsonl (1)",
@@ -144,3 +163,4 @@ def test_names_are_those_of_the_files_with_a_number_where_they_are_equal() -> No
         "y.jsonl",
         "name",
     ]
+    assert names_of(["a/x (1)", "b/x", "c/x"]) == ["x (1)", "x (2)", "x (3)"]

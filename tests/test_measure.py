@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 import tiny_run
-from facsynth.coverage.coverage import coverage, targets
+from facsynth.coverage.coverage import Targets, coverage, targets
 from facsynth.coverage.threshold import Threshold, feature_thresholds
 from facsynth.errors import InputError, MismatchError, SettingsError
 from facsynth.features.encode import EncodeSettings, FeatureSpace
 from facsynth.features.encoded import Encoded, encode
 from facsynth.features.shards import entries_of
 from facsynth.measure import Measured, check_background, measure
+from facsynth.profile import Profile
 from facsynth.records import Message, Sample
 from facsynth.settings import RunSettings, SaeBlock, parse_settings
 from facsynth.text.corpus import Corpus, read_corpus
@@ -85,11 +87,30 @@ def test_a_quantile_threshold_asks_for_more_support(bench: Bench) -> None:
     assert measure(bench.anchor, bench.seed, None, settings()).targets.anchor_support == 3
 
 
+def _of_half(bench: Bench) -> tuple[Profile, npt.NDArray[np.float32], Targets]:
+    """The half of the anchor that is measured; thresholds and targets of the other."""
+    half, other = bench.anchor.halves()
+    thresholds = feature_thresholds(Threshold.parse("r0.5"), half)
+    return other, thresholds, targets(half, thresholds)
+
+
+def test_a_set_of_the_anchors_own_source_covers_what_the_ceiling_is(bench: Bench) -> None:
+    """At equal samples, on average: both are shares of the same targets."""
+    gaps = []
+    for n in range(12):
+        own = bench.encode(f"own{n}", bench.texts(80, 100 + n))
+        scale = measure(bench.anchor, own, None, settings()).scale
+        assert scale
+        gaps.append(scale.at_equal_samples - scale.ceiling)
+    assert abs(np.mean(gaps)) < 0.02
+
+
 def test_coverage_at_equal_tokens_takes_from_the_longer_side_only(bench: Bench) -> None:
     short = measure(bench.anchor, bench.seed, None, settings())
     assert bench.seed.profile.n_tokens < min(half.n_tokens for half in bench.anchor.halves())
     assert short.scale
-    assert short.scale.at_equal_tokens == pytest.approx(short.coverage.value)
+    _, thresholds, aims = _of_half(bench)
+    assert short.scale.at_equal_tokens == pytest.approx(coverage(bench.seed.profile, aims, thresholds).value)
     assert short.scale.ceiling_at_equal_tokens < 1
     many = bench.encode("many", bench.texts(400, 3, tiny_run.WORDS[:5]))
     long = measure(bench.anchor, many, None, settings())
@@ -104,16 +125,16 @@ def test_the_ceiling_is_that_of_as_many_samples_as_the_seed_set_has(bench: Bench
     assert few.scale
     assert many.scale
     assert few.coverage.value < few.scale.ceiling < many.scale.ceiling <= 1
-    assert few.scale.at_equal_samples == pytest.approx(few.coverage.value)
+    _, thresholds, aims = _of_half(bench)
+    assert few.scale.n_target == len(aims.feature_ids)
+    assert few.scale.at_equal_samples == pytest.approx(coverage(bench.seed.profile, aims, thresholds).value)
     more = measure(bench.anchor, bench.encode("hundreds", bench.texts(300, 6)), None, settings())
     assert more.scale
     assert more.scale.at_equal_samples < more.coverage.value, "a half of the anchor has fewer samples than that"
 
 
 def test_the_ceiling_is_of_targets_that_the_measured_half_had_no_part_in(bench: Bench) -> None:
-    half, other = bench.anchor.halves()
-    its_thresholds = feature_thresholds(Threshold.parse("r0.5"), half)
-    known = targets(half, its_thresholds)
+    other, its_thresholds, known = _of_half(bench)
     found = measure(bench.anchor, bench.anchor, None, settings())
     assert found.scale
     assert found.scale.ceiling == pytest.approx(coverage(other, known, its_thresholds).value)

@@ -59,7 +59,7 @@ def measured(seed: Profile = SEED, min_support: int = 1) -> Measured:
     return Measured(
         thresholds=NO_WEIGHT, relevance=everything(ANCHOR), targets=aims,
         coverage=coverage(seed, aims, NO_WEIGHT, min_support), under=under_represented(seed, ANCHOR, aims, NO_WEIGHT),
-        scale=Scale(0.9, 0.3, 0.8, 0.3, CURVE, CURVE), interval=None, notes=("a note",), others=(),
+        scale=Scale(0.9, 0.3, 0.8, 0.3, 8, CURVE, CURVE), interval=None, notes=("a note",), others=(),
         source=richness(seed.firing_samples(NO_WEIGHT), seed.n_samples),
     )  # fmt: skip
 

@@ -45,7 +45,7 @@ def test_the_figures_of_the_run_are_on_the_page(tmp_path: Path) -> None:
         "20 of 24", "38.3 %", "41.7 %", "53.7 %", "48,213", "23,417", "SmolLM2-135M-Instruct", "layers.14", "r0.5",
         "contrast", "every feature tried", "does not fire", "gave up: cap of 12 candidates", "0.81 × threshold",
         "facsynth verify demo", "5f2c5f2c", "model: {name: embedded}", "95 % interval 51.7 to 61.7 %",
-            "53.7 %, ceiling 97.1 %", "1,044 of them for the chance level alone; in 288 calls",
+            "53.7 %, where the ceiling is 97.1 %", "1,044 of them for the chance level alone; in 288 calls",
                 "written, 31", "In the eyes of the judge", "From cheap to dear",
             "29 plain samples; where more would be needed",
     ):  # fmt: skip

@@ -5,12 +5,13 @@ Before: settings whose seed files are the sets. After: `comparison.json`, which 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from facsynth.assemble import open_background, open_space, read_data
-from facsynth.errors import SettingsError
+from facsynth.errors import InputError, SettingsError
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded
 from facsynth.filling import encode_part
@@ -23,52 +24,60 @@ from facsynth.run_folder import effective
 from facsynth.selfcheck import check_before_measuring
 from facsynth.settings import RunSettings
 from facsynth.side_by_side import side_by_side
-from facsynth.store import Artifact, read_json, write_json
+from facsynth.store import Artifact, fingerprint, read_json, write_json
 from facsynth.text.corpus import Corpus
 
 
-def compare_sets(settings: RunSettings, out: Path, cache: Path, progress: Progress = no_progress) -> dict[str, Any]:
+def compare_sets(settings: RunSettings, out: Path | None, cache: Path, progress: Progress = no_progress) -> Path:
     """Encode the anchor and each set, and write down how they differ.
 
     Args:
         settings: whose seed files are the sets, each by itself: data, or the folder of an encoded corpus.
-        out: folder; the same call goes on in it.
+        out: folder, or None for one in the cache of these settings and data; the same call goes on in it.
         cache: for hashes.
         progress: told of every set.
 
     Returns:
-        What `comparison.json` holds, as `side_by_side` gives it.
+        The folder, whose `comparison.json` holds what `side_by_side` gives.
 
     Raises:
         SettingsError: fewer than two sets, relevance by a judge, or by contrast without a background.
         MismatchError: a set that was encoded in another feature space.
+        InputError: a set that is a part of an encoded corpus.
     """
-    sources = settings.data.seed
     _check(settings)
+    anchor = read_data(settings.data, "anchor", progress)
+    sets = [_read(settings, source, progress) for source in settings.data.seed]
+    prints = [anchor.fingerprint, *map(_fingerprint, sets)]
+    out = out or cache / "runs" / f"compare-{fingerprint([effective(settings), *prints])[:16]}"
     with locked(out):
-        anchor_texts = read_data(settings.data, "anchor", progress)
-        corpora = [_read(settings, source, progress) for source in sources]
-        prints = [anchor_texts.fingerprint, *map(_fingerprint, corpora)]
-        names = ["anchor", *(f"set-{n}" for n in range(1, len(corpora) + 1))]
+        names = ["anchor", *(f"set-{n}" for n in range(1, len(sets) + 1))]
         folder = Artifact(out, "compare", effective(settings), dict(zip(names, prints, strict=True)))
-        if folder.manifest is not None:
-            return read_json(out / RECORD, "sets", "pairs")
-        check_background_place(settings, cache)
-        progress("loading the model", 0, None)
-        space = open_space(settings, cache)
-        background = open_background(settings, space)
-        texts = chain(anchor_texts, *(corpus for corpus in corpora if isinstance(corpus, Corpus)))
-        notes = check_before_measuring(space, texts, settings, cache, progress, data=prints)
-        anchor, *sets = (
-            _encoded(corpus, space, out / "features" / name, cache, progress)
-            for name, corpus in zip(names, [anchor_texts, *corpora], strict=True)
-        )
-        named = dict(zip(names_of(sources), sets, strict=True))
-        record = side_by_side(named, anchor, background, space, settings)
-        record["notes"] = [*notes, *record["notes"]]
-        write_json(out / RECORD, record)
-        folder.finish(n_sets=len(sets))
-        return record
+        if folder.manifest is None:
+            write_json(out / RECORD, _compared(settings, anchor, sets, out=out, cache=cache, progress=progress))
+            folder.finish(n_sets=len(sets))
+    return out
+
+
+def _compared(
+    settings: RunSettings, anchor: Corpus, sets: Sequence[Corpus | Encoded], *, out: Path, cache: Path,
+    progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
+    check_background_place(settings, cache)
+    progress("loading the model", 0, None)
+    space = open_space(settings, cache)
+    background = open_background(settings, space)
+    texts = chain(anchor, *(corpus for corpus in sets if isinstance(corpus, Corpus)))
+    prints = [anchor.fingerprint, *map(_fingerprint, sets)]
+    notes = check_before_measuring(space, texts, settings, cache, progress, data=prints)
+    reference = encode_part(anchor, space, out / "features" / "anchor", cache, progress)
+    encoded = [
+        _encoded(corpus, space, out / "features" / f"set-{n}", cache, progress)
+        for n, corpus in enumerate(sets, start=1)
+    ]
+    named = dict(zip(names_of(settings.data.seed), encoded, strict=True))
+    record = side_by_side(named, reference, background, space, settings)
+    return record | {"notes": [*notes, *record["notes"]]}
 
 
 def _check(settings: RunSettings) -> None:
@@ -84,6 +93,10 @@ def _check(settings: RunSettings) -> None:
 def _read(settings: RunSettings, source: str, progress: Progress) -> Corpus | Encoded:
     """A set, of texts or encoded already."""
     if (Path(source) / "plan.json").is_file():
+        if part := read_json(Path(source) / "plan.json", "settings")["settings"].get("part"):
+            raise InputError(
+                f"{source} is part {part} of a corpus\nPut the parts together first: facsynth merge PARTS… -o WHOLE"
+            )
         return Encoded.open(Path(source)).check_shards()
     return read_data(settings.data.model_copy(update={"seed": (source,)}), "seed", progress)
 

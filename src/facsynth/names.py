@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 
 def names_of(sources: Sequence[str]) -> list[str]:
-    """By their files, with a number where two are equal."""
+    """By their files, with a number where two are equal; no two are."""
     names = [Path(source).name or source for source in sources]
-    counts, seen = Counter(names), Counter[str]()
+    counts, taken = Counter(names), set(names)
     for n, name in enumerate(names):
-        seen[name] += 1
-        names[n] = f"{name} ({seen[name]})" if counts[name] > 1 else name
+        if counts[name] > 1:
+            numbered = (f"{name} ({number})" for number in count(1))
+            names[n] = next(other for other in numbered if other not in taken)
+            taken.add(names[n])
     return names

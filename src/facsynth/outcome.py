@@ -36,6 +36,7 @@ def coverage_record(
         "at_equal_samples": before.scale and before.scale.at_equal_samples,
         "at_equal_tokens": before.scale and before.scale.at_equal_tokens,
         "ceiling_at_equal_tokens": before.scale and before.scale.ceiling_at_equal_tokens,
+        "n_target_of_half": before.scale and before.scale.n_target,
         "source": before.source._asdict(),
         "notes": [*space.sae.notes, *checked, *before.notes],
     }

@@ -46,18 +46,21 @@ class Curve(NamedTuple):
 class Scale:
     """What coverage is read against, each in [0, 1]: a half of the anchor against the targets of the other half.
 
-    Thresholds, relevance and targets of the other half are found anew, so that the half had no part in them.
+    Thresholds, relevance and targets of the other half are found anew, so that the half had no part in them. They are
+    fewer and commoner than those of the whole anchor, so the seed set is set against them too.
     """
 
     ceiling: float
     """At the number of samples of the smaller of seed set and half, as is `at_equal_samples`."""
     at_equal_samples: float
-    """Coverage of the seed set there."""
+    """What the seed set covers of the same targets there."""
     ceiling_at_equal_tokens: float | None
     """At the number of tokens of the smaller of the two, as is `at_equal_tokens`; None where that is under a sample."""
     at_equal_tokens: float | None
+    n_target: int
+    """How many targets these four are shares of."""
     curve: Curve
-    """Of the seed set."""
+    """Of the seed set, on the targets of the whole anchor."""
     ceiling_curve: Curve
     """Of the half."""
 
@@ -95,15 +98,16 @@ def scale_of(  # noqa: PLR0917 -- called once
     if not len(its_aims.feature_ids) or not other.n_samples:
         return None
     own, min_support = seed_set.profile, settings.coverage.min_support
-    of_seed = token_cover([seed_set], aims, thresholds, min_support)
+    of_seed = token_cover([seed_set], its_aims, its_thresholds, min_support)
     of_half = token_cover([anchor], its_aims, its_thresholds, min_support, side=1)
     n_samples, n_tokens = min(own.n_samples, other.n_samples), min(own.n_tokens, other.n_tokens)
     return Scale(
         ceiling=rarefied(other, its_aims, its_thresholds, n_samples, min_support),
-        at_equal_samples=rarefied(own, aims, thresholds, n_samples, min_support),
+        at_equal_samples=rarefied(own, its_aims, its_thresholds, n_samples, min_support),
         ceiling_at_equal_tokens=value_at(other, of_half, n_tokens),
         at_equal_tokens=value_at(own, of_seed, n_tokens),
-        curve=curve_of(own, of_seed, aims, thresholds, min_support),
+        n_target=len(its_aims.feature_ids),
+        curve=curve_of(own, token_cover([seed_set], aims, thresholds, min_support), aims, thresholds, min_support),
         ceiling_curve=curve_of(other, of_half, its_aims, its_thresholds, min_support),
     )
 

@@ -17,7 +17,6 @@ from facsynth.coverage.compare import Differences, differences, only_in
 from facsynth.coverage.coverage import Coverage, Targets, coverage, no_targets, rarefied
 from facsynth.coverage.intervals import Drawn, coverage_interval, difference_interval, drawn_from
 from facsynth.coverage.rarefaction import Doubles, at_tokens
-from facsynth.coverage.richness import richness
 from facsynth.errors import InputError
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded
@@ -120,14 +119,12 @@ def _measured(name: str, samples: Encoded, ruler: _Ruler) -> _Set:
 
 def _figures(one: _Set, ruler: _Ruler) -> dict[str, Any]:
     aims = ruler.aims, ruler.thresholds, ruler.min_support
-    firing = one.profile.firing_samples(ruler.thresholds)[ruler.aims.feature_ids]
     return {
         "name": one.name, "n_samples": one.profile.n_samples, "n_tokens": one.profile.n_tokens,
         "value": one.covered.value, "n_covered": len(one.covered.covered),
         "ci95": _ends(partial(coverage_interval, one.drawn._replace(share=1.0))),
         "at_equal_samples": _at_samples(one, ruler), "at_equal_tokens": _at_tokens(one, ruler),
         "curve": curve_of(one.profile, one.cover, *aims)._asdict(),
-        "source": richness(firing, one.profile.n_samples)._asdict(),
     }  # fmt: skip
 
 

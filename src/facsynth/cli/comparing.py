@@ -33,13 +33,11 @@ def compare(
     cache = cache_folder()
     with shown_progress() as progress:
         from facsynth.comparing import compare_sets
-        from facsynth.report.comparison import build_comparison
-        from facsynth.run_folder import effective
-        from facsynth.store import fingerprint
+        from facsynth.report.comparison import RECORD, build_comparison
+        from facsynth.store import read_json
 
-        key = fingerprint([effective(settings), *settings.data.seed, *settings.data.anchor])[:16]
-        folder = out or cache / "runs" / f"compare-{key}"
-        record = compare_sets(settings, folder, cache, progress)
+        folder = compare_sets(settings, out, cache, progress)
+        record = read_json(folder / RECORD, "sets", "pairs")
         build_comparison(folder)
     if json:
         print_json(record)
@@ -77,7 +75,11 @@ def _pair(pair: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("at equal samples", *_difference(pair["at_equal_samples"])),
         (f"only in {other}", f"{len(pair['only_other']):,}", "features"),
         (f"only in {first}", f"{len(pair['only_first']):,}", "features"),
-        ("more often in one", f"{len(pair['differences']):,}", f"of {pair['n_tested']:,} features, at the same length"),
+        (
+            "more often in one",
+            f"{len(pair['differences']):,}",
+            f"of {pair['n_tested']:,}, at the same length (5 % false)",
+        ),
         ("lengths both have", percent(pair["compared"][0]), f"of {first}, {percent(pair['compared'][1])} of {other}"),
     ]
 
@@ -91,7 +93,7 @@ def _print_different(pair: dict[str, Any]) -> None:
         for row in pair["differences"][:N_SHOWN]
     ]  # fmt: skip
     print_table(
-        "most different, 5 % of them by chance",
+        "the most different",
         ("feature", pair["first"], pair["other"], "a span whose last token fires it"),
         rows,
     )

@@ -19,7 +19,7 @@ from facsynth.errors import StorageError
 from facsynth.records import Progress
 
 Panel = dict[str, Callable[..., None]]
-FIGURE = re.compile(r"[-+≥]?\s?[\d.,]+( %| points)?|–|not measured")
+FIGURE = re.compile(r"[-+≈]?\s?[\d.,]+( %| points)?|–|not measured")
 SHORT = 18
 """Characters of a cell that stay on a line."""
 LINE_EVERY_S, REPEAT_S = 5.0, 60.0

@@ -175,20 +175,14 @@ def print_plan(rows: Sequence[PlanRow], n: int) -> None:
 
 def print_coverage(record: dict[str, Any], settings: RunSettings) -> None:
     """The figures of `coverage/before.json`, each with its scale."""
-    n_target, n_reachable = record["n_target"], record["source"]["n_reachable"]
+    n_target, n_reachable, n_of_half = record["n_target"], record["source"]["n_reachable"], record["n_target_of_half"]
+    of_half = "" if n_of_half is None else f", of the {n_of_half:,} a half has"
+    ceilings = (f"ceiling {percent(record[key])}{of_half}" for key in ("ceiling", "ceiling_at_equal_tokens"))
     rows = [
         ("coverage", percent(record["value"]), f"of {n_target:,} target features; {interval_of(record)}"),
-        ("at equal samples", percent(record["at_equal_samples"]), f"ceiling {percent(record['ceiling'])}"),
-        (
-            "at equal tokens",
-            percent(record["at_equal_tokens"]),
-            f"ceiling {percent(record['ceiling_at_equal_tokens'])}",
-        ),
-        (
-            "more of the same",
-            f"≥ {percent(n_reachable / n_target)}",
-            "what more of its source would reach (Chao2)",
-        ),
+        ("at equal samples", percent(record["at_equal_samples"]), next(ceilings)),
+        ("at equal tokens", percent(record["at_equal_tokens"]), next(ceilings)),
+        ("more of the same", f"≈ {percent(n_reachable / n_target)}", "what its source has at least (Chao2)"),
         ("missing", f"{record['n_missing']:,}", ""),
         ("under-represented", f"{record['n_under']:,}", "fired far less often than by the anchor"),
         ("samples", f"{record['n_samples']:,}", f"{record['n_tokens']:,} content tokens"),

@@ -43,7 +43,7 @@ def headline(pair: Mapping[str, Any]) -> Markup:
     low, high = found["ci95"]
     if low <= 0 <= high:
         longer = pair["at_equal_samples"]["ci95"]
-        rest = " It is just longer." if longer and longer[0] > 0 else ""
+        rest = " What it gains at equal samples goes with its length." if longer and longer[0] > 0 else ""
         said = Markup("At equal tokens <bdi>{}</bdi> cannot be told from <bdi>{}</bdi>.{}")
         return said.format(*names, rest)
     by, what = points(abs(found["value"])).lstrip("+"), "more" if low > 0 else "less"

@@ -137,6 +137,7 @@ SOURCE: Shape = {"n_found": is_count, "n_reachable": is_number, "completeness": 
 BEFORE: Shape = {
     **AFTER,
     "source": object_of(SOURCE),
+    "n_target_of_half": or_null(is_count),
     **dict.fromkeys(("at_equal_samples", "at_equal_tokens", "ceiling_at_equal_tokens"), or_null(is_share)),
     "notes": list_of(is_text),
 }
