@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from facsynth.coverage.intervals import Drawn, coverage_interval, difference_interval, drawn_from
+from facsynth.coverage.rarefaction import at_tokens, covered_at
 from facsynth.errors import InputError
 from facsynth.incidence import Incidence
 
@@ -16,7 +17,7 @@ Fires = npt.NDArray[np.bool_]
 def of(fires: Fires, ids: npt.ArrayLike | None = None) -> Incidence:
     """From a matrix of samples by features; ids are random where none are given."""
     sample, column = np.nonzero(fires)
-    known = np.random.default_rng(len(fires)).integers(0, 2**63, len(fires)) if ids is None else ids
+    known = np.random.default_rng(int(fires.sum())).integers(0, 2**63, len(fires)) if ids is None else ids
     return Incidence(np.asarray(known, np.uint64), np.full(len(fires), 10), sample, column)
 
 
@@ -41,6 +42,13 @@ class World:
             self.rng.random((len(part), self.rates.shape[1])) < self.rates[part]
             for part in np.array_split(rows, 1 + n // 2000)
         ])  # fmt: skip
+
+    def texts(self, n: int, spread: float) -> Incidence:
+        """Of log-normal lengths, 40 tokens in the middle; twice as long a text is as likely to fire as two."""
+        n_tokens = np.maximum(np.exp(self.rng.normal(np.log(40), spread, n)), 1).round().astype(np.int64)
+        rates = self.rates[self.rng.choice(len(self.topics), n, p=self.topics)]
+        fires = self.rng.random(rates.shape) < 1 - (1 - rates) ** (n_tokens[:, None] / 40)
+        return of(fires)._replace(n_tokens=n_tokens)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +125,23 @@ def test_the_interval_of_a_difference_covers_what_is_true_of_fresh_sets(
         for a, b, value in found[:40]:
             interval = difference_interval(value, b, a)
             hits += interval.low <= truth <= interval.high
+    assert 0.90 <= hits / 160 <= 0.985, hits
+
+
+@pytest.mark.parametrize("spread", [1.5, *(pytest.param(part, marks=pytest.mark.slow) for part in (0.0, 1.0))])
+def test_at_equal_tokens_the_interval_knows_nothing_of_lengths(spread: float) -> None:
+    """Two sets of one source, with samples of unlike lengths: 0 is held as often as is said, and hardly more."""
+    rng, hits, n = np.random.default_rng(round(10 * spread)), 0, 200
+    for _ in range(4):
+        world = World(rng)
+        for _ in range(40):
+            sets = [world.texts(n, spread) for _ in range(2)]
+            n_tokens = min(part.n_tokens.sum() for part in sets)
+            values = [at_tokens(covered_at(s.ids, s.n_tokens, [s], 250), int(n_tokens)).item() for s in sets]
+            shares = [min(1.0, n_tokens / part.n_tokens.sum()) for part in sets]
+            one, other = (drawn_from([s], s.counts(250), share=p) for s, p in zip(sets, shares, strict=True))
+            found = difference_interval(values[0] - values[1], one, other, at_tokens=True)
+            hits += found.low <= 0 <= found.high
     assert 0.90 <= hits / 160 <= 0.985, hits
 
 

@@ -64,7 +64,7 @@ def test_good_turing_and_chao2_of_counts_worked_by_hand() -> None:
     assert richness([1, 1, 2, 4, 8, 0], 10).n_reachable == 6, "no more than there are"
     assert richness([1, 1, 1, 0, 0, 0, 0, 0], 10).n_reachable == pytest.approx(3 + 0.9 * 3), "none fired twice"
     assert richness([5, 5], 10) == (2, 2.0, 1.0)
-    assert richness([0, 0], 10) == (0, 0.0, 1.0)
+    assert richness([0, 0], 10) == (0, 0.0, None)
 
 
 def test_chao2_is_under_what_there_is_and_good_turing_near_the_truth() -> None:

@@ -122,7 +122,7 @@ def _figures(one: _Set, ruler: _Ruler) -> dict[str, Any]:
     return {
         "name": one.name, "n_samples": one.profile.n_samples, "n_tokens": one.profile.n_tokens,
         "value": one.covered.value, "n_covered": len(one.covered.covered),
-        "ci95": _ends(partial(coverage_interval, one.drawn._replace(share=1.0))),
+        "ci95": _ends(partial(coverage_interval, one.drawn._replace(share=1.0))) if len(one.covered.covered) else None,
         "at_equal_samples": _at_samples(one, ruler), "at_equal_tokens": _at_tokens(one, ruler),
         "curve": curve_of(one.profile, one.cover, *aims)._asdict(),
     }  # fmt: skip
@@ -139,16 +139,18 @@ def _at_tokens(one: _Set, ruler: _Ruler) -> float:
 def _pair(first: _Set, other: _Set, ruler: _Ruler, tokenizer: Any) -> dict[str, Any]:
     """The other less the first, and what only one of them fires, or one more than the other."""
 
-    def less(value: Callable[[_Set, _Ruler], float], share: Callable[[_Set], float]) -> dict[str, Any]:
+    def less(
+        value: Callable[[_Set, _Ruler], float], share: Callable[[_Set], float], *, at_tokens: bool = False
+    ) -> dict[str, Any]:
         gap = value(other, ruler) - value(first, ruler)
         drawn = [one.drawn._replace(share=min(1.0, share(one))) for one in (other, first)]
-        return {"value": gap, "ci95": _ends(partial(difference_interval, gap, *drawn))}
+        return {"value": gap, "ci95": _ends(partial(difference_interval, gap, *drawn, at_tokens=at_tokens))}
 
     told = differences(first.profile, other.profile, ruler.aims.feature_ids, ruler.thresholds)
     return {
         "first": first.name, "other": other.name,
         "at_equal_samples": less(_at_samples, lambda one: ruler.n_samples / one.profile.n_samples),
-        "at_equal_tokens": less(_at_tokens, lambda one: ruler.n_tokens / one.profile.n_tokens),
+        "at_equal_tokens": less(_at_tokens, lambda one: ruler.n_tokens / one.profile.n_tokens, at_tokens=True),
         "only_first": only_in(first.covered, other.covered).tolist(),
         "only_other": only_in(other.covered, first.covered).tolist(),
         "n_tested": told.n_tested, "compared": list(told.compared),

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from facsynth.cli import options as o
-from facsynth.cli.console import Panel, cache_folder, note, percent, print_json, print_table, shown_progress
-from facsynth.cli.measuring import interval_of, plan_of, print_coverage, print_notes, print_plan, record_of
+from facsynth.cli.console import Panel, cache_folder, note, print_json, print_table, shown_progress
+from facsynth.cli.measuring import plan_of, print_coverage, print_notes, print_plan, record_of
 from facsynth.cli.ready import READY, ready_text
+from facsynth.cli.summary import print_summary
 from facsynth.errors import InputError
 
 if TYPE_CHECKING:
@@ -226,74 +227,6 @@ def _run(settings: RunSettings, out: Path, json: bool, replay: Path | None = Non
     for text in notes_on_pool(out):
         note(f"note: {text}")
     print_notes(record)
-
-
-def print_summary(summary: dict[str, Any], record: dict[str, Any], out: Path) -> None:
-    """The figures of a finished run, each with its scale; `record` is `coverage/before.json`."""
-    from facsynth.report.plots import duration
-
-    rejected = ", ".join(f"{n} {reason}" for reason, n in sorted(summary["n_rejected"].items(), key=lambda i: -i[1]))
-    rows = [
-        ("coverage", f"{percent(summary['before'])} → {percent(summary['after'])}"),
-        ("before", f"{interval_of(record)}; ceiling {percent(record['ceiling'])}"),
-        ("missing features", str(summary["n_missing"])),
-        ("attempted", str(summary["n_attempted"])),
-        ("recovered of attempted", f"{summary['n_recovered']} = {percent(summary['recovered_of_attempted'])}"),
-        ("chance level", _chance(summary)),
-        ("accepted", _accepted(summary)),
-        *(_rung(row) for row in summary["rungs"]),
-        ("rejected", rejected or "0"),
-        *_scored(summary["scores"] or {}),
-        ("given up", _gave_up(summary)),
-        ("written", _written(summary) if summary["writer_calls"] else "nothing"),
-        ("took", duration(summary["seconds"]) + (f", money {summary['money']:.2f}" if summary["money"] else "")),
-        ("stopped because", summary["stop_reason"]),
-    ]
-    print_table(str(out), ("", ""), rows)
-    prove = f"facsynth verify {shlex.quote(str(out))}"
-    note(f"report: {out / 'report.html'}   samples: {out / 'samples.jsonl'}   prove them: {prove}")
-
-
-def _rung(row: dict[str, Any]) -> tuple[str, str]:
-    """What a rung of the ladder gave, and for how much."""
-    tokens = f", {row['written_tokens']} written tokens" if row["written_tokens"] else ""
-    closed = f"give {row['n_closed']} features all they lack{tokens}"
-    return f"  {row['rung']}", f"{row['n_accepted']} of {row['n_candidates']}   ({closed})"
-
-
-def _accepted(summary: dict[str, Any]) -> str:
-    per_1000 = f"   ({summary['accepted_per_1000_tokens']:.2f} per 1,000 written tokens)"
-    return f"{summary['n_accepted']}{per_1000 if summary['writer_tokens'] else ''}"
-
-
-def _written(summary: dict[str, Any]) -> str:
-    tokens, control = summary["writer_tokens"], summary["control_tokens"]
-    return f"{tokens} tokens, {control} of them for the chance level alone; in {summary['writer_calls']} calls"
-
-
-def _chance(summary: dict[str, Any]) -> str:
-    """What samples recover that were written by a prompt that names no feature."""
-    if summary["recovered_chance"] is None:
-        return "not measured: no plain samples were written"
-    at_samples, at_tokens = percent(summary["recovered_chance"]), percent(summary["recovered_chance_tokens"])
-    estimated = f" (an estimate from {summary['n_control']} of them)" if any(summary["chance_extrapolated"]) else ""
-    return f"plain samples: {at_samples} at as many accepted samples, {at_tokens} at as many written tokens{estimated}"
-
-
-def _gave_up(summary: dict[str, Any]) -> str:
-    """Features without all the samples they want; some may be recovered all the same."""
-    n_recovered = summary["n_gave_up_recovered"]
-    return f"{summary['n_gave_up']}" + (
-        f"   ({n_recovered} of them recovered, but with fewer or weaker samples than asked for)" if n_recovered else ""
-    )
-
-
-def _scored(scores: dict[str, Any]) -> list[tuple[str, str]]:
-    """How often the judge gave each mark, by source."""
-    if not scores:
-        return []
-    parts = (f"{source} {' '.join(map(str, found['marks']))}" for source, found in scores.items())
-    return [("marks 1 to 5", "   ".join(parts))]
 
 
 COMMANDS: Panel = {"init": init, "demo": demo, "select": select, "run": run, "synthesize": synthesize}

@@ -11,8 +11,8 @@ import typer
 
 from facsynth.cli import options as o
 from facsynth.cli.console import Panel, cache_folder, note, percent, print_json, print_table, shown_progress, tail
-from facsynth.cli.fill import print_summary
 from facsynth.cli.measuring import print_coverage
+from facsynth.cli.summary import print_summary
 from facsynth.errors import InputError, LimitError
 
 if TYPE_CHECKING:

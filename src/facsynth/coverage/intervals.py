@@ -20,6 +20,7 @@ from facsynth.records import Interval
 
 N_SPLITS = 200
 """Random halvings an interval is made from: its own noise is then 5 % of its width."""
+LEVEL = 0.95
 RARE = 40
 """A feature that as many drawn samples fire is covered by both halves in all but 1e-12 of the halvings."""
 Doubles = npt.NDArray[np.float64]
@@ -39,77 +40,79 @@ class Drawn(NamedTuple):
 
 
 def drawn_from(parts: Iterable[Incidence], firing_samples: Ints, *, share: float = 1.0, min_support: int = 1) -> Drawn:
-    """Take in a set part by part; memory holds the entries of rare targets alone."""
+    """Take in a set part by part; memory holds its lengths, and of its firings those of targets that are rare in what
+    is drawn: nearly all, of a small share.
+    """
     rare = np.flatnonzero(firing_samples * share < RARE + 4 * min_support)
     kept = joined(part.of(rare, len(firing_samples)) for part in parts)
     return Drawn(firing_samples, kept, share, min_support)
 
 
-def coverage_interval(drawn: Drawn, *, level: float = 0.95, rng_seed: int = 0) -> Interval:
+def coverage_interval(drawn: Drawn) -> Interval:
     """Interval for the coverage to expect of a fresh set of as many samples, thresholds and targets fixed.
 
     Half-sampling: two halves A and B of the samples are independent, so (S_A - S_B)^2 / 2, meant over many halvings,
     is the variance of coverage at n/2 samples, however the features depend on each other. It is carried to n samples
     by the ratio that independent features with the same counts would have. Tested by simulation: 90 to 98 % actual
-    coverage. Of a drawn part, S is the coverage to expect of it.
-
-    Args:
-        drawn: the set, or the part of it that is drawn.
-        level: nominal.
-        rng_seed: of the halvings.
+    coverage at a nominal 95 %. Of a drawn part, S is the coverage to expect of it.
 
     Raises:
         InputError: no targets, or fewer than 4 samples.
     """
-    margin = _margin([(1, drawn)], level, rng_seed)
+    margin = _margin([(1, drawn)])
     value = _to_expect(drawn.firing_samples, drawn).mean()
     return Interval(max(0.0, float(value) - margin), min(1.0, float(value) + margin))
 
 
-def difference_interval(value: float, of: Drawn, against: Drawn, *, level: float = 0.95, rng_seed: int = 0) -> Interval:
+def difference_interval(value: float, of: Drawn, against: Drawn, *, at_tokens: bool = False) -> Interval:
     """Interval for the coverage of one set less that of another, paired.
 
-    Paired: on the same targets, and a sample that both hold falls to the same half of either, so that what they share
-    cancels out.
+    Paired: on the same targets, and a sample that both hold falls to the same half of either (for sets of unlike size:
+    but for a few), so that what they share cancels out.
 
     Args:
         value: the difference that was found, of the drawn parts.
         of: the one.
         against: the other.
-        level: nominal.
-        rng_seed: of the halvings.
+        at_tokens: the parts hold a number of tokens, not of samples: how far halves differ for the tokens that they
+            happen to hold is no uncertainty then, and is taken out by regression.
 
     Raises:
         InputError: no targets, or fewer than 4 samples in one of them.
     """
-    margin = _margin([(1, of), (-1, against)], level, rng_seed)
+    margin = _margin([(1, of), (-1, against)], at_tokens=at_tokens)
     return Interval(max(-1.0, value - margin), min(1.0, value + margin))
 
 
-def _margin(signed: Sequence[tuple[int, Drawn]], level: float, rng_seed: int) -> float:
+def _margin(signed: Sequence[tuple[int, Drawn]], *, at_tokens: bool = False) -> float:
     n_target = len(signed[0][1].firing_samples)
     n_samples = min(len(drawn.rare.ids) for _, drawn in signed)
     if n_target < 1 or n_samples < 4:
         raise InputError(f"an interval needs a target feature and 4 samples, found {n_target} and {n_samples}")
-    gaps = np.sum([sign * _gaps(drawn, rng_seed) for sign, drawn in signed], axis=0)
+    halves = [_gaps(drawn) for _, drawn in signed]
+    gaps = np.sum([sign * features for (sign, _), (features, _) in zip(signed, halves, strict=True)], axis=0)
+    if at_tokens:
+        tokens = np.stack([tokens for _, tokens in halves], axis=1)
+        gaps -= tokens @ np.linalg.lstsq(tokens, gaps)[0]
     whole, half = np.sum([_if_independent(drawn) for _, drawn in signed], axis=0)
     ratio = float(np.clip(whole / half, 0.5, 2.0)) if half > 0 else 1.0
     variance = float(np.mean(np.square(gaps))) / 2 * ratio
-    return float(ndtri((1 + level) / 2) * np.sqrt(variance) / n_target)
+    return float(ndtri((1 + LEVEL) / 2) * np.sqrt(variance) / n_target)
 
 
-def _gaps(drawn: Drawn, rng_seed: int) -> Doubles:
-    """[N_SPLITS], how many more features one half is to cover than the other."""
+def _gaps(drawn: Drawn) -> tuple[Doubles, Doubles]:
+    """[N_SPLITS] each: how many more features one half is to cover than the other, and how many more tokens it has."""
     rows, n_samples = drawn.rare, len(drawn.rare.ids)
     counts = rows.counts(len(drawn.firing_samples))
     expected = _to_expect(np.arange(counts.max(initial=0) + 1), drawn)
-    gaps = np.empty(N_SPLITS)
-    for split, order in enumerate(orders(rows.ids, N_SPLITS, rng_seed)):
+    gaps, tokens = np.empty(N_SPLITS), np.empty(N_SPLITS)
+    for split, order in enumerate(orders(rows.ids, N_SPLITS, 0)):
         half = np.zeros(n_samples)
         half[order[: n_samples // 2]] = 1
         in_half = np.bincount(rows.column, weights=half[rows.sample], minlength=len(counts)).astype(np.int64)
         gaps[split] = expected[in_half].sum() - expected[counts - in_half].sum()
-    return gaps
+        tokens[split] = (2 * half - 1) @ rows.n_tokens
+    return gaps, tokens
 
 
 def _to_expect(firing_samples: Ints, drawn: Drawn) -> Doubles:

@@ -93,8 +93,10 @@ class Richness(NamedTuple):
     """Target features that some sample fires."""
     n_reachable: float
     """Chao2's lower bound on the target features that more samples of the source would fire; at most all."""
-    completeness: float
-    """Good-Turing sample coverage: of the next firing from the same source, the chance that its feature is known."""
+    completeness: float | None
+    """Good-Turing sample coverage: of the next firing from the same source, the chance that its feature is known; None
+    where one sample, or no firing, cannot say.
+    """
 
 
 def richness(firing_samples: npt.ArrayLike, n_samples: int, *, n_chosen: int = 0) -> Richness:
@@ -127,10 +129,10 @@ def richness(firing_samples: npt.ArrayLike, n_samples: int, *, n_chosen: int = 0
     found, once, twice, firings = ((y > 0).sum(), (y == 1).sum(), (y == 2).sum(), y.sum())
     rest = (n_samples - 1) / n_samples
     unseen = rest * (once**2 / (2 * twice) if twice else once * (once - 1) / 2)
-    unknown = 0.0
-    if once:
-        unknown = float(once / firings * ((n_samples - 1) * once / max((n_samples - 1) * once + 2 * twice, 1)))
-    return Richness(int(found), min(float(found + unseen), float(len(y))), 1 - unknown)
+    more = (n_samples - 1) * once
+    unknown = float(once / firings * more / max(more + 2 * twice, 1)) if firings else 0.0
+    known = 1 - unknown if firings and n_samples > 1 else None
+    return Richness(int(found), min(float(found + unseen), float(len(y))), known)
 
 
 def _log_choose(n: npt.ArrayLike, k: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -133,7 +133,7 @@ AFTER: Shape = {
     **dict.fromkeys(("threshold", "relevance", "codes", "form"), is_text),
     "fingerprints": map_of(is_text),
 }
-SOURCE: Shape = {"n_found": is_count, "n_reachable": is_number, "completeness": is_share}
+SOURCE: Shape = {"n_found": is_count, "n_reachable": is_number, "completeness": or_null(is_share)}
 BEFORE: Shape = {
     **AFTER,
     "source": object_of(SOURCE),
