@@ -51,6 +51,12 @@ def test_it_opens_in_3_seconds_without_a_word_on_the_console(
     assert found["counted"] == f"{n:,} of {n:,}"
 
 
+def test_of_very_many_differences_as_many_are_shown_as_a_mail_takes(tmp_path: Path) -> None:
+    report = build_comparison(make_comparison(tmp_path / "c", 30_000))
+    assert report.stat().st_size < 6_000_000
+    assert "10,000 of them are in comparison.json alone" in report.read_text("utf-8")
+
+
 def test_it_is_searched_sorted_filtered_and_opened(tmp_path: Path, open_page: Callable[..., Any]) -> None:
     folder = make_comparison(tmp_path / "c", 30)
     found = did(build_comparison(folder), """

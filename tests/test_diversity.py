@@ -85,6 +85,7 @@ def test_semantic_entropy_tells_one_bundle_from_many() -> None:
     many = diversity.semantic_entropy(bundles(20))
     assert many == pytest.approx(math.log2(20), abs=0.4)
     assert diversity.semantic_entropy(vectors(19)) is None
+    assert diversity.semantic_entropy(np.ones((40, 8), np.float32)) == 0.0, "one text, forty times"
 
 
 @pytest.mark.slow

@@ -138,6 +138,8 @@ def semantic_entropy(vectors: Floats, rng_seed: int = 0) -> float | None:
     k = min(N_CLUSTERS, len(vectors) // 10)
     if k < 2:
         return None
+    if (k := min(k, len(np.unique(vectors, axis=0)))) < 2:
+        return 0.0
     _, labels = kmeans2(vectors.astype(np.float64), k, minit="++", rng=np.random.default_rng(rng_seed))
     return _bits(np.bincount(labels, minlength=k).astype(np.float64))
 

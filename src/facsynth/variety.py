@@ -52,12 +52,12 @@ def varieties(data: DataBlock, encoder: str, tagger: str = "", progress: Progres
         for name, (_, _, n) in zip(names, sets, strict=True) if n > MOST
     ]  # fmt: skip
     found = []
-    for name, (texts, ids, n), size in zip(names, sets, sizes, strict=True):
+    for name, (texts, ids, _), size in zip(names, sets, sizes, strict=True):
         progress(f"measuring {name}", 0, None)
         chosen = diversity.within(diversity.words_of(texts), ids, min(sizes))
         parts = {"all": range(len(texts)), "equal": chosen}
         found.append({
-            "name": name, "n_samples": n, "n_words": size,
+            "name": name, "n_samples": len(texts), "n_words": size,
             **{
                 part: _measured([texts[i] for i in rows], ids[list(rows)], encode, tagger)
                 for part, rows in parts.items()

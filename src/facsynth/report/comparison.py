@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from facsynth.report.charts import Line, chart, powers
+from facsynth.report.features import MOST_ROWS
 from facsynth.report.page import write_page
 from facsynth.report.plots import points
 from facsynth.report.shapes import COMPARISON, read_object
@@ -31,6 +32,7 @@ def build_comparison(folder: Path) -> Path:
         "by_samples": Markup(_curves(record, "samples", "samples")),
         "by_threshold": Markup(_over_thresholds(record)),
         "n_without": sum(found["span"] is None for pair in pairs for found in pair["differences"]),
+        "n_left_out": sum(max(0, len(pair["differences"]) - MOST_ROWS // len(pairs)) for pair in pairs),
     }  # fmt: skip
     return write_page(folder / "report.html", "comparison.html", context, table_of(pairs))
 
@@ -53,7 +55,7 @@ def headline(pair: Mapping[str, Any]) -> Markup:
 
 def table_of(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The features that one set fires more often, for the script; None where there are none."""
-    rows = [_row(found, pair) for pair in pairs for found in pair["differences"]]
+    rows = [_row(found, pair) for pair in pairs for found in pair["differences"][: MOST_ROWS // len(pairs)]]
     if not rows:
         return None
     other = pairs[0]["other"] if len(pairs) == 1 else "The other set"
