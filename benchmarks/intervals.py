@@ -64,7 +64,7 @@ def _child(n_samples: int) -> dict[str, Any]:
     half = expected_coverage(firing, n_samples, n_samples // 2, N_TARGET)
     if at_tokens(cover, total) != value or abs(at_tokens(cover, total // 2) - half) > 0.01:
         raise CheckError(f"coverage over tokens ends at {at_tokens(cover, total)}, not {value}, or passes {half} by")
-    if not found.low <= value <= found.high:
+    if found is None or not found.low <= value <= found.high:
         raise CheckError("the interval does not hold its own estimate")
     seconds = dict(zip(("read_s", "cover_s", "interval_s"), np.diff(clock).tolist(), strict=True))
     return {

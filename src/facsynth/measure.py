@@ -59,8 +59,6 @@ class Measured:
 
 
 def _interval(seed_set: Encoded, aims: Targets, thresholds: Floats, covered: Coverage) -> Interval | None:
-    if covered.n_samples < 4 or covered.value == 0:
-        return None
     firing = seed_set.profile.firing_samples(thresholds)[aims.feature_ids]
     rows = seed_set.incidence(aims.feature_ids, thresholds)
     return coverage_interval(drawn_from(rows, firing, min_support=covered.min_support))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,6 @@ from facsynth.coverage.compare import Differences, differences, only_in
 from facsynth.coverage.coverage import Coverage, Targets, coverage, no_targets, rarefied
 from facsynth.coverage.intervals import Drawn, coverage_interval, difference_interval, drawn_from
 from facsynth.coverage.rarefaction import Doubles, at_tokens
-from facsynth.errors import InputError
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded
 from facsynth.features.spans import best_spans
@@ -122,7 +120,7 @@ def _figures(one: _Set, ruler: _Ruler) -> dict[str, Any]:
     return {
         "name": one.name, "n_samples": one.profile.n_samples, "n_tokens": one.profile.n_tokens,
         "value": one.covered.value, "n_covered": len(one.covered.covered),
-        "ci95": _ends(partial(coverage_interval, one.drawn._replace(share=1.0))) if len(one.covered.covered) else None,
+        "ci95": _ends(coverage_interval(one.drawn._replace(share=1.0))),
         "at_equal_samples": _at_samples(one, ruler), "at_equal_tokens": _at_tokens(one, ruler),
         "curve": curve_of(one.profile, one.cover, *aims)._asdict(),
     }  # fmt: skip
@@ -144,7 +142,7 @@ def _pair(first: _Set, other: _Set, ruler: _Ruler, tokenizer: Any) -> dict[str, 
     ) -> dict[str, Any]:
         gap = value(other, ruler) - value(first, ruler)
         drawn = [one.drawn._replace(share=min(1.0, share(one))) for one in (other, first)]
-        return {"value": gap, "ci95": _ends(partial(difference_interval, gap, *drawn, at_tokens=at_tokens))}
+        return {"value": gap, "ci95": _ends(difference_interval(gap, *drawn, at_tokens=at_tokens))}
 
     told = differences(first.profile, other.profile, ruler.aims.feature_ids, ruler.thresholds)
     return {
@@ -173,13 +171,8 @@ def _rows(told: Differences, first: _Set, other: _Set, tokenizer: Any) -> list[d
     return rows
 
 
-def _ends(make: Callable[[], Interval]) -> list[float] | None:
-    """Of an interval; None where there are too few samples for one."""
-    try:
-        found = make()
-    except InputError:
-        return None
-    return [found.low, found.high]
+def _ends(found: Interval | None) -> list[float] | None:
+    return None if found is None else [found.low, found.high]
 
 
 def _shared(sets: list[_Set]) -> list[str]:

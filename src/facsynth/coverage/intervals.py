@@ -21,6 +21,8 @@ from facsynth.records import Interval
 N_SPLITS = 200
 """Random halvings an interval is made from: its own noise is then 5 % of its width."""
 LEVEL = 0.95
+FEWEST = 4
+"""Samples that an interval is made from at least."""
 RARE = 40
 """A feature that as many drawn samples fire is covered by both halves in all but 1e-12 of the halvings."""
 Doubles = npt.NDArray[np.float64]
@@ -48,7 +50,7 @@ def drawn_from(parts: Iterable[Incidence], firing_samples: Ints, *, share: float
     return Drawn(firing_samples, kept, share, min_support)
 
 
-def coverage_interval(drawn: Drawn) -> Interval:
+def coverage_interval(drawn: Drawn) -> Interval | None:
     """Interval for the coverage to expect of a fresh set of as many samples, thresholds and targets fixed.
 
     Half-sampling: two halves A and B of the samples are independent, so (S_A - S_B)^2 / 2, meant over many halvings,
@@ -56,15 +58,20 @@ def coverage_interval(drawn: Drawn) -> Interval:
     by the ratio that independent features with the same counts would have. Tested by simulation: 90 to 98 % actual
     coverage at a nominal 95 %. Of a drawn part, S is the coverage to expect of it.
 
+    Returns:
+        None where there is no spread to estimate: fewer than 4 samples, or nothing that is covered.
+
     Raises:
-        InputError: no targets, or fewer than 4 samples.
+        InputError: no targets.
     """
     margin = _margin([(1, drawn)])
+    if margin is None or drawn.firing_samples.max() < drawn.min_support:
+        return None
     value = _to_expect(drawn.firing_samples, drawn).mean()
     return Interval(max(0.0, float(value) - margin), min(1.0, float(value) + margin))
 
 
-def difference_interval(value: float, of: Drawn, against: Drawn, *, at_tokens: bool = False) -> Interval:
+def difference_interval(value: float, of: Drawn, against: Drawn, *, at_tokens: bool = False) -> Interval | None:
     """Interval for the coverage of one set less that of another, paired.
 
     Paired: on the same targets, and a sample that both hold falls to the same half of either (for sets of unlike size:
@@ -77,18 +84,24 @@ def difference_interval(value: float, of: Drawn, against: Drawn, *, at_tokens: b
         at_tokens: the parts hold a number of tokens, not of samples: how far halves differ for the tokens that they
             happen to hold is no uncertainty then, and is taken out by regression.
 
+    Returns:
+        None where one of them has fewer than 4 samples.
+
     Raises:
-        InputError: no targets, or fewer than 4 samples in one of them.
+        InputError: no targets.
     """
     margin = _margin([(1, of), (-1, against)], at_tokens=at_tokens)
+    if margin is None:
+        return None
     return Interval(max(-1.0, value - margin), min(1.0, value + margin))
 
 
-def _margin(signed: Sequence[tuple[int, Drawn]], *, at_tokens: bool = False) -> float:
+def _margin(signed: Sequence[tuple[int, Drawn]], *, at_tokens: bool = False) -> float | None:
     n_target = len(signed[0][1].firing_samples)
-    n_samples = min(len(drawn.rare.ids) for _, drawn in signed)
-    if n_target < 1 or n_samples < 4:
-        raise InputError(f"an interval needs a target feature and 4 samples, found {n_target} and {n_samples}")
+    if n_target < 1:
+        raise InputError("an interval needs a target feature, found none")
+    if min(len(drawn.rare.ids) for _, drawn in signed) < FEWEST:
+        return None
     halves = [_gaps(drawn) for _, drawn in signed]
     gaps = np.sum([sign * features for (sign, _), (features, _) in zip(signed, halves, strict=True)], axis=0)
     if at_tokens:
