@@ -92,6 +92,25 @@ def test_a_set_against_itself_differs_in_nothing_and_is_said_to_be_the_same(part
     assert "30 samples are in wide.jsonl (1) and in wide.jsonl (2)" in found["notes"]
 
 
+def test_what_a_set_shares_with_the_anchor_is_said(parts: Parts, tmp_path: Path) -> None:
+    lines = parts.anchor.read_text().splitlines(keepends=True)
+    (parts.folder / "taken.jsonl").write_text("".join(lines[:20]))
+    found = compared(parts, tmp_path, "wide.jsonl", "taken.jsonl")
+    assert any("20 of the 20 samples of taken.jsonl are in the anchor too" in note for note in found["notes"])
+
+
+def test_fewer_tokens_than_a_sample_compare_nothing(parts: Parts, tmp_path: Path) -> None:
+    row = {"messages": [{"role": "user", "content": tiny_run.WORDS[0]}]}
+    (parts.folder / "word.jsonl").write_text(json.dumps(row) + "\n")
+    sets = [parts.folder / name for name in ("long.jsonl", "word.jsonl")]
+    done = facsynth("compare", *sets, *parts.options, "-o", tmp_path / "c")
+    assert done.code == 0, done.stderr
+    assert "fewer tokens than a sample" in done.stdout
+    (pair,) = read_json(tmp_path / "c" / RECORD)["pairs"]
+    assert pair["at_equal_tokens"] == {"value": None, "ci95": None}
+    assert "fewer tokens than a sample" in (tmp_path / "c" / "report.html").read_text()
+
+
 def test_the_order_of_samples_changes_nothing(parts: Parts, tmp_path: Path) -> None:
     lines = (parts.folder / "wide.jsonl").read_text().splitlines()
     shuffled = np.random.default_rng(0).permutation(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy.stats import binom
 
 from facsynth.coverage.intervals import Drawn, coverage_interval, difference_interval, drawn_from
 from facsynth.coverage.rarefaction import at_tokens, covered_at
@@ -23,7 +24,7 @@ def of(fires: Fires, ids: npt.ArrayLike | None = None) -> Incidence:
 
 
 def drawn(fires: Fires, share: float = 1.0, min_support: int = 1, ids: npt.ArrayLike | None = None) -> Drawn:
-    return drawn_from([of(fires, ids)], fires.sum(axis=0), share=share, min_support=min_support)
+    return drawn_from([of(fires, ids)], fires.sum(axis=0), shares=[share], min_support=min_support)
 
 
 def known(found: Interval | None) -> Interval:
@@ -93,23 +94,25 @@ def test_the_interval_of_large_sets_covers_too(n: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "share", "n_both", "n_fresh"),
+    ("n", "share", "n_both", "n_fresh", "support"),
     [
-        (200, 0.5, 50, 60),
+        (200, 0.5, 50, 60, 1),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in [
-                (200, 0.25, 0, 120),
-                (200, 1.0, 0, 120),
-                (200, 1.0, 100, 120),
-                (2_000, 0.25, 0, 80),
-                (20_000, 1.0, 10_000, 40),
+                (200, 0.25, 0, 120, 1),
+                (200, 1.0, 0, 120, 1),
+                (200, 1.0, 100, 120, 1),
+                (2_000, 0.25, 0, 80, 1),
+                (20_000, 1.0, 10_000, 40, 1),
+                (200, 0.01, 0, 80, 1),
+                (400, 0.25, 0, 120, 2),
             ]
         ),
     ],
 )
 def test_the_interval_of_a_difference_covers_what_is_true_of_fresh_sets(
-    n: int, share: float, n_both: int, n_fresh: int
+    n: int, share: float, n_both: int, n_fresh: int, support: int
 ) -> None:
     """A set against a part of a larger one, of another source; and two that have samples in common."""
     rng, hits = np.random.default_rng(n + int(100 * share) + n_both), 0
@@ -123,8 +126,9 @@ def test_the_interval_of_a_difference_covers_what_is_true_of_fresh_sets(
             b = np.concatenate([both, other.samples(size - n_both)])
             ids = rng.integers(0, 2**63, n + size)
             ids_b = np.concatenate([ids[:n_both], ids[n : n + size - n_both]])
-            expected = (1 - (1 - share) ** b.sum(axis=0)).mean()
-            return drawn(a, ids=ids[:n]), drawn(b, share, ids=ids_b), float(expected - a.any(axis=0).mean())
+            expected = binom.sf(support - 1, b.sum(axis=0), share).mean()
+            covered = (a.sum(axis=0) >= support).mean()
+            return drawn(a, 1.0, support, ids[:n]), drawn(b, share, support, ids_b), float(expected - covered)
 
         found = [pair() for _ in range(n_fresh)]
         truth = np.mean([value for *_, value in found])
@@ -145,10 +149,23 @@ def test_at_equal_tokens_the_interval_knows_nothing_of_lengths(spread: float) ->
             n_tokens = min(part.n_tokens.sum() for part in sets)
             values = [at_tokens(covered_at(s.ids, s.n_tokens, [s], 250), int(n_tokens)).item() for s in sets]
             shares = [min(1.0, n_tokens / part.n_tokens.sum()) for part in sets]
-            one, other = (drawn_from([s], s.counts(250), share=p) for s, p in zip(sets, shares, strict=True))
+            one, other = (drawn_from([s], s.counts(250), shares=[p]) for s, p in zip(sets, shares, strict=True))
             found = known(difference_interval(values[0] - values[1], one, other, at_tokens=True))
             hits += found.low <= 0 <= found.high
     assert 0.90 <= hits / 160 <= 0.985, hits
+
+
+def test_a_part_of_a_large_set_is_as_uncertain_as_the_set_though_few_of_its_firings_are_kept() -> None:
+    world, widths = World(np.random.default_rng(4)), []
+    for _ in range(6):
+        fires = world.samples(4_000)
+        one, firing = of(fires), fires.sum(axis=0)
+        kept = drawn_from([one], firing, shares=[0.02])
+        assert len(kept.rare.ids) == pytest.approx(0.32 * 4_000, rel=0.1)
+        found = known(coverage_interval(kept)), known(coverage_interval(Drawn(firing, one, 0.02, 1)))
+        widths.append([interval.high - interval.low for interval in found])
+    thinned, whole = np.mean(widths, axis=0)
+    assert thinned == pytest.approx(whole, rel=0.15)
 
 
 def test_what_two_sets_share_cancels_out() -> None:

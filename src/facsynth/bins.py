@@ -12,6 +12,7 @@ from facsynth.errors import InputError
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.uint64]
 """Sample ids: their 16 hex digits as a number."""
 Positions = npt.NDArray[np.int32]

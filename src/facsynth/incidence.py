@@ -40,6 +40,10 @@ class Incidence(NamedTuple):
         number = np.cumsum(kept) - 1
         return Incidence(self.ids[kept], self.n_tokens[kept], number[self.sample[inside]], self.column[inside])
 
+    def thinned(self, share: float) -> Incidence:
+        """A share of the samples alone, drawn by id: the same of every set and in any order."""
+        return self if share >= 1 else self.where(_mixed(self.ids) < np.uint64(share * 2**64))
+
     def counts(self, n_target: int) -> Ints:
         """[n_target], how many samples fire each."""
         return np.bincount(self.column, minlength=n_target)

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from facsynth.bins import Floats, Ints
+from facsynth.bins import Doubles, Floats, Ints
 from facsynth.coverage.coverage import Targets, rarefied, samples_within, targets
-from facsynth.coverage.rarefaction import Doubles, at_tokens, covered_at
+from facsynth.coverage.rarefaction import at_tokens, covered_at
 from facsynth.coverage.threshold import Threshold, feature_thresholds
 from facsynth.errors import InputError
 from facsynth.features.encoded import Encoded

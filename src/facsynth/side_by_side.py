@@ -5,24 +5,23 @@ Before: `comparing` has encoded the sets. After: it writes them down.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from facsynth.bins import Floats
+from facsynth.bins import Doubles, Floats
 from facsynth.coverage.compare import Differences, differences, only_in
 from facsynth.coverage.coverage import Coverage, Targets, coverage, no_targets, rarefied
 from facsynth.coverage.intervals import Drawn, coverage_interval, difference_interval, drawn_from
-from facsynth.coverage.rarefaction import Doubles, at_tokens
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded
 from facsynth.features.spans import best_spans
 from facsynth.measure import notes_on_rows
 from facsynth.profile import Profile, check_same_space
 from facsynth.records import Interval, Span
-from facsynth.scale import aims_of, at_other_thresholds, curve_of, token_cover
+from facsynth.scale import aims_of, at_other_thresholds, curve_of, token_cover, value_at
 from facsynth.settings import RunSettings
 
 N_SHOWN, N_SPANS = 200, 3
@@ -47,7 +46,11 @@ class _Set(NamedTuple):
     cover: Doubles
     """As `rarefaction.covered_at`."""
     drawn: Drawn
-    """Of which any share at which sets are compared may be drawn."""
+    """All of it."""
+    at_samples: Drawn
+    """The part of it that has as many samples as the smallest set."""
+    at_tokens: Drawn
+    """The part that has as many tokens."""
 
     @property
     def profile(self) -> Profile:
@@ -99,19 +102,25 @@ def side_by_side(
             "model": space.backbone.name, "sae": settings.sae.path, "hook_point": space.backbone.hook_point,
             "anchor": ", ".join(Path(source).name for source in settings.data.anchor),
         },
-        "notes": [*_shared(found), *(note for one in found for note in notes_on_rows(one.name, one.samples))],
+        "notes": [*_shared(sets, anchor), *(note for one in found for note in notes_on_rows(one.name, one.samples))],
     }  # fmt: skip
 
 
 def _measured(name: str, samples: Encoded, ruler: _Ruler) -> _Set:
     aims, thresholds, support = ruler.aims, ruler.thresholds, ruler.min_support
     profile = samples.profile
-    least = min(ruler.n_samples / profile.n_samples, ruler.n_tokens / profile.n_tokens)
     firing = profile.firing_samples(thresholds)[aims.feature_ids]
-    rows = samples.incidence(aims.feature_ids, thresholds)
+
+    def drawn(*shares: float) -> Drawn:
+        rows = samples.incidence(aims.feature_ids, thresholds)
+        return drawn_from(rows, firing, shares=shares, min_support=support)
+
+    parts = ruler.n_samples / profile.n_samples, ruler.n_tokens / profile.n_tokens
+    whole = drawn(1.0)
+    part = whole if min(parts) == 1 else drawn(*parts)
     return _Set(
         name, samples, coverage(profile, aims, thresholds, support), token_cover([samples], aims, thresholds, support),
-        drawn_from(rows, firing, share=least, min_support=support),
+        whole, *(part._replace(share=share) for share in parts),
     )  # fmt: skip
 
 
@@ -120,7 +129,7 @@ def _figures(one: _Set, ruler: _Ruler) -> dict[str, Any]:
     return {
         "name": one.name, "n_samples": one.profile.n_samples, "n_tokens": one.profile.n_tokens,
         "value": one.covered.value, "n_covered": len(one.covered.covered),
-        "ci95": _ends(coverage_interval(one.drawn._replace(share=1.0))),
+        "ci95": _ends(coverage_interval(one.drawn)),
         "at_equal_samples": _at_samples(one, ruler), "at_equal_tokens": _at_tokens(one, ruler),
         "curve": curve_of(one.profile, one.cover, *aims)._asdict(),
     }  # fmt: skip
@@ -130,25 +139,25 @@ def _at_samples(one: _Set, ruler: _Ruler) -> float:
     return rarefied(one.profile, ruler.aims, ruler.thresholds, ruler.n_samples, ruler.min_support)
 
 
-def _at_tokens(one: _Set, ruler: _Ruler) -> float:
-    return float(at_tokens(one.cover, ruler.n_tokens))
+def _at_tokens(one: _Set, ruler: _Ruler) -> float | None:
+    """None where so many tokens are less than one of its samples."""
+    return value_at(one.profile, one.cover, ruler.n_tokens)
 
 
 def _pair(first: _Set, other: _Set, ruler: _Ruler, tokenizer: Any) -> dict[str, Any]:
     """The other less the first, and what only one of them fires, or one more than the other."""
-
-    def less(
-        value: Callable[[_Set, _Ruler], float], share: Callable[[_Set], float], *, at_tokens: bool = False
-    ) -> dict[str, Any]:
-        gap = value(other, ruler) - value(first, ruler)
-        drawn = [one.drawn._replace(share=min(1.0, share(one))) for one in (other, first)]
-        return {"value": gap, "ci95": _ends(difference_interval(gap, *drawn, at_tokens=at_tokens))}
-
+    by_samples = _at_samples(other, ruler) - _at_samples(first, ruler)
+    of_samples = difference_interval(by_samples, other.at_samples, first.at_samples)
+    a, b = _at_tokens(other, ruler), _at_tokens(first, ruler)
+    by_tokens, of_tokens = None, None
+    if a is not None and b is not None:
+        by_tokens = a - b
+        of_tokens = difference_interval(by_tokens, other.at_tokens, first.at_tokens, at_tokens=True)
     told = differences(first.profile, other.profile, ruler.aims.feature_ids, ruler.thresholds)
     return {
         "first": first.name, "other": other.name,
-        "at_equal_samples": less(_at_samples, lambda one: ruler.n_samples / one.profile.n_samples),
-        "at_equal_tokens": less(_at_tokens, lambda one: ruler.n_tokens / one.profile.n_tokens, at_tokens=True),
+        "at_equal_samples": {"value": by_samples, "ci95": _ends(of_samples)},
+        "at_equal_tokens": {"value": by_tokens, "ci95": _ends(of_tokens)},
         "only_first": only_in(first.covered, other.covered).tolist(),
         "only_other": only_in(other.covered, first.covered).tolist(),
         "n_tested": told.n_tested, "compared": list(told.compared),
@@ -175,7 +184,13 @@ def _ends(found: Interval | None) -> list[float] | None:
     return None if found is None else [found.low, found.high]
 
 
-def _shared(sets: list[_Set]) -> list[str]:
-    """Samples that two sets hold."""
-    ids = {one.name: set(one.samples.ids()) for one in sets}
-    return [f"{n} samples are in {a} and in {b}" for a, b in combinations(ids, 2) if (n := len(ids[a] & ids[b]))]
+def _shared(sets: Mapping[str, Encoded], anchor: Encoded) -> list[str]:
+    """Samples that two sets hold, or a set and the anchor."""
+    ids = {name: set(one.ids()) for name, one in sets.items()}
+    said = [f"{n:,} samples are in {a} and in {b}" for a, b in combinations(ids, 2) if (n := len(ids[a] & ids[b]))]
+    of_anchor = set(anchor.ids())
+    return said + [
+        f"{n:,} of the {len(known):,} samples of {name} are in the anchor too: it covers what they fire by itself"
+        for name, known in ids.items()
+        if (n := len(known & of_anchor))
+    ]

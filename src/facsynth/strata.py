@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import betainc
 
-from facsynth.bins import Ints
-
-Doubles = npt.NDArray[np.float64]
+from facsynth.bins import Doubles, Ints
 
 
 def mantel_haenszel(a: Ints, c: Ints, n1: Ints, n0: Ints) -> tuple[Doubles, Doubles]:

@@ -63,23 +63,21 @@ def print_comparison(record: dict[str, Any]) -> None:
     title = f"coverage of {record['n_target']} features of {anchor}, at {n_tokens:,} tokens and {n_samples:,} samples"
     print_table(title, ("set", "= tokens", "= samples", "all", "95 %", "samples", "tokens"), rows)
     for pair in record["pairs"]:
-        print_table(f"{pair['other']} against {pair['first']}", ("", "", ""), _pair(pair))
+        print_table(f"{pair['other']} against {pair['first']}, with 95 % intervals", ("", "", ""), _pair(pair))
         if pair["differences"]:
             _print_different(pair)
 
 
 def _pair(pair: dict[str, Any]) -> list[tuple[str, str, str]]:
     first, other = pair["first"], pair["other"]
+    in_other = sum(row["log_odds"] < 0 for row in pair["differences"])
     return [
         ("at equal tokens", *_difference(pair["at_equal_tokens"])),
         ("at equal samples", *_difference(pair["at_equal_samples"])),
-        (f"only in {other}", f"{len(pair['only_other']):,}", "features"),
-        (f"only in {first}", f"{len(pair['only_first']):,}", "features"),
-        (
-            "more often in one",
-            f"{len(pair['differences']):,}",
-            f"of {pair['n_tested']:,}, at the same length (5 % false)",
-        ),
+        (f"only in {other}", f"{len(pair['only_other']):,}", "of all its samples"),
+        (f"only in {first}", f"{len(pair['only_first']):,}", "of all its samples"),
+        (f"more often in {other}", f"{in_other:,}", f"of {pair['n_tested']:,}, at equal length; 5 % false"),
+        (f"more often in {first}", f"{len(pair['differences']) - in_other:,}", ""),
         ("lengths both have", percent(pair["compared"][0]), f"of {first}, {percent(pair['compared'][1])} of {other}"),
     ]
 
@@ -103,12 +101,14 @@ def _print_different(pair: dict[str, Any]) -> None:
 
 def _difference(found: dict[str, Any]) -> tuple[str, str]:
     """In points, with its interval, and whether it can be told from nothing."""
+    if found["value"] is None:
+        return "not measured", "fewer tokens than a sample"
     points = f"{100 * found['value']:+.1f} points"
     if found["ci95"] is None:
         return points, "too few samples for an interval"
     low, high = found["ci95"]
     told = "no difference told" if low <= 0 <= high else ("covers more" if low > 0 else "covers less")
-    return points, f"95 %: {100 * low:+.1f} to {100 * high:+.1f}; {told}"
+    return points, f"{100 * low:+.1f} to {100 * high:+.1f}: {told}"
 
 
 def _range(ci95: list[float] | None) -> str:

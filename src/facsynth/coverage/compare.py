@@ -8,15 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import false_discovery_control
 
-from facsynth.bins import Floats, Ints
+from facsynth.bins import Doubles, Floats, Ints
 from facsynth.coverage.coverage import Coverage
 from facsynth.profile import Profile, check_same_space
 from facsynth.strata import two_sided
-
-Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,11 +9,10 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import ndtri
 from scipy.stats import binom, poisson
 
-from facsynth.bins import Ints
+from facsynth.bins import Doubles, Ints
 from facsynth.errors import InputError
 from facsynth.incidence import Incidence, joined, orders
 from facsynth.records import Interval
@@ -25,7 +24,8 @@ FEWEST = 4
 """Samples that an interval is made from at least."""
 RARE = 40
 """A feature that as many drawn samples fire is covered by both halves in all but 1e-12 of the halvings."""
-Doubles = npt.NDArray[np.float64]
+THIN = 16
+"""How many times as many samples as are drawn are enough for how far the drawn ones' coverage may be off."""
 
 
 class Drawn(NamedTuple):
@@ -39,15 +39,28 @@ class Drawn(NamedTuple):
     """Of the samples, that are drawn; 1: all."""
     min_support: int
     """How many drawn samples cover a target."""
+    kept: float = 1.0
+    """Share of the samples that `rare` is of."""
 
 
-def drawn_from(parts: Iterable[Incidence], firing_samples: Ints, *, share: float = 1.0, min_support: int = 1) -> Drawn:
-    """Take in a set part by part; memory holds its lengths, and of its firings those of targets that are rare in what
-    is drawn: nearly all, of a small share.
+def drawn_from(
+    parts: Iterable[Incidence], firing_samples: Ints, *, shares: Sequence[float] = (1.0,), min_support: int = 1
+) -> Drawn:
+    """Take in a set part by part; memory holds its lengths, and its firings of targets that are rare in what is drawn.
+
+    Of small shares that is nearly all firings, so only `THIN` times as many samples as are drawn are kept then, chosen
+    by id.
+
+    Args:
+        parts: of the set.
+        firing_samples: [n_target], of the whole set.
+        shares: that are to be drawn; the first one is what `Drawn` says, any other can be put in its place.
+        min_support: how many drawn samples cover a target.
     """
-    rare = np.flatnonzero(firing_samples * share < RARE + 4 * min_support)
-    kept = joined(part.of(rare, len(firing_samples)) for part in parts)
-    return Drawn(firing_samples, kept, share, min_support)
+    rare = np.flatnonzero(firing_samples * min(shares) < RARE + 4 * min_support)
+    kept = min(1.0, THIN * max(shares))
+    rows = joined(part.of(rare, len(firing_samples)).thinned(kept) for part in parts)
+    return Drawn(firing_samples, rows, shares[0], min_support, kept)
 
 
 def coverage_interval(drawn: Drawn) -> Interval | None:
@@ -114,10 +127,15 @@ def _margin(signed: Sequence[tuple[int, Drawn]], *, at_tokens: bool = False) -> 
 
 
 def _gaps(drawn: Drawn) -> tuple[Doubles, Doubles]:
-    """[N_SPLITS] each: how many more features one half is to cover than the other, and how many more tokens it has."""
+    """[N_SPLITS] each: how many more features one half is to cover than the other, and how many more tokens it has.
+
+    Where `rare` is of a part of the samples, its gaps are scaled to those of the whole set: the mean over all small
+    draws from n samples is a U-statistic, whose variance falls as 1/n (Hoeffding 1948).
+    """
     rows, n_samples = drawn.rare, len(drawn.rare.ids)
     counts = rows.counts(len(drawn.firing_samples))
-    expected = _to_expect(np.arange(counts.max(initial=0) + 1), drawn)
+    of_kept = drawn._replace(share=drawn.share / drawn.kept)
+    expected = np.sqrt(drawn.kept) * _to_expect(np.arange(counts.max(initial=0) + 1), of_kept)
     gaps, tokens = np.empty(N_SPLITS), np.empty(N_SPLITS)
     for split, order in enumerate(orders(rows.ids, N_SPLITS, 0)):
         half = np.zeros(n_samples)

@@ -12,12 +12,13 @@ from scipy.linalg import eigh
 from scipy.sparse import coo_array, csr_array, diags_array
 from scipy.sparse.linalg import eigsh
 
+from facsynth.bins import Doubles
+
 N_NEIGHBOURS = 12
 BLOCK = 2_000
 """Rows whose cosines are held at once."""
 FEWEST, DENSE = 5, 400
 """Fewer features make no map; up to so many the eigenvectors are found exactly."""
-Doubles = npt.NDArray[np.float64]
 
 
 def laid_out(directions: npt.NDArray[np.float32]) -> npt.NDArray[np.int64] | None:

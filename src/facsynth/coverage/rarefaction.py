@@ -10,10 +10,9 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from facsynth.bins import Ids, Ints
+from facsynth.bins import Doubles, Ids, Ints
 from facsynth.incidence import Incidence, orders
 
-Doubles = npt.NDArray[np.float64]
 N_ORDERS = 32
 """Random orders that are averaged."""
 

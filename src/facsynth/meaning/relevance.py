@@ -9,15 +9,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import false_discovery_control
 
-from facsynth.bins import Floats, Ints
+from facsynth.bins import Doubles, Floats, Ints
 from facsynth.errors import InputError
 from facsynth.profile import SCALE_KEYS, Profile, check_same_space
 from facsynth.strata import mantel_haenszel
-
-Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -96,7 +96,7 @@ def _named(line: Line) -> str:
 def _grid() -> str:
     return "".join(
         f'<line class="rule" x1="0" x2="100%" y1="{y}" y2="{y}"/>'
-        f'<text class="tick" x="-8" y="{y + 4}" text-anchor="end">{100 - 100 * y // HEIGHT}</text>'
+        f'<text class="tick" x="-8" y="{y + 4}" text-anchor="end">{100 - 100 * y // HEIGHT}\u00a0%</text>'
         for y in range(0, HEIGHT + 1, HEIGHT // 4)
     )
 

@@ -31,6 +31,7 @@ def build_comparison(folder: Path) -> Path:
         "by_tokens": Markup(_curves(record, "tokens", "content tokens")),
         "by_samples": Markup(_curves(record, "samples", "samples")),
         "by_threshold": Markup(_over_thresholds(record)),
+        "n_more": [sum(found["log_odds"] < 0 for found in pair["differences"]) for pair in pairs],
         "n_without": sum(found["span"] is None for pair in pairs for found in pair["differences"]),
         "n_left_out": sum(max(0, len(pair["differences"]) - MOST_ROWS // len(pairs)) for pair in pairs),
     }  # fmt: skip
@@ -40,6 +41,11 @@ def build_comparison(folder: Path) -> Path:
 def headline(pair: Mapping[str, Any]) -> Markup:
     """What the figures at equal tokens say, in a sentence; a name is apart, so that it turns no other word around."""
     found, names = pair["at_equal_tokens"], (pair["other"], pair["first"])
+    if found["value"] is None:
+        said = Markup(
+            "<bdi>{}</bdi> and <bdi>{}</bdi> cannot be compared: the smallest set has fewer tokens than a sample."
+        )
+        return said.format(*names)
     if found["ci95"] is None:
         return Markup("<bdi>{}</bdi> and <bdi>{}</bdi>: too few samples to say which covers more.").format(*names)
     low, high = found["ci95"]
@@ -61,7 +67,7 @@ def table_of(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     other = pairs[0]["other"] if len(pairs) == 1 else "The other set"
     return {
         "rows": rows, "rates": [pairs[0]["first"], other], "odds": "Odds", "sort": "odds",
-        "every": "more or less", "label": "The span that fires it most",
+        "every": "in either set", "label": "The span that fires it most",
     }  # fmt: skip
 
 
@@ -70,7 +76,7 @@ def _row(found: Mapping[str, Any], pair: Mapping[str, Any]) -> dict[str, Any]:
     is_less = found["log_odds"] > 0
     row: dict[str, Any] = {
         "id": found["feature"], "rates": found["rates"], "odds": abs(found["log_odds"]),
-        "state": f"{'less' if is_less else 'more'} in {pair['other']}", "tone": "open" if is_less else "good",
+        "state": f"more in {pair['first' if is_less else 'other']}", "tone": "open" if is_less else "good",
         "text": [] if found["span"] is None else _parts(found["span"]),
     }  # fmt: skip
     if more := found.get("more"):

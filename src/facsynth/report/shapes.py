@@ -191,13 +191,14 @@ DIFFERING: Shape = {
     "span": or_null(object_of(SPAN)),
 }
 _IS_DIFFERING, _ARE_SPANS = object_of(DIFFERING), list_of(object_of(SPAN))
-DIFFERENCE: Shape = {"value": is_number, "ci95": or_null(list_of(is_number, 2))}
+DIFFERENCE: Shape = {"value": or_null(is_number), "ci95": or_null(list_of(is_number, 2))}
 COMPARISON: Shape = {
     "sets": list_of(
         object_of({
             "name": is_text,
             "curve": object_of(CURVE),
-            **dict.fromkeys(("value", "at_equal_samples", "at_equal_tokens"), is_share),
+            **dict.fromkeys(("value", "at_equal_samples"), is_share),
+            "at_equal_tokens": or_null(is_share),
             **dict.fromkeys(("n_samples", "n_tokens", "n_covered"), is_count),
             "ci95": or_null(list_of(is_share, 2)),
             "thresholds": list_of(is_share),
