@@ -85,7 +85,7 @@ def make_run(
         "n_rejected": dict(Counter(row["reason"] for row in rows["rejected"])), "n_gave_up": len(lost),
         "n_gave_up_recovered": 0,
         "writer_calls": 288, "writer_tokens": 48213,
-        "progress": [[0, 0], [9_000, n_recovered // 2], [47_000, n_recovered]],
+        "progress": [[0, 0, 0, 0], [9_000, n_recovered // 2, 80, 12], [47_000, n_recovered, 288, 31]],
         "n_selected": 0, "rungs": RUNGS, "scores": SCORES,
         "n_control": 29, "control_tokens": 1044, "accepted_per_1000_tokens": 0.4,
         "chance_extrapolated": [False, True], "stop_reason": "every feature tried", "seconds": 214.0, "money": 0.42,

@@ -80,7 +80,7 @@ def test_it_is_searched_sorted_filtered_and_opened(tmp_path: Path, open_page: Ca
     assert found["ascending"] == found["descending"][::-1] == sorted(ids)
     rates = {row["feature"]: row["rates"][1] for row in rows}
     assert [rates[i] for i in found["byRate"]] == sorted(rates.values(), reverse=True)
-    assert found["choices"] == ["less in yours.jsonl", "more in yours.jsonl"]
+    assert found["choices"] == ["more in mine.jsonl than in yours.jsonl", "more in yours.jsonl than in mine.jsonl"]
     assert found["numbers"] == [10, 20]
     assert found["oven"] == [row["feature"] for row in rows if "oven" in row["span"]["text"]]
     assert found["titles"] == ["Fires in mine.jsonl on"]
@@ -94,7 +94,7 @@ def test_of_three_sets_a_row_says_which_two_it_is_about(tmp_path: Path, open_pag
       out.states = [...document.querySelectorAll("#table .state")].map(cell => cell.textContent);
     """, open_page)  # fmt: skip
     assert found["head"][:3] == ["Feature", "a.jsonl", "The other set"]
-    states = [f"{how} in {name}.jsonl" for name in "bc" for how in ("less", "more")]
+    states = [f"more in {x}.jsonl than in {y}.jsonl" for name in "bc" for x, y in (("a", name), (name, "a"))]
     assert {state: found["states"].count(state) for state in states} == dict(zip(states, (4, 6, 4, 6), strict=True))
 
 

@@ -45,8 +45,9 @@ def test_the_figures_of_the_run_are_on_the_page(tmp_path: Path) -> None:
         "20 of 24", "38.3 %", "41.7 %", "53.7 %", "48,213", "23,417", "SmolLM2-135M-Instruct", "layers.14", "r0.5",
         "contrast", "every feature tried", "does not fire", "gave up: cap of 12 candidates", "0.81 × threshold",
         "facsynth verify demo", "5f2c5f2c", "model: {name: embedded}", "95 % interval 51.7 to 61.7 %",
-            "53.7 %, where the ceiling is 97.1 %", "1,044 of them for the chance level alone; in 288 calls",
-                "written, 31", "In the eyes of the judge", "From cheap to dear",
+            "covers 53.7 % of them, and the ceiling is 97.1 %", "above 0.5 of the most it reaches",
+            "1,044 of them for the chance level alone; in 288 calls",
+                "written, 31", "In the eyes of the judge", "from cheap to dear",
             "29 plain samples; where more would be needed",
     ):  # fmt: skip
         assert re.sub(r"\s+", " ", wanted) in shown, wanted
@@ -82,16 +83,56 @@ def test_the_best_accepted_sample_is_shown(tmp_path: Path) -> None:
 def test_missing_features_that_were_not_attempted_are_listed_up_to_fifty(tmp_path: Path) -> None:
     few = build_report(make_run(tmp_path / "few", n_others=7)).read_text("utf-8")
     many = build_report(make_run(tmp_path / "many", n_others=70)).read_text("utf-8")
-    listed = [html[html.index("Missing and not attempted") : html.index("Rejected by")] for html in (few, many)]
+    listed = [html[html.index("Missing and not attempted") : html.index("What was added")] for html in (few, many)]
     assert [part.count("<tr><td") for part in listed] == [7, 50]
     assert "The first 50 of 70" in listed[1]
+
+
+def test_accepted_samples_are_listed_with_where_they_come_from(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "demo", n_features=40)
+    rows = [json.loads(line) for line in (run / "provenance.jsonl").read_text().splitlines()]
+    write_jsonl(run / "provenance.jsonl", [rows[0] | {"source": "selected", "fires": [1, 2, 3]}, *rows[1:]])
+    html = build_report(run).read_text("utf-8")
+    listed = html[html.index("What was added") : html.index("Rejected by")]
+    assert listed.count("<tr><td") == 30 < len(rows)
+    assert f"The first 30 of {len(rows)} accepted samples" in listed
+    assert (listed.count("chosen from the pool"), listed.count(">written<")) == (1, 29)
+    assert "fires 2 more of the features" in listed
+
+
+def test_features_that_come_to_be_covered_unasked_are_told_apart(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "demo", n_features=3, n_others=4)
+    assert "features more" not in build_report(run).read_text("utf-8")
+    after = json.loads((run / "coverage/after.json").read_text())
+    tried = {row["feature_id"] for row in json.loads((run / "targets.json").read_text())["attempted"]}
+    lost = [i for i in after["missing"] if i in tried]
+    (run / "coverage/after.json").write_text(json.dumps(after | {"missing": lost}))
+    assert "6 features more: 2 that were attempted, 4 that samples fire besides." in build_report(run).read_text(
+        "utf-8"
+    )
+    plan = (run / "plan.csv").read_text("utf-8")
+    (run / "plan.csv").write_text(plan.replace(",yes,", ",no,"), "utf-8")
+    features = Features(read_run(run))
+    states = {(features[i].state, features[i].tone) for i in features.ids if i not in tried}
+    assert states == {("left out, yet covered", "good")}
+
+
+def test_under_represented_features_have_rates_and_a_span(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "demo", n_features=2, n_others=2)
+    before = json.loads((run / "coverage/before.json").read_text())
+    (run / "coverage/before.json").write_text(json.dumps(before | {"under": [70_000]}))
+    row = {"feature_id": 70_000, "anchor_rate": 0.4, "seed_rate": 0.01, "span": "what fires it most"}
+    (run / "coverage/under.json").write_text(json.dumps({"features": [row]}))
+    found = Features(read_run(run))[70_000]
+    assert (found.state, found.rates) == ("under-represented", (0.4, 0.01))
+    assert (found.span.head + found.span.span, found.span.token) == ("what fires it ", "most")
 
 
 def test_missing_features_are_listed_without_a_plan(tmp_path: Path) -> None:
     run = make_run(tmp_path / "demo", n_others=3)
     (run / "plan.csv").unlink()
     html = build_report(run).read_text("utf-8")
-    assert html[html.index("Missing and not attempted") : html.index("Rejected by")].count("<tr><td") == 3
+    assert html[html.index("Missing and not attempted") : html.index("What was added")].count("<tr><td") == 3
 
 
 def test_the_order_of_the_plan_is_claimed_only_of_what_is_in_the_plan(tmp_path: Path) -> None:

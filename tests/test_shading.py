@@ -37,3 +37,14 @@ def test_the_highest_token_is_the_pooled_one_and_the_text_is_whole(codes: str, t
         assert len(one.tokens) <= BEFORE + AFTER
         if n < 3:
             assert shown == texts[one.sample_id]
+
+
+def test_messages_are_a_blank_line_apart(tmp_path: Path) -> None:
+    space = FeatureSpace(
+        backbone(save_model(tmp_path / "model", n_blocks=2)), random_sae(32, 64, k=6), EncodeSettings(form="chat")
+    )
+    sample = Sample((Message("user", "Why is bread salted?"), Message("assistant", "For its taste — and the dough.")))
+    encoded = encode(Corpus.of([sample], form="chat"), space, tmp_path / "encoded")
+    pooled = space.pool([sample])
+    (found,) = shade(encoded, space, [(min(pooled.maxima(0)), pooled.sample_ids[0])])
+    assert "".join(text for text, _ in found.tokens) == sample.text

@@ -25,7 +25,7 @@ from facsynth.incidence import joined
 from facsynth.meaning.sheet import HUMAN, SHEET, Note, read_notes
 from facsynth.measure import Measured
 from facsynth.records import Span
-from facsynth.report.shapes import MAP
+from facsynth.report.shapes import MAP, UNDER
 from facsynth.run_folder import check_plan_file
 from facsynth.screening import Screened, screen
 from facsynth.settings import RunSettings
@@ -65,6 +65,7 @@ def keep_plan(
         write_json(kept, {**record, "plan_sha256": written})
         return
     write_json(out / MAP, _map_of(before, space))
+    write_json(out / UNDER, _under(before, anchor, seed_set, space))
     text = plan_text(_ranked(before, anchor, seed_set, space, read_notes(out / SHEET), settings=settings))
     now = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     if found != [now]:
@@ -179,6 +180,22 @@ def _map_of(before: Measured, space: FeatureSpace) -> dict[str, Any]:
     ids = before.targets.feature_ids
     places = laid_out(space.sae.W_dec[ids.tolist()].float().cpu().numpy())
     return {"points": [] if places is None else np.column_stack([ids, places]).tolist()}
+
+
+def _under(before: Measured, anchor: Encoded, seed_set: Encoded, space: FeatureSpace) -> dict[str, Any]:
+    """How often anchor and seed set fire the under-represented features, and on what, in the plan or not."""
+    ids = before.under.feature_ids.tolist()
+    best = best_spans(anchor, space.backbone.tokenizer, ids, n_spans=1)
+    rates = [one.profile.firing_samples(before.thresholds) / one.profile.n_samples for one in (anchor, seed_set)]
+    return {
+        "features": [
+            {
+                "feature_id": i, "span": best[i][0].text if best[i] else "",
+                **dict(zip(("anchor_rate", "seed_rate"), (float(rate[i]) for rate in rates), strict=True)),
+            }
+            for i in ids
+        ]
+    }  # fmt: skip
 
 
 def _fingerprint(before: Measured) -> str:

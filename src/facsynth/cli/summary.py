@@ -17,7 +17,8 @@ def print_summary(summary: dict[str, Any], record: dict[str, Any], out: Path) ->
     rejected = ", ".join(f"{n} {reason}" for reason, n in sorted(summary["n_rejected"].items(), key=lambda i: -i[1]))
     rows = [
         ("coverage", f"{percent(summary['before'])} → {percent(summary['after'])}"),
-        ("before", f"{interval_of(record)}; ceiling {percent(record['ceiling'])}"),
+        ("before", interval_of(record)),
+        *_against_ceiling(record),
         ("missing features", str(summary["n_missing"])),
         ("attempted", str(summary["n_attempted"])),
         ("recovered of attempted", f"{summary['n_recovered']} = {percent(summary['recovered_of_attempted'])}"),
@@ -34,6 +35,14 @@ def print_summary(summary: dict[str, Any], record: dict[str, Any], out: Path) ->
     print_table(str(out), ("", ""), rows)
     prove = f"facsynth verify {shlex.quote(str(out))}"
     note(f"report: {out / 'report.html'}   samples: {out / 'samples.jsonl'}   prove them: {prove}")
+
+
+def _against_ceiling(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """The seed set beside the ceiling: both on the features of a half, at equal samples."""
+    if record["n_target_of_half"] is None:
+        return []
+    value, ceiling = percent(record["at_equal_samples"]), percent(record["ceiling"])
+    return [("at equal samples", f"{value}, ceiling {ceiling}, of the {record['n_target_of_half']:,} a half has")]
 
 
 def _cost(money: float | None) -> str:

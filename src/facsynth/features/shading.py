@@ -26,14 +26,20 @@ class Shaded(NamedTuple):
     feature: int
     sample_id: str
     tokens: list[tuple[str, float]]
-    """(text, activation), content tokens only; put together the texts are the sample's."""
+    """(text, activation), content tokens only, a blank line before a further message's first; put together, the texts
+    are the sample's.
+    """
 
 
 class _Row(NamedTuple):
     feature: int
     sample_id: str
     ids: npt.NDArray[np.int32]
-    content: npt.NDArray[np.bool_]
+    roles: npt.NDArray[np.uint8]
+
+    @property
+    def content(self) -> npt.NDArray[np.bool_]:
+        return self.roles > 0
 
 
 def shade(encoded: Encoded, space: FeatureSpace, wanted: Sequence[tuple[int, str]]) -> list[Shaded]:
@@ -73,19 +79,25 @@ def _found(encoded: Encoded, wanted: Sequence[tuple[int, str]]) -> list[_Row]:
             if sample_id not in features:
                 continue
             ids, roles = (table[name][place].values.to_numpy() for name in ("token_ids", "token_role"))
-            rows += [_Row(feature, sample_id, ids.copy(), roles > 0) for feature in features.pop(sample_id)]
+            rows += [_Row(feature, sample_id, ids.copy(), roles.copy()) for feature in features.pop(sample_id)]
     return rows
 
 
 def _window(row: _Row, values: npt.NDArray[np.float64], tokenizer: Any) -> list[tuple[str, float]]:
     """The tokens around the highest one, each as what it adds to the text."""
-    ids, peak = row.ids[row.content], int(values.argmax())
+    places, peak = np.flatnonzero(row.content), int(values.argmax())
+    ids, roles = row.ids[places], row.roles[places]
+    is_first = np.r_[False, (np.diff(places) > 1) | (np.diff(roles.astype(int)) != 0)]
     start, end = max(0, peak - BEFORE), min(len(ids), peak + AFTER)
     tokens: list[tuple[str, float]] = []
-    settled = ""
+    begun, settled = start, ""
     for stop in range(start, end):
-        text = tokenizer.decode(ids[start : stop + 1], clean_up_tokenization_spaces=False)
+        if is_first[stop] and stop > start:
+            begun, settled = stop, ""
+        text = tokenizer.decode(ids[begun : stop + 1], clean_up_tokenization_spaces=False)
         is_part = text.endswith("\ufffd") and stop + 1 < end  # of a letter that the next token completes
         added, settled = ("", settled) if is_part else (text[len(settled) :], text)
+        if stop == begun and begun > start:
+            added = f"\n\n{added}"
         tokens.append((added, round(float(values[stop]), 4)))
     return tokens

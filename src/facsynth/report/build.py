@@ -13,18 +13,15 @@ from typing import Any
 from markupsafe import Markup
 
 from facsynth.report import curves, plots
-from facsynth.report.features import Features, table_of
+from facsynth.report.excerpts import Excerpt, sample_excerpt
+from facsynth.report.features import Features, said_of_samples, table_of
 from facsynth.report.page import write_page
 from facsynth.report.read import RunFiles, read_run
+from facsynth.report.words import meanings
 from facsynth.synthesis.accept import text_sha256
 
-MAX_FEATURES, MAX_OTHERS, MAX_GAVE_UP = 100, 50, 100
+MAX_FEATURES, MAX_OTHERS, MAX_GAVE_UP, MAX_ACCEPTED = 100, 50, 100, 30
 """Rows of the tables that are there without the script, too; the page says how many more there are."""
-IN_FORM = {
-    "message": "user turns", "chat": "user and assistant turns", "preference": "history and chosen reply",
-    "ab": "question and matching answer", "text": "all of it",
-}  # fmt: skip
-"""What of a sample is measured."""
 
 
 def build_report(run: Path) -> Path:
@@ -55,15 +52,20 @@ def page(files: RunFiles, features: Features) -> dict[str, Any]:
         "before": before,
         "after": after,
         "names": summary.get("names", {}),
+        "gained": gained(features),
+        "accepted": accepted(files),
+        "n_selected": sum(row["source"] == "selected" for row in files.provenance),
+        "in_plan": Counter("kept" if row["keep"] else "left out" for row in files.plan),
+        "meanings": meanings(before or after),
         "n_accepted": summary.get("n_accepted", len(files.provenance)),
         "n_attempted": summary.get("n_attempted", len(features.targets)),
         "n_rejected": sum(counts.values()),
         "top_reason": ", ".join(f"{n:,} {reason}" for reason, n in counts.most_common(2)),
-        "form": f"{before['form']}: {IN_FORM.get(before['form'], '')}" if before else "",
         "notices": [*files.notices, *notices(files)],
         "coverage_figure": Markup(plots.coverage_figure(before, after)),
         "recovered_figure": Markup(plots.recovered_figure(summary)),
         "rejected_figure": Markup(plots.count_figure("Rejected by reason", counts)),
+        "said_of_samples": said_of_samples,
         "features": [features[i] for i in [*features.targets][:MAX_FEATURES]],
         "n_features": len(features.targets),
         "others": [features[i] for i in others[:MAX_OTHERS]],
@@ -72,6 +74,21 @@ def page(files: RunFiles, features: Features) -> dict[str, Any]:
         "gave_up": files.gave_up[:MAX_GAVE_UP],
         "commands": [f"facsynth run {name}/facsynth.yaml -o again", f"facsynth verify {name}"],
     }
+
+
+def gained(features: Features) -> str:
+    """Where the newly covered features come from; "" where nothing was measured again, or all were aimed at."""
+    new = [i for i in features.missing if i not in features.lost] if features.files.after else []
+    n_aimed = sum(i in features.targets for i in new)
+    if n_aimed == len(new):
+        return ""
+    return f"{len(new)} features more: {n_aimed} that were attempted, {len(new) - n_aimed} that samples fire besides."
+
+
+def accepted(files: RunFiles) -> list[tuple[dict[str, Any], Excerpt]]:
+    """The first accepted samples, each with its provenance."""
+    rows = enumerate(files.provenance[:MAX_ACCEPTED])
+    return [(row, text) for n, row in rows if (text := sample_excerpt(files, n, marked=True)) is not None]
 
 
 def notices(files: RunFiles) -> list[str]:

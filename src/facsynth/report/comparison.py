@@ -74,14 +74,14 @@ def table_of(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 def _row(found: Mapping[str, Any], pair: Mapping[str, Any]) -> dict[str, Any]:
     """A feature, opened to further spans of the set that fires it more."""
     is_less = found["log_odds"] > 0
+    most, least = (pair[key] for key in (("first", "other") if is_less else ("other", "first")))
     row: dict[str, Any] = {
         "id": found["feature"], "rates": found["rates"], "odds": abs(found["log_odds"]),
-        "state": f"more in {pair['first' if is_less else 'other']}", "tone": "open" if is_less else "good",
+        "state": f"more in {most} than in {least}", "tone": "open" if is_less else "good",
         "text": [] if found["span"] is None else _parts(found["span"]),
     }  # fmt: skip
     if more := found.get("more"):
-        where = pair["first" if is_less else "other"]
-        row["more"] = [{"title": f"Fires in {where} on", "texts": [_parts(span) for span in more]}]
+        row["more"] = [{"title": f"Fires in {most} on", "texts": [_parts(span) for span in more]}]
         row["summary"] = f"{len(more)} more"
     return row
 

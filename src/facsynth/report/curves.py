@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from facsynth.report.charts import Line, chart, powers
 from facsynth.report.read import RunFiles
 
-SEED, FILLED, CEILING = 0, 1, 3
+SEED, FILLED, CEILING, ACCEPTED = 0, 1, 3, 4
 """Tones."""
 
 
@@ -34,24 +34,33 @@ def _over(files: RunFiles, axis: str, label: str) -> str:
 
 
 def _over_thresholds(files: RunFiles) -> str:
-    rows = files.curves.get("thresholds", [])
+    rows, asked = files.curves.get("thresholds", []), files.before.get("threshold")
+    names = [row["threshold"] for row in rows]
+    mark = names.index(asked) if asked in names else None
     lines = [
-        Line(name, [(n, row["value"]) for n, row in enumerate(found)], tone)
+        Line(name, [(n, row["value"]) for n, row in enumerate(found)], tone, _at(found, asked))
         for name, found, tone in (
             ("seed set", rows, SEED), ("seed + accepted", files.curves_after.get("thresholds", []), FILLED),
         )
     ]  # fmt: skip
-    return chart("Coverage over thresholds", lines, "threshold", [*enumerate(r["threshold"] for r in rows)], log=False)
+    return chart("Coverage over thresholds", lines, "threshold", [*enumerate(names)], log=False, mark=mark)
+
+
+def _at(rows: Sequence[Mapping[str, Any]], threshold: str | None) -> float | None:
+    return next((row["value"] for row in rows if row["threshold"] == threshold), None)
 
 
 def _progress(summary: Mapping[str, Any]) -> str:
-    """Attempted features that have all they want, as candidates were written."""
+    """Attempted features that have all they want, and the share of candidates that were accepted, as they came."""
     points = summary.get("progress") or []
     n = summary.get("n_attempted")
-    if not n or not points:
+    if not n or not points or not points[-1][0]:
         return ""
     most = points[-1][0]
     step = 10 ** max(0, len(str(int(most))) - 1)
     ticks = [(x, f"{x:,}") for x in range(0, int(most) + 1, max(step // 2 if most < 3 * step else step, 1))]
-    lines = [Line("features that have all they want", [(tokens, done / n) for tokens, done in points], FILLED)]
-    return chart("Features closed over written tokens", lines, "written tokens", ticks, log=False)
+    lines = [
+        Line("features that have all they want", [(tokens, done / n) for tokens, done, *_ in points], FILLED),
+        Line("candidates accepted so far", [(tokens, k / asked) for tokens, _, asked, k in points if asked], ACCEPTED),
+    ]
+    return chart("Written tokens: features closed, candidates accepted", lines, "written tokens", ticks, log=False)

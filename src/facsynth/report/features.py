@@ -88,6 +88,7 @@ class Features:
     def __init__(self, files: RunFiles) -> None:
         self.files = files
         self.plan = {row["feature_id"]: row for row in files.plan}
+        self.unplanned = {row["feature_id"]: row for row in files.under.get("features", [])}
         self.targets = {row["feature_id"]: row for row in files.targets.get("attempted", [])}
         self.missing, self.under = (dict.fromkeys(files.before.get(key, [])) for key in ("missing", "under"))
         self.lost = set(files.after.get("missing", []))
@@ -101,7 +102,7 @@ class Features:
         self.gave_up = {row["feature"]: row["reason"] for row in files.gave_up}
 
     def __getitem__(self, feature: int) -> Feature:
-        planned, target = self.plan.get(feature, {}), self.targets.get(feature, {})
+        planned, target = self.plan.get(feature) or self.unplanned.get(feature, {}), self.targets.get(feature, {})
         accepted = self.accepted.get(feature, [])
         state, tone = self._state(feature, planned, target, len(accepted))
 
@@ -120,10 +121,11 @@ class Features:
         is_back = feature not in self.lost if self.files.after else None
         if target:
             return _outcome(target, n_accepted, is_back=is_back)
-        if not planned.get("keep", True):
-            return "left out", "open"
+        is_left_out = not planned.get("keep", True)
         if is_back and feature in self.missing:
-            return "recovered by others", "good"
+            return ("left out, yet covered" if is_left_out else "covered by others"), "good"
+        if is_left_out:
+            return "left out", "open"
         return ("under-represented", "open") if feature in self.under else ("missing", "open")
 
 
@@ -137,6 +139,13 @@ def _outcome(target: Mapping[str, Any], n_accepted: int, *, is_back: bool | None
     if not is_back:
         return "not recovered", "bad"
     return ("recovered", "good") if n_accepted else ("recovered by others", "good")
+
+
+def said_of_samples(n_accepted: int, n_asked: int) -> str:
+    """How many accepted samples fire a feature, and what was written to get them."""
+    fires = "accepted sample fires it" if n_accepted == 1 else "accepted samples fire it"
+    candidates = "candidate was" if n_asked == 1 else "candidates were"
+    return f"{n_accepted:,} {fires}; {n_asked:,} {candidates} written for it"
 
 
 def table_of(features: Features) -> dict[str, Any] | None:
@@ -155,7 +164,7 @@ def table_of(features: Features) -> dict[str, Any] | None:
             row["rates"].append(rates.get(feature))
         if one.target and n < MOST_DETAILED:
             row["more"] = [part for part in (_in_anchor(one, shading), _accepted(one, shading)) if part]
-            row["summary"] = f"{len(one.accepted)} accepted, {one.n_asked} written for it"
+            row["summary"] = said_of_samples(len(one.accepted), one.n_asked)
         rows.append(row)
     return {
         "rows": rows, "rates": ["Anchor", "Seed set", *(["After"] if rates else [])],

@@ -99,6 +99,12 @@ def coverage_figure(before: Mapping[str, object], after: Mapping[str, object]) -
         rows.append(_coverage_bar("Seed set", before, first, base=first))
     if second is not None:
         rows.append(_coverage_bar("Seed + accepted", after, second, base=min(first or 0.0, second)))
+    ceiling, at_equal = number(before.get("ceiling")), number(before.get("at_equal_samples"))
+    if ceiling is not None and at_equal is not None:
+        of_half = f"of the {count(before.get('n_target_of_half'))} features that half of the anchor has"
+        rows.append(
+            Bar("Seed set at equal samples", at_equal, percent(at_equal), of_half, base=at_equal, ceiling=ceiling)
+        )
     return bars("Coverage of the target features", rows)
 
 
@@ -169,7 +175,7 @@ def relative(activation: object, threshold: object) -> float | None:
 
 
 def _coverage_bar(label: str, measured: Mapping[str, object], value: float, base: float) -> Bar:
-    interval, ceiling = measured.get("ci95"), number(measured.get("ceiling"))
+    interval = measured.get("ci95")
     low, high = (number(end) for end in interval) if isinstance(interval, list) and len(interval) == 2 else (None, None)
     known = None if low is None or high is None else (low, high)
     return Bar(
@@ -180,7 +186,6 @@ def _coverage_bar(label: str, measured: Mapping[str, object], value: float, base
         right=f"95\u00a0% interval {100 * known[0]:.1f} to {100 * known[1]:.1f}\u00a0%" if known else "no interval",
         base=base,
         interval=known,
-        ceiling=ceiling,
     )
 
 

@@ -45,6 +45,8 @@ class RunFiles:
     curves: dict[str, Any]
     """`coverage/curves.json`."""
     curves_after: dict[str, Any]
+    under: dict[str, Any]
+    """`coverage/under.json`."""
     map: dict[str, Any]
     """`coverage/map.json`."""
     shading: list[dict[str, Any]]
@@ -99,6 +101,7 @@ def read_run(run: Path) -> RunFiles:
         settings=load("facsynth.yaml", lambda path: path.read_text("utf-8", "replace"), ""),
         curves=load(shapes.CURVES, partial(shapes.read_object, shape=shapes.OF_CURVES), {}),
         curves_after=load(shapes.CURVES_AFTER, partial(shapes.read_object, shape=shapes.OF_CURVES_AFTER), {}),
+        under=load(shapes.UNDER, partial(shapes.read_object, shape=shapes.OF_UNDER), {}),
         map=load(shapes.MAP, partial(shapes.read_object, shape=shapes.OF_MAP), {}),
         shading=load(shapes.SHADING, partial(shapes.read_rows, shape=shapes.OF_SHADING), []),
         there=frozenset(there),

@@ -16,6 +16,8 @@ from facsynth.text.layouts import kind_of
 
 CURVES, CURVES_AFTER, MAP = "coverage/curves.json", "coverage/curves_after.json", "coverage/map.json"
 """Where the curves of a run are, and its features in two dimensions."""
+UNDER = "coverage/under.json"
+"""Where the under-represented features are, which the plan of a small seed set leaves out."""
 SHADING = "shading.jsonl"
 """Where texts are token by token."""
 LARGEST = 1e300
@@ -119,7 +121,7 @@ SUMMARY: Shape = {
     "money": or_null(is_number),
     "chance_extrapolated": or_null(list_of(is_flag)),
     "n_rejected": map_of(is_count),
-    "progress": list_of(list_of(is_count, 2)),
+    "progress": list_of(list_of(is_count, 4)),
     "names": map_of(is_text),
     "stop_reason": is_text,
 }
@@ -181,6 +183,17 @@ OF_CURVES_AFTER: Shape = {
     "filled": object_of(CURVE),
     "thresholds": BY_THRESHOLD,
     "rates": list_of(list_of(is_number, 2)),
+}
+OF_UNDER: Shape = {
+    "features": list_of(
+        object_of(
+            {
+                "feature_id": is_count,
+                **dict.fromkeys(("anchor_rate", "seed_rate"), is_share),
+                "span": is_text,
+            }
+        )
+    )
 }
 OF_MAP: Shape = {"points": list_of(list_of(is_number, 3))}
 SPAN: Shape = {"text": is_text, "token": is_text}

@@ -33,6 +33,7 @@
     });
     return box;
   };
+  const breakable = name => name.split(/(?<=[._\-/])/).flatMap((part, k) => k ? [make("wbr"), part] : [part]);
 
   const search = make("input", {type: "search", placeholder: "search texts, ids …", id: "search"});
   search.setAttribute("aria-label", "search the features");
@@ -43,13 +44,15 @@
   const concepts = make("input", {type: "checkbox", checked: true, id: "concepts"});
   const grouped = make("label", {className: "note"}, concepts, " one row a concept");
   grouped.hidden = standing.size === 0;
+  const keys = make("span", {className: "keys note"}, ...data.rates.length > 1 ? data.rates.map((name, k) =>
+    make("span", {}, make("i", {className: "bar-" + k}), name)) : []);
   const counted = make("span", {className: "note", id: "counted"});
   const columns = [["id", "Feature"], ...data.rates.map((name, k) => ["rate-" + k, name]),
     ...data.odds ? [["odds", data.odds]] : [], ["text", data.label || "Span"]];
   const head = make("tr", {}, ...columns.map(([key, label]) => {
     const cell = make("th", {scope: "col"});
     if (key === "text") { cell.textContent = label; return cell; }
-    const button = make("button", {type: "button", textContent: label, title: label});
+    const button = make("button", {type: "button", title: label}, ...breakable(label));
     button.dataset.key = key;
     button.onclick = () => { up = sortKey === key ? !up : key === "id"; sortKey = key; draw(); };
     cell.append(button);
@@ -57,7 +60,7 @@
   }));
   const body = make("tbody");
   const more = make("button", {type: "button", className: "more", onclick: () => { shown += 5 * SHOWN; draw(); }});
-  place.replaceChildren(make("div", {className: "tools"}, search, filter, grouped, counted),
+  place.replaceChildren(make("div", {className: "tools"}, search, filter, grouped, counted, keys),
     make("table", {className: "features stacked wide"}, make("thead", {}, head), body), more);
 
   const details = row => {
@@ -171,7 +174,7 @@
     };
     canvas.onclick = event => { const dot = nearest(event); if (dot) show(dot.id); };
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
-    const names = {covered: "covered", open: "missing or open", bad: "not recovered", good: "recovered"};
+    const names = {covered: "covered", open: "missing, under-represented or open", bad: "not recovered", good: "recovered, or covered besides"};
     const legend = make("ul", {className: "legend"}, ...Object.keys(names).filter(tone => dots.some(dot => dot.tone === tone))
       .map(tone => make("li", {}, make("i", {className: "dot " + tone}), names[tone])));
     field.replaceChildren(canvas, said, legend);

@@ -92,8 +92,8 @@ class Synthesis:
     control: list[Candidate]
     """Plain samples; `fires` are the features above their threshold, as in `recovered`."""
     stop_reason: str
-    progress: Sequence[tuple[int, int]] = ()
-    """(written tokens, attempted features that have all they want by then), after each wave that changed it."""
+    progress: Sequence[tuple[int, int, int, int]] = ()
+    """(written tokens, attempted features that have all they want, candidates, accepted ones) by then, a wave each."""
 
     @property
     def n_selected(self) -> int:

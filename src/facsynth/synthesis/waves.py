@@ -60,7 +60,7 @@ class Waves:
         self._yield = Yield(settings.min_yield)
         self._round, self._n_done_before = 1, self.n_done
         self._spent, self._out = Amount(), Amount()
-        self._progress = [(0, self.n_done)]
+        self._progress = [(0, self.n_done, 0, 0)]
         self._cap = ""
         """The one that was reached."""
 
@@ -131,7 +131,9 @@ class Waves:
             if feature in self._strengths and (steered := [c for c in own if c.strength]):
                 self._strengths[feature].take(steered)
         n_written = sum(candidate.written_tokens for candidate in candidates)
-        self._progress.append((self._progress[-1][0] + n_written, self.n_done))
+        n_accepted = sum(not candidate.reason for candidate in candidates)
+        tokens, _, asked, accepted = self._progress[-1]
+        self._progress.append((tokens + n_written, self.n_done, asked + len(candidates), accepted + n_accepted))
         rung = self._plain if wave and wave[0][0] == PLAIN else self._yield
         if rung is self._yield or not rung.n_poor:  # a rung that was left is left
             rung.take(n_new, sum(candidate.written_tokens for candidate in candidates))
