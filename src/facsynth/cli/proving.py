@@ -86,6 +86,7 @@ def show(
 
     Example:  facsynth show runs/demo --feature 123
     """
+    from facsynth.report.plots import times
     from facsynth.report.read import read_run
     from facsynth.settings import load_settings
 
@@ -98,7 +99,10 @@ def show(
     elif files.before:
         print_coverage(files.before, load_settings(folder / "facsynth.yaml"))
     rows = [
-        (str(p["feature"]), _times(p["activation"], p["threshold"]), _cut(files.accepted_text(index) or "?", feature))
+        (
+            str(p["feature"]), times(p["activation"], p["threshold"]).replace("\u00a0", " "),
+            _cut(files.accepted_text(index) or "?", feature),
+        )
         for index, p in enumerate(files.provenance)
         if feature is None or feature in p["fires"]
     ]  # fmt: skip
@@ -108,11 +112,6 @@ def show(
         note(f"{folder} is not finished; go on with: facsynth synthesize {shlex.quote(str(folder))}")
     for notice in files.notices:
         note(f"note: {notice}")
-
-
-def _times(activation: float, threshold: float) -> str:
-    """An activation beside its threshold, where that is above 0."""
-    return f"{activation / threshold:.2f} × threshold" if threshold > 0 else f"{activation:.2f}"
 
 
 def _cut(text: str, feature: int | None) -> str:

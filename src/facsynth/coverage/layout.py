@@ -25,7 +25,7 @@ def laid_out(directions: npt.NDArray[np.float32]) -> npt.NDArray[np.int64] | Non
     """int64[n_features, 2] in 0 … 1000; None for fewer than 5 features.
 
     Args:
-        directions: [n_features, d_model], decoder rows; of length 0 is none of them.
+        directions: [n_features, d_model], decoder rows, none of length 0.
     """
     n = len(directions)
     if n < FEWEST:
