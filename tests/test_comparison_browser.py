@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from facsynth.report.comparison import build_comparison
+from facsynth.report.comparison import build_comparison, isolated
 from facsynth.store import read_json
 from fake_comparison import make_comparison
 from in_browser import EVIL, SORT, did, framed, probed, title
@@ -26,6 +26,10 @@ HOSTILE_NAMES = (
 UNPRINTABLE = re.compile("[\ud800-\udfff\x00\x1b]")
 NAMED = [".sets td", ".headline bdi:last-of-type", "h2 bdi:last-child", ".legend bdi", "th button[data-key=rate-0]"]
 """Where the name of the first set stands."""
+
+
+def more_in(one: str, other: str) -> str:
+    return f"more in {isolated(one + '.jsonl')} than in {isolated(other + '.jsonl')}"
 
 
 @pytest.mark.parametrize("n", [0, 10, 20_000])
@@ -80,7 +84,7 @@ def test_it_is_searched_sorted_filtered_and_opened(tmp_path: Path, open_page: Ca
     assert found["ascending"] == found["descending"][::-1] == sorted(ids)
     rates = {row["feature"]: row["rates"][1] for row in rows}
     assert [rates[i] for i in found["byRate"]] == sorted(rates.values(), reverse=True)
-    assert found["choices"] == ["more in mine.jsonl than in yours.jsonl", "more in yours.jsonl than in mine.jsonl"]
+    assert found["choices"] == [more_in("mine", "yours"), more_in("yours", "mine")]
     assert found["numbers"] == [10, 20]
     assert found["oven"] == [row["feature"] for row in rows if "oven" in row["span"]["text"]]
     assert found["titles"] == ["Fires in mine.jsonl on"]
@@ -94,7 +98,7 @@ def test_of_three_sets_a_row_says_which_two_it_is_about(tmp_path: Path, open_pag
       out.states = [...document.querySelectorAll("#table .state")].map(cell => cell.textContent);
     """, open_page)  # fmt: skip
     assert found["head"][:3] == ["Feature", "a.jsonl", "The other set"]
-    states = [f"more in {x}.jsonl than in {y}.jsonl" for name in "bc" for x, y in (("a", name), (name, "a"))]
+    states = [more_in(x, y) for name in "bc" for x, y in (("a", name), (name, "a"))]
     assert {state: found["states"].count(state) for state in states} == dict(zip(states, (4, 6, 4, 6), strict=True))
 
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 from scipy.stats import binom
 
-from facsynth.coverage.intervals import Drawn, coverage_interval, difference_interval, drawn_from
+from facsynth.coverage.intervals import Drawn, coverage_interval, difference_interval, drawn_from, enough
 from facsynth.coverage.rarefaction import at_tokens, covered_at
 from facsynth.errors import InputError
 from facsynth.incidence import Incidence
@@ -24,7 +24,7 @@ def of(fires: Fires, ids: npt.ArrayLike | None = None) -> Incidence:
 
 
 def drawn(fires: Fires, share: float = 1.0, min_support: int = 1, ids: npt.ArrayLike | None = None) -> Drawn:
-    return drawn_from([of(fires, ids)], fires.sum(axis=0), shares=[share], min_support=min_support)
+    return drawn_from([of(fires, ids)], fires.sum(axis=0), share=share, min_support=min_support)
 
 
 def known(found: Interval | None) -> Interval:
@@ -105,7 +105,6 @@ def test_the_interval_of_large_sets_covers_too(n: int) -> None:
                 (200, 1.0, 100, 120, 1),
                 (2_000, 0.25, 0, 80, 1),
                 (20_000, 1.0, 10_000, 40, 1),
-                (200, 0.01, 0, 80, 1),
                 (400, 0.25, 0, 120, 2),
             ]
         ),
@@ -149,23 +148,44 @@ def test_at_equal_tokens_the_interval_knows_nothing_of_lengths(spread: float) ->
             n_tokens = min(part.n_tokens.sum() for part in sets)
             values = [at_tokens(covered_at(s.ids, s.n_tokens, [s], 250), int(n_tokens)).item() for s in sets]
             shares = [min(1.0, n_tokens / part.n_tokens.sum()) for part in sets]
-            one, other = (drawn_from([s], s.counts(250), shares=[p]) for s, p in zip(sets, shares, strict=True))
+            one, other = (drawn_from([s], s.counts(250), share=p) for s, p in zip(sets, shares, strict=True))
             found = known(difference_interval(values[0] - values[1], one, other, at_tokens=True))
             hits += found.low <= 0 <= found.high
     assert 0.90 <= hits / 160 <= 0.985, hits
 
 
-def test_a_part_of_a_large_set_is_as_uncertain_as_the_set_though_few_of_its_firings_are_kept() -> None:
-    world, widths = World(np.random.default_rng(4)), []
+def sides(found: Interval | None) -> float:
+    interval = known(found)
+    return interval.high - interval.low
+
+
+@pytest.mark.parametrize("support", [1, 2])
+def test_a_part_of_a_large_set_is_as_uncertain_as_the_set_though_few_of_its_firings_are_kept(support: int) -> None:
+    world, share, widths = World(np.random.default_rng(4)), 0.004, []
     for _ in range(6):
-        fires = world.samples(4_000)
-        one, firing = of(fires), fires.sum(axis=0)
-        kept = drawn_from([one], firing, shares=[0.02])
-        assert len(kept.rare.ids) == pytest.approx(0.32 * 4_000, rel=0.1)
-        found = known(coverage_interval(kept)), known(coverage_interval(Drawn(firing, one, 0.02, 1)))
-        widths.append([interval.high - interval.low for interval in found])
-    thinned, whole = np.mean(widths, axis=0)
-    assert thinned == pytest.approx(whole, rel=0.15)
+        rows = of(world.samples(16_000))._replace(n_tokens=world.rng.integers(5, 400, 16_000))
+        firing = rows.counts(250)
+        kept = drawn_from([rows], firing, share=share, kept=enough(16_000, share), min_support=support)
+        assert kept.found == pytest.approx(0.256, rel=0.1)
+        whole, fixed = Drawn(firing, rows, share, support), drawn(np.ones((8, 250), np.bool_))
+        found = [(coverage_interval(one), difference_interval(0, one, fixed, at_tokens=True)) for one in (kept, whole)]
+        widths.append([[sides(interval) for interval in row] for row in found])
+    thinned, all_of_it = np.mean(widths, axis=0)
+    assert thinned == pytest.approx(all_of_it, rel=0.15)
+
+
+def test_what_large_sets_share_cancels_out_though_few_of_it_is_kept() -> None:
+    """One holds the other, of which it is half: drawn are as many of both."""
+    fires, widths = World(np.random.default_rng(5)).samples(40_000), []
+    ids = np.random.default_rng(5).integers(0, 2**63, 40_000)
+    for is_thinned in (True, False):
+        pair = []
+        for n, share in ((40_000, 0.003), (20_000, 0.006)):
+            rows = of(fires[:n], ids[:n])
+            kept = enough(n, share) if is_thinned else 1.0
+            pair.append(drawn_from([rows], rows.counts(250), share=share, kept=kept))
+        widths.append(sides(difference_interval(0.0, *pair)))
+    assert widths[0] == pytest.approx(widths[1], rel=0.15)
 
 
 def test_what_two_sets_share_cancels_out() -> None:

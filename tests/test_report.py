@@ -45,7 +45,7 @@ def test_the_figures_of_the_run_are_on_the_page(tmp_path: Path) -> None:
         "20 of 24", "38.3 %", "41.7 %", "53.7 %", "48,213", "23,417", "SmolLM2-135M-Instruct", "layers.14", "r0.5",
         "contrast", "every feature tried", "does not fire", "gave up: cap of 12 candidates", "0.81 × threshold",
         "facsynth verify demo", "5f2c5f2c", "model: {name: embedded}", "95 % interval 51.7 to 61.7 %",
-            "covers 53.7 % of them, and the ceiling is 97.1 %", "above 0.5 of the most it reaches",
+            "covers 53.7 % of them, and the ceiling is 97.1 %", "above 0.5 of about the most it reaches",
             "1,044 of them for the chance level alone; in 288 calls",
                 "written, 31", "In the eyes of the judge", "from cheap to dear",
             "29 plain samples; where more would be needed",
@@ -97,19 +97,18 @@ def test_accepted_samples_are_listed_with_where_they_come_from(tmp_path: Path) -
     assert listed.count("<tr><td") == 30 < len(rows)
     assert f"The first 30 of {len(rows)} accepted samples" in listed
     assert (listed.count("chosen from the pool"), listed.count(">written<")) == (1, 29)
-    assert "fires 2 more of the features" in listed
+    assert "fires 2 more of the attempted features" in listed
 
 
 def test_features_that_come_to_be_covered_unasked_are_told_apart(tmp_path: Path) -> None:
     run = make_run(tmp_path / "demo", n_features=3, n_others=4)
-    assert "features more" not in build_report(run).read_text("utf-8")
+    assert "Newly covered" not in build_report(run).read_text("utf-8")
     after = json.loads((run / "coverage/after.json").read_text())
     tried = {row["feature_id"] for row in json.loads((run / "targets.json").read_text())["attempted"]}
     lost = [i for i in after["missing"] if i in tried]
     (run / "coverage/after.json").write_text(json.dumps(after | {"missing": lost}))
-    assert "6 features more: 2 that were attempted, 4 that samples fire besides." in build_report(run).read_text(
-        "utf-8"
-    )
+    said = "Newly covered: 6 features, 2 of those attempted, and 4 that samples for others fire too."
+    assert said in build_report(run).read_text("utf-8")
     plan = (run / "plan.csv").read_text("utf-8")
     (run / "plan.csv").write_text(plan.replace(",yes,", ",no,"), "utf-8")
     features = Features(read_run(run))

@@ -41,7 +41,7 @@ class Incidence(NamedTuple):
         return Incidence(self.ids[kept], self.n_tokens[kept], number[self.sample[inside]], self.column[inside])
 
     def thinned(self, share: float) -> Incidence:
-        """A share of the samples alone, drawn by id: the same of every set and in any order."""
+        """A share of the samples alone, drawn by id: a sample that two sets hold is in both, or in neither."""
         return self if share >= 1 else self.where(_mixed(self.ids) < np.uint64(share * 2**64))
 
     def counts(self, n_target: int) -> Ints:

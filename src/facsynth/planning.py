@@ -24,6 +24,7 @@ from facsynth.features.spans import best_spans
 from facsynth.incidence import joined
 from facsynth.meaning.sheet import HUMAN, SHEET, Note, read_notes
 from facsynth.measure import Measured
+from facsynth.profile import Profile
 from facsynth.records import Span
 from facsynth.report.shapes import MAP, UNDER
 from facsynth.run_folder import check_plan_file
@@ -65,8 +66,9 @@ def keep_plan(
         write_json(kept, {**record, "plan_sha256": written})
         return
     write_json(out / MAP, _map_of(before, space))
-    write_json(out / UNDER, _under(before, anchor, seed_set, space))
-    text = plan_text(_ranked(before, anchor, seed_set, space, read_notes(out / SHEET), settings=settings))
+    best = best_spans(anchor, space.backbone.tokenizer, _to_fill(before), n_spans=1)
+    write_json(out / UNDER, _under(before, anchor.profile, seed_set.profile, best))
+    text = plan_text(_ranked(before, anchor, seed_set, space, read_notes(out / SHEET), best=best, settings=settings))
     now = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     if found != [now]:
         write_json(kept, {**record, "plan_sha256": [*found, now]})
@@ -158,11 +160,11 @@ def _ranked(
     space: FeatureSpace,
     notes: Mapping[int, Note],
     *,
+    best: Mapping[int, Sequence[Span]],
     settings: RunSettings,
 ) -> list[PlanRow]:
-    ids, tokenizer = _to_fill(before), space.backbone.tokenizer
-    found = screen(anchor, tokenizer, ids, before.thresholds, settings.rng_seed)
-    best = best_spans(anchor, tokenizer, ids, n_spans=1)
+    ids = _to_fill(before)
+    found = screen(anchor, space.backbone.tokenizer, ids, before.thresholds, settings.rng_seed)
     known = {i: _meaning(found[i], best[i], notes.get(i, Note(i))) for i in ids}
     rows = make_plan(
         before.coverage, before.under, seed_set.profile, anchor.profile, before.thresholds,
@@ -182,18 +184,16 @@ def _map_of(before: Measured, space: FeatureSpace) -> dict[str, Any]:
     return {"points": [] if places is None else np.column_stack([ids, places]).tolist()}
 
 
-def _under(before: Measured, anchor: Encoded, seed_set: Encoded, space: FeatureSpace) -> dict[str, Any]:
+def _under(before: Measured, anchor: Profile, seed_set: Profile, best: Mapping[int, Sequence[Span]]) -> dict[str, Any]:
     """How often anchor and seed set fire the under-represented features, and on what, in the plan or not."""
-    ids = before.under.feature_ids.tolist()
-    best = best_spans(anchor, space.backbone.tokenizer, ids, n_spans=1)
-    rates = [one.profile.firing_samples(before.thresholds) / one.profile.n_samples for one in (anchor, seed_set)]
+    of_anchor, of_seed = (one.firing_samples(before.thresholds) / one.n_samples for one in (anchor, seed_set))
     return {
         "features": [
             {
-                "feature_id": i, "span": best[i][0].text if best[i] else "",
-                **dict(zip(("anchor_rate", "seed_rate"), (float(rate[i]) for rate in rates), strict=True)),
+                "feature_id": i, "anchor_rate": float(of_anchor[i]), "seed_rate": float(of_seed[i]),
+                "span": best[i][0].text if best[i] else "",
             }
-            for i in ids
+            for i in before.under.feature_ids.tolist()
         ]
     }  # fmt: skip
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from facsynth.bins import Doubles, Floats
 from facsynth.coverage.compare import Differences, differences, only_in
 from facsynth.coverage.coverage import Coverage, Targets, coverage, no_targets, rarefied
-from facsynth.coverage.intervals import Drawn, coverage_interval, difference_interval, drawn_from
+from facsynth.coverage.intervals import Drawn, coverage_interval, difference_interval, drawn_from, enough
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded
 from facsynth.features.spans import best_spans
@@ -111,16 +111,16 @@ def _measured(name: str, samples: Encoded, ruler: _Ruler) -> _Set:
     profile = samples.profile
     firing = profile.firing_samples(thresholds)[aims.feature_ids]
 
-    def drawn(*shares: float) -> Drawn:
+    def drawn(share: float) -> Drawn:
         rows = samples.incidence(aims.feature_ids, thresholds)
-        return drawn_from(rows, firing, shares=shares, min_support=support)
+        kept = enough(profile.n_samples, share)
+        return drawn_from(rows, firing, share=share, kept=kept, min_support=support)
 
-    parts = ruler.n_samples / profile.n_samples, ruler.n_tokens / profile.n_tokens
     whole = drawn(1.0)
-    part = whole if min(parts) == 1 else drawn(*parts)
+    shares = ruler.n_samples / profile.n_samples, ruler.n_tokens / profile.n_tokens
     return _Set(
         name, samples, coverage(profile, aims, thresholds, support), token_cover([samples], aims, thresholds, support),
-        whole, *(part._replace(share=share) for share in parts),
+        whole, *(whole if share == 1 else drawn(share) for share in shares),
     )  # fmt: skip
 
 
@@ -190,7 +190,7 @@ def _shared(sets: Mapping[str, Encoded], anchor: Encoded) -> list[str]:
     said = [f"{n:,} samples are in {a} and in {b}" for a, b in combinations(ids, 2) if (n := len(ids[a] & ids[b]))]
     of_anchor = set(anchor.ids())
     return said + [
-        f"{n:,} of the {len(known):,} samples of {name} are in the anchor too: it covers what they fire by itself"
+        f"{n:,} of the {len(known):,} samples of {name} are in the anchor too: they cover what it fires"
         for name, known in ids.items()
         if (n := len(known & of_anchor))
     ]

@@ -42,7 +42,12 @@ def _against_ceiling(record: dict[str, Any]) -> list[tuple[str, str]]:
     if record["n_target_of_half"] is None:
         return []
     value, ceiling = percent(record["at_equal_samples"]), percent(record["ceiling"])
-    return [("at equal samples", f"{value}, ceiling {ceiling}, of the {record['n_target_of_half']:,} a half has")]
+    return [
+        (
+            "at equal samples",
+            f"{value}, ceiling {ceiling} (of {record['n_target_of_half']:,} features of half the anchor)",
+        )
+    ]
 
 
 def _cost(money: float | None) -> str:

@@ -87,7 +87,8 @@ def _window(row: _Row, values: npt.NDArray[np.float64], tokenizer: Any) -> list[
     """The tokens around the highest one, each as what it adds to the text."""
     places, peak = np.flatnonzero(row.content), int(values.argmax())
     ids, roles = row.ids[places], row.roles[places]
-    is_first = np.r_[False, (np.diff(places) > 1) | (np.diff(roles.astype(int)) != 0)]
+    # Between messages lie the tokens of the template; a single one that lies inside of a message is no end of it.
+    is_first = np.r_[False, (np.diff(places) > 2) | (np.diff(roles.astype(int)) != 0)]
     start, end = max(0, peak - BEFORE), min(len(ids), peak + AFTER)
     tokens: list[tuple[str, float]] = []
     begun, settled = start, ""
@@ -95,7 +96,9 @@ def _window(row: _Row, values: npt.NDArray[np.float64], tokenizer: Any) -> list[
         if is_first[stop] and stop > start:
             begun, settled = stop, ""
         text = tokenizer.decode(ids[begun : stop + 1], clean_up_tokenization_spaces=False)
-        is_part = text.endswith("\ufffd") and stop + 1 < end  # of a letter that the next token completes
+        is_part = (
+            text.endswith("\ufffd") and stop + 1 < end and not is_first[stop + 1]
+        )  # of a letter that the next token completes
         added, settled = ("", settled) if is_part else (text[len(settled) :], text)
         if stop == begun and begun > start:
             added = f"\n\n{added}"

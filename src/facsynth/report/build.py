@@ -55,7 +55,7 @@ def page(files: RunFiles, features: Features) -> dict[str, Any]:
         "gained": gained(features),
         "accepted": accepted(files),
         "n_selected": sum(row["source"] == "selected" for row in files.provenance),
-        "in_plan": Counter("kept" if row["keep"] else "left out" for row in files.plan),
+        "n_left_out": sum(not row["keep"] for row in files.plan),
         "meanings": meanings(before or after),
         "n_accepted": summary.get("n_accepted", len(files.provenance)),
         "n_attempted": summary.get("n_attempted", len(features.targets)),
@@ -82,7 +82,8 @@ def gained(features: Features) -> str:
     n_aimed = sum(i in features.targets for i in new)
     if n_aimed == len(new):
         return ""
-    return f"{len(new)} features more: {n_aimed} that were attempted, {len(new) - n_aimed} that samples fire besides."
+    others = f"{len(new) - n_aimed:,} that samples for others fire too"
+    return f"Newly covered: {len(new):,} features, {n_aimed:,} of those attempted, and {others}."
 
 
 def accepted(files: RunFiles) -> list[tuple[dict[str, Any], Excerpt]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,13 +72,18 @@ def table_of(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
+def isolated(name: str) -> str:
+    """A name that turns no word around it, however it is written."""
+    return f"\u2068{name}\u2069"
+
+
 def _row(found: Mapping[str, Any], pair: Mapping[str, Any]) -> dict[str, Any]:
     """A feature, opened to further spans of the set that fires it more."""
     is_less = found["log_odds"] > 0
     most, least = (pair[key] for key in (("first", "other") if is_less else ("other", "first")))
     row: dict[str, Any] = {
         "id": found["feature"], "rates": found["rates"], "odds": abs(found["log_odds"]),
-        "state": f"more in {most} than in {least}", "tone": "open" if is_less else "good",
+        "state": f"more in {isolated(most)} than in {isolated(least)}", "tone": "open" if is_less else "good",
         "text": [] if found["span"] is None else _parts(found["span"]),
     }  # fmt: skip
     if more := found.get("more"):
@@ -94,9 +100,16 @@ def _parts(span: Mapping[str, str]) -> list[str]:
 
 def _curves(record: Mapping[str, Any], axis: str, label: str) -> str:
     sets = record["sets"]
-    lines = [Line(one["name"], one["curve"][axis], tone, one[f"at_equal_{axis}"]) for tone, one in enumerate(sets)]
+    lines = [
+        Line(one["name"], one["curve"][axis], tone, _known(one[f"at_equal_{axis}"])) for tone, one in enumerate(sets)
+    ]
     most = max(one[f"n_{axis}"] for one in sets)
     return chart(f"Coverage over {label}", lines, label, powers(most), log=True, mark=record[f"n_{axis}"])
+
+
+def _known(share: float | None) -> float:
+    """Not a number where nothing was measured."""
+    return math.nan if share is None else share
 
 
 def _over_thresholds(record: Mapping[str, Any]) -> str:

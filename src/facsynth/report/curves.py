@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from facsynth.report.charts import Line, chart, powers
@@ -37,17 +37,14 @@ def _over_thresholds(files: RunFiles) -> str:
     rows, asked = files.curves.get("thresholds", []), files.before.get("threshold")
     names = [row["threshold"] for row in rows]
     mark = names.index(asked) if asked in names else None
+    after = files.curves_after.get("thresholds", [])
     lines = [
-        Line(name, [(n, row["value"]) for n, row in enumerate(found)], tone, _at(found, asked))
-        for name, found, tone in (
-            ("seed set", rows, SEED), ("seed + accepted", files.curves_after.get("thresholds", []), FILLED),
+        Line(name, [(n, row["value"]) for n, row in enumerate(found)], tone, measured.get("value"))
+        for name, found, tone, measured in (
+            ("seed set", rows, SEED, files.before), ("seed + accepted", after, FILLED, files.after),
         )
     ]  # fmt: skip
     return chart("Coverage over thresholds", lines, "threshold", [*enumerate(names)], log=False, mark=mark)
-
-
-def _at(rows: Sequence[Mapping[str, Any]], threshold: str | None) -> float | None:
-    return next((row["value"] for row in rows if row["threshold"] == threshold), None)
 
 
 def _progress(summary: Mapping[str, Any]) -> str:

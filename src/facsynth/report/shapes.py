@@ -74,6 +74,11 @@ def is_count(value: Any) -> bool:
     return is_number(value) and isinstance(value, int) and value >= 0
 
 
+def is_above_0(value: Any) -> bool:
+    """A number that has a logarithm."""
+    return is_number(value) and value > 0
+
+
 def is_share(value: Any) -> bool:
     """A number in [0, 1]."""
     return is_number(value) and 0 <= value <= 1
@@ -171,7 +176,9 @@ GAVE_UP: Shape = {
     "threshold": is_number,
     "reason": is_text,
 }
-POINTS: Check = list_of(list_of(is_number, 2))
+POINTS: Check = list_of(
+    lambda point: isinstance(point, list) and len(point) == 2 and is_above_0(point[0]) and is_share(point[1])
+)
 CURVE: Shape = {"samples": POINTS, "tokens": POINTS}
 BY_THRESHOLD: Check = list_of(object_of({"threshold": is_text, "n_target": is_count, "value": is_share}))
 OF_CURVES: Shape = {
@@ -205,18 +212,22 @@ DIFFERING: Shape = {
 }
 _IS_DIFFERING, _ARE_SPANS = object_of(DIFFERING), list_of(object_of(SPAN))
 DIFFERENCE: Shape = {"value": or_null(is_number), "ci95": or_null(list_of(is_number, 2))}
-COMPARISON: Shape = {
-    "sets": list_of(
-        object_of({
+_ARE_SETS = list_of(
+    object_of(
+        {
             "name": is_text,
             "curve": object_of(CURVE),
             **dict.fromkeys(("value", "at_equal_samples"), is_share),
             "at_equal_tokens": or_null(is_share),
-            **dict.fromkeys(("n_samples", "n_tokens", "n_covered"), is_count),
+            "n_covered": is_count,
+            **dict.fromkeys(("n_samples", "n_tokens"), is_above_0),
             "ci95": or_null(list_of(is_share, 2)),
             "thresholds": list_of(is_share),
-        })
-    ),
+        }
+    )
+)
+COMPARISON: Shape = {
+    "sets": lambda sets: _ARE_SETS(sets) and len(sets) > 0,
     "pairs": list_of(
         object_of({
             **dict.fromkeys(("first", "other"), is_text),
@@ -228,9 +239,11 @@ COMPARISON: Shape = {
         })
     ),
     "thresholds": list_of(lambda row: isinstance(row, list) and len(row) == 2 and is_text(row[0]) and is_count(row[1])),
-    **dict.fromkeys(("n_target", "n_samples", "n_tokens", "min_support"), is_count),
+    **dict.fromkeys(("n_target", "min_support"), is_count),
+    **dict.fromkeys(("n_samples", "n_tokens"), is_above_0),
     **dict.fromkeys(("threshold", "relevance", "codes", "form"), is_text),
-    **dict.fromkeys(("names", "fingerprints"), map_of(is_text)),
+    "names": object_of(dict.fromkeys(("model", "sae", "hook_point", "anchor"), is_text)),
+    "fingerprints": map_of(is_text),
     "notes": list_of(is_text),
 }  # fmt: skip
 OF_SHADING: Shape = {

@@ -10,21 +10,21 @@ from typing import Any
 
 THRESHOLD = re.compile(r"([rq]?)(\d+(?:\.\d+)?)")
 BY_THRESHOLD = {
-    "r": "a feature fires above {} of the most it reaches in everyday text",
+    "r": "a feature fires above {} of about the most it reaches in the background",
     "q": "a feature fires above what it reaches in {} % of the anchor samples that fire it",
     "": "a feature fires above {}",
 }
 BY_RELEVANCE = {
-    "all": "every feature counts", "contrast": "those count that the anchor fires more often than everyday text",
+    "all": "every feature counts", "contrast": "those count that the anchor fires more often than the background",
     "judge": "those count that a judge holds relevant",
-    "contrast+judge": "those count that the anchor fires more often than everyday text and a judge holds relevant",
+    "contrast+judge": "those count that the anchor fires more often than the background and a judge holds relevant",
 }  # fmt: skip
 BY_CODES = {"native": "as the SAE was trained", "relu": "every feature above 0, as the paper's scripts do"}
 IN_FORM = {
     "message": "user turns", "chat": "user and assistant turns", "preference": "history and chosen reply",
     "ab": "question and matching answer", "text": "all of it",
 }  # fmt: skip
-"""What the settings mean, in words: thresholds, relevance, codes, and what of a sample is measured."""
+"""What of a sample is measured."""
 
 
 def meanings(measured: dict[str, Any]) -> list[tuple[str, str, str]]:

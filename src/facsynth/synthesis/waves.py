@@ -131,9 +131,9 @@ class Waves:
             if feature in self._strengths and (steered := [c for c in own if c.strength]):
                 self._strengths[feature].take(steered)
         n_written = sum(candidate.written_tokens for candidate in candidates)
-        n_accepted = sum(not candidate.reason for candidate in candidates)
-        tokens, _, asked, accepted = self._progress[-1]
-        self._progress.append((tokens + n_written, self.n_done, asked + len(candidates), accepted + n_accepted))
+        written = [candidate.reason for candidate in candidates if not candidate.reason.startswith(WRITER_ERROR)]
+        tokens, _, n, n_accepted = self._progress[-1]
+        self._progress.append((tokens + n_written, self.n_done, n + len(written), n_accepted + written.count("")))
         rung = self._plain if wave and wave[0][0] == PLAIN else self._yield
         if rung is self._yield or not rung.n_poor:  # a rung that was left is left
             rung.take(n_new, sum(candidate.written_tokens for candidate in candidates))
