@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import count
 from typing import Any
 
 from facsynth.report.charts import Line, chart, powers
@@ -10,6 +11,8 @@ from facsynth.report.read import RunFiles
 
 SEED, FILLED, CEILING, ACCEPTED = 0, 1, 3, 4
 """Tones."""
+MOST_STEPS = 4
+"""Of an axis of tokens, so that its numbers stay apart where it is narrow."""
 
 
 def figures(files: RunFiles) -> dict[str, str]:
@@ -54,8 +57,8 @@ def _progress(summary: Mapping[str, Any]) -> str:
     if not n or not points or not points[-1][0]:
         return ""
     most = points[-1][0]
-    step = 10 ** max(0, len(str(int(most))) - 1)
-    ticks = [(x, f"{x:,}") for x in range(0, int(most) + 1, max(step // 2 if most < 3 * step else step, 1))]
+    step = next(part * 10**k for k in count() for part in (1, 2, 5) if part * 10**k * MOST_STEPS >= most)
+    ticks = [(x, f"{x:,}") for x in range(0, int(most) + 1, step)]
     lines = [
         Line("features that have all they want", [(tokens, done / n) for tokens, done, *_ in points], FILLED),
         Line("candidates accepted so far", [(tokens, k / asked) for tokens, _, asked, k in points if asked], ACCEPTED),

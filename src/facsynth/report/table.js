@@ -44,7 +44,7 @@
   const concepts = make("input", {type: "checkbox", checked: true, id: "concepts"});
   const grouped = make("label", {className: "note"}, concepts, " one row a concept");
   grouped.hidden = standing.size === 0;
-  const keys = make("span", {className: "keys note"}, ...data.rates.length > 1 ? data.rates.map((name, k) =>
+  const keys = make("p", {className: "keys note"}, ...data.rates.length > 1 ? data.rates.map((name, k) =>
     make("span", {}, make("i", {className: "bar-" + k}), name)) : []);
   const counted = make("span", {className: "note", id: "counted"});
   const columns = [["id", "Feature"], ...data.rates.map((name, k) => ["rate-" + k, name]),
@@ -60,7 +60,7 @@
   }));
   const body = make("tbody");
   const more = make("button", {type: "button", className: "more", onclick: () => { shown += 5 * SHOWN; draw(); }});
-  place.replaceChildren(make("div", {className: "tools"}, search, filter, grouped, counted, keys),
+  place.replaceChildren(make("div", {className: "tools"}, search, filter, grouped, counted), keys,
     make("table", {className: "features stacked wide"}, make("thead", {}, head), body), more);
 
   const details = row => {
