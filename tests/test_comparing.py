@@ -89,7 +89,7 @@ def test_a_set_against_itself_differs_in_nothing_and_is_said_to_be_the_same(part
     assert (pair["first"], pair["other"]) == ("wide.jsonl (1)", "wide.jsonl (2)")
     assert pair["at_equal_tokens"] == {"value": 0.0, "ci95": [0.0, 0.0]}
     assert pair["only_first"] == pair["only_other"] == pair["differences"] == []
-    assert "30 samples are in wide.jsonl (1) and in wide.jsonl (2)" in found["notes"]
+    assert any("30 samples of wide.jsonl (1) are in wide.jsonl (2) too" in note for note in found["notes"])
 
 
 def test_what_a_set_shares_with_the_anchor_is_said(parts: Parts, tmp_path: Path) -> None:
@@ -97,6 +97,28 @@ def test_what_a_set_shares_with_the_anchor_is_said(parts: Parts, tmp_path: Path)
     (parts.folder / "taken.jsonl").write_text("".join(lines[:20]))
     found = compared(parts, tmp_path, "wide.jsonl", "taken.jsonl")
     assert any("20 of the 20 samples of taken.jsonl are in the anchor too" in note for note in found["notes"])
+
+
+def test_a_set_that_all_are_cut_down_to_is_said(parts: Parts, tmp_path: Path) -> None:
+    tiny_run.corpus(parts.folder / "tiny.jsonl", 2, 11)
+    found = compared(parts, tmp_path, "wide.jsonl", "narrow.jsonl", "tiny.jsonl")
+    assert any("tokens of tiny.jsonl; without it" in note for note in found["notes"])
+    assert not any(
+        "without it" in note for note in compared(parts, tmp_path / "b", "wide.jsonl", "tiny.jsonl")["notes"]
+    )
+
+
+def test_the_same_samples_in_another_file_are_told_by_its_name(parts: Parts, tmp_path: Path) -> None:
+    text = (parts.folder / "narrow.jsonl").read_text()
+    (tmp_path / "bad.jsonl").write_text(text + "7\n")
+    (tmp_path / "good.jsonl").write_text(text)
+    for name, n_notes in (("bad.jsonl", 1), ("good.jsonl", 0)):
+        done = facsynth("compare", parts.folder / "wide.jsonl", tmp_path / name, *parts.options)
+        assert done.code == 0, done.stderr
+        assert f"{name} against wide.jsonl" in done.stdout
+        assert done.stderr.count("rows that could not be used") == n_notes
+        alone = facsynth("coverage", tmp_path / name, *parts.options)
+        assert alone.stderr.count("rows that could not be used") == n_notes
 
 
 def test_fewer_tokens_than_a_sample_compare_nothing(parts: Parts, tmp_path: Path) -> None:

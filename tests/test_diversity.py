@@ -110,14 +110,31 @@ def test_self_bleu_is_that_of_a_count_over_all_others() -> None:
 
 def test_as_many_words_are_drawn_whatever_the_order() -> None:
     rng = np.random.default_rng(2)
-    words = [["w"] * n for n in rng.integers(1, 30, 300)]
+    texts = [" ".join(["w"] * n) + "." for n in rng.integers(1, 30, 300)]
     ids = rng.integers(0, 2**63, 300).astype(np.uint64)
-    chosen = diversity.within(words, ids, 1000)
-    assert sum(len(words[i]) for i in chosen) == pytest.approx(1000, abs=30)
+    chosen, drawn = diversity.within(texts, ids, 1000)
+    assert sum(map(len, diversity.words_of(drawn))) == 1000
+    assert drawn[:-1] == [texts[i] for i in chosen[:-1]]
     order = rng.permutation(300)
-    again = diversity.within([words[i] for i in order], ids[order], 1000)
+    again, same = diversity.within([texts[i] for i in order], ids[order], 1000)
     assert {int(ids[order][i]) for i in again} == {int(ids[i]) for i in chosen}
-    assert diversity.within(words, ids, 0) == [chosen[0]]
+    assert same == drawn
+
+
+def test_a_long_text_is_cut_and_rows_that_are_none_are_said(tmp_path: Path) -> None:
+    long = write(tmp_path / "long.jsonl", [" ".join(f"word{n}" for n in range(500))])
+    short = write(tmp_path / "short.jsonl", ["one two three", "four five \u0000 six"])
+    with short.open("a") as handle:
+        handle.write("7\n")
+    files = {"seed": [str(long), str(short)], "anchor": "none", "form": "text"}
+    data = parse_settings({"data": files}, "the test").data
+    found = varieties(data, "off")
+    assert found["n_words"] == 6
+    assert found["sets"][0]["equal"]["distinct_2"] == 1.0
+    assert found["sets"][0]["equal"]["entropy_2"] == pytest.approx(math.log2(5))
+    notes = [note for note in found["notes"] if "short.jsonl" in note]
+    assert "rows that could not be used: 1" in notes[0] and "line 3" in notes[0]
+    assert "broken characters taken out: 1" in notes[1]
 
 
 def write(path: Path, texts: list[str]) -> Path:

@@ -213,3 +213,13 @@ def test_the_command_writes_it_and_again(finished: Path, tmp_path: Path) -> None
     assert "some samples have no reply" in done.stderr
     assert "train.jsonl" in done.stdout
     assert facsynth(*words, "--layout", "trll").code == 2
+
+
+def test_a_run_that_lost_provenance_is_not_exported_and_show_says_so(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    lines = (tmp_path / "run" / "provenance.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "run" / "provenance.jsonl").write_text("".join(lines[:-1]))
+    done = facsynth("export", tmp_path / "run", "-o", tmp_path / "data")
+    assert done.code == 1
+    assert f"has {len(lines)} rows and provenance.jsonl {len(lines) - 1}" in done.stderr
+    assert "texts are shown only where both have one" in facsynth("show", tmp_path / "run").stderr

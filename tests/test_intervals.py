@@ -221,6 +221,7 @@ def test_the_interval_of_a_set_that_fires_everything_often_is_1() -> None:
 def test_where_there_is_no_spread_to_estimate_there_is_no_interval() -> None:
     assert coverage_interval(drawn(np.ones((3, 5), np.bool_))) is None, "too few samples"
     assert coverage_interval(drawn(np.zeros((9, 5), np.bool_))) is None, "nothing fires"
+    assert coverage_interval(drawn(np.eye(9, 5) > 0, ids=np.zeros(9))) is None, "one sample, nine times"
     few, many = drawn(np.ones((3, 5), np.bool_)), drawn(np.ones((9, 5), np.bool_))
     assert difference_interval(0.0, few, many) is None
     with pytest.raises(InputError, match="found none"):

@@ -48,11 +48,11 @@ def compare_sets(settings: RunSettings, out: Path | None, cache: Path, progress:
     _check(settings)
     anchor = read_data(settings.data, "anchor", progress)
     sets = [_read(settings, source, progress) for source in settings.data.seed]
-    prints = [anchor.fingerprint, *map(_fingerprint, sets)]
-    out = out or cache / "runs" / f"compare-{fingerprint([effective(settings), *prints])[:16]}"
+    names = ["anchor", *(f"set {name}" for name in names_of(settings.data.seed))]
+    prints = dict(zip(names, [_named_print(one) for one in (anchor, *sets)], strict=True))
+    out = out or cache / "runs" / f"compare-{fingerprint([effective(settings), prints])[:16]}"
     with locked(out):
-        names = ["anchor", *(f"set-{n}" for n in range(1, len(sets) + 1))]
-        folder = Artifact(out, "compare", effective(settings), dict(zip(names, prints, strict=True)))
+        folder = Artifact(out, "compare", effective(settings), prints)
         if folder.manifest is None:
             write_json(out / RECORD, _compared(settings, anchor, sets, out=out, cache=cache, progress=progress))
             folder.finish(n_sets=len(sets))
@@ -103,6 +103,13 @@ def _read(settings: RunSettings, source: str, progress: Progress) -> Corpus | En
 
 def _fingerprint(corpus: Corpus | Encoded) -> str:
     return corpus.fingerprint if isinstance(corpus, Corpus) else str(corpus.manifest["fingerprint"])
+
+
+def _named_print(corpus: Corpus | Encoded) -> str:
+    """Of what a comparison says of it: its samples, and how many rows are none."""
+    if isinstance(corpus, Encoded):
+        return _fingerprint(corpus)
+    return corpus.fingerprint if not corpus.n_failures else fingerprint([corpus.fingerprint, corpus.n_failures])
 
 
 def _encoded(corpus: Corpus | Encoded, space: FeatureSpace, out: Path, cache: Path, progress: Progress) -> Encoded:

@@ -35,13 +35,18 @@ def words_of(texts: Iterable[str]) -> list[list[str]]:
     return [_WORD.findall(text.lower()) for text in texts]
 
 
-def within(words: Words, ids: Ids, n_words: int, rng_seed: int = 0) -> list[int]:
-    """Indices of texts in a random order that hold `n_words` together, the last one as near as may be; one at least."""
+def within(texts: Sequence[str], ids: Ids, n_words: int, rng_seed: int = 0) -> tuple[list[int], list[str]]:
+    """Texts in a random order that hold `n_words` together, and which they are; the last one is cut to fit."""
     (order,) = orders(ids, 1, rng_seed)
-    lengths = np.array([len(words[index]) for index in order])
-    middle = np.cumsum(lengths) - lengths / 2
-    n = max(1, int(np.searchsorted(middle, n_words, side="right")))
-    return [int(index) for index in order[:n]]
+    indices, chosen, left = [], [], n_words
+    for index in order.tolist():
+        ends = [word.end() for word in _WORD.finditer(texts[index])]
+        if left <= 0:
+            break
+        indices.append(index)
+        chosen.append(texts[index] if len(ends) <= left else texts[index][: ends[left - 1]])
+        left -= len(ends)
+    return indices, chosen
 
 
 def distinct(words: Words, n: int) -> float | None:

@@ -25,7 +25,7 @@ from facsynth.records import Progress, no_progress
 from facsynth.report.card import card_of
 from facsynth.report.shapes import PROVENANCE, SUMMARY, read_object, read_rows
 from facsynth.settings import RunSettings, load_settings
-from facsynth.store import Artifact, read_json, read_jsonl, write_atomic, write_json, write_jsonl, write_text
+from facsynth.store import RESTORE, Artifact, read_json, read_jsonl, write_atomic, write_json, write_jsonl, write_text
 from facsynth.synthesis.accept import text_sha256
 from facsynth.text.export import Layout, dataset_info, laid_out
 from facsynth.text.layouts import RowError
@@ -117,8 +117,11 @@ def _filled(run: Path) -> Iterator[_Item]:
     Raises:
         InputError: a text is another than the one that was proved.
     """
-    pairs = zip(read_jsonl(run / "samples.jsonl"), read_rows(run / "provenance.jsonl", PROVENANCE), strict=True)
-    for number, (row, provenance) in enumerate(pairs, start=1):
+    rows, known = read_jsonl(run / "samples.jsonl"), read_rows(run / "provenance.jsonl", PROVENANCE)
+    if len(rows) != len(known):
+        found = f"{len(rows)} rows and provenance.jsonl {len(known)}"
+        raise InputError(f"{run / 'samples.jsonl'} has {found}: one of them was changed\n{RESTORE}")
+    for number, (row, provenance) in enumerate(zip(rows, known, strict=True), start=1):
         sample = sample_of(row, provenance["form"])
         if sample is None or text_sha256(sample.text) != provenance["text_sha256"]:
             raise InputError(

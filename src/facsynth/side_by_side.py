@@ -5,9 +5,9 @@ Before: `comparing` has encoded the sets. After: it writes them down.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,8 @@ from facsynth.records import Interval, Span
 from facsynth.scale import aims_of, at_other_thresholds, curve_of, token_cover, value_at
 from facsynth.settings import RunSettings
 
+SMALL = 4
+"""A set of so many times fewer tokens than the next is noted, where there are more than two."""
 N_SHOWN, N_SPANS = 200, 3
 """Features of a pair that are shown with spans, and how many of each."""
 
@@ -102,7 +104,7 @@ def side_by_side(
             "model": space.backbone.name, "sae": settings.sae.path, "hook_point": space.backbone.hook_point,
             "anchor": ", ".join(Path(source).name for source in settings.data.anchor),
         },
-        "notes": [*_shared(sets, anchor), *(note for one in found for note in notes_on_rows(one.name, one.samples))],
+        "notes": [*_small(sets), *_shared(sets, anchor), *chain(*(notes_on_rows(*one) for one in sets.items()))],
     }  # fmt: skip
 
 
@@ -184,13 +186,21 @@ def _ends(found: Interval | None) -> list[float] | None:
     return None if found is None else [found.low, found.high]
 
 
-def _shared(sets: Mapping[str, Encoded], anchor: Encoded) -> list[str]:
+def _shared(sets: Mapping[str, Encoded], anchor: Encoded) -> Iterator[str]:
     """Samples that two sets hold, or a set and the anchor."""
-    ids = {name: set(one.ids()) for name, one in sets.items()}
-    said = [f"{n:,} samples are in {a} and in {b}" for a, b in combinations(ids, 2) if (n := len(ids[a] & ids[b]))]
+    ids = {name: [*one.ids()] for name, one in sets.items()}
+    for a, b in combinations(ids, 2):
+        if n := sum(map(set(ids[b]).__contains__, ids[a])):
+            yield f"{n:,} samples of {a} are in {b} too: they tell the two apart in nothing"
     of_anchor = set(anchor.ids())
-    return said + [
-        f"{n:,} of the {len(known):,} samples of {name} are in the anchor too: they cover what it fires"
-        for name, known in ids.items()
-        if (n := len(known & of_anchor))
-    ]
+    for name, known in ids.items():
+        if n := sum(map(of_anchor.__contains__, known)):
+            yield f"{n:,} of the {len(known):,} samples of {name} are in the anchor too: they cover what it fires"
+
+
+def _small(sets: Mapping[str, Encoded]) -> Iterator[str]:
+    """A set that all others are cut down to, where they could be compared at far more."""
+    (_, fewest), (n, name), *_ = sorted((one.profile.n_tokens, name) for name, one in sets.items())
+    least = min(one.profile.n_tokens for one in sets.values())
+    if len(sets) > 2 and least * SMALL < n:
+        yield f"all are compared at the {least:,} tokens of {fewest}; without it, at the {n:,} of {name}"

@@ -5,8 +5,9 @@ Before: files. After: `facsynth diversity` prints them; no model is loaded but a
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,38 +43,55 @@ def varieties(data: DataBlock, encoder: str, tagger: str = "", progress: Progres
         InputError: a set without any words.
     """
     sets = [_texts(data, source, progress) for source in data.seed]
-    sizes = [sum(map(len, diversity.words_of(texts))) for texts, _, _ in sets]
+    sizes = [sum(map(len, diversity.words_of(one.texts))) for one in sets]
     names = names_of(data.seed)
     if 0 in sizes:
         raise InputError(f"{names[sizes.index(0)]} holds no words\nGive texts, or name the field that holds them.")
     encode, notes = _encoder(encoder)
-    notes += [
-        f"{name}: {MOST:,} of its {n:,} texts, drawn at random"
-        for name, (_, _, n) in zip(names, sets, strict=True) if n > MOST
-    ]  # fmt: skip
+    if importlib.util.find_spec("nltk") is None:
+        notes.append("self-BLEU is left out: nltk is not installed (pip install 'facsynth[text]')")
+    for name, one in zip(names, sets, strict=True):
+        notes += one.notes
+        if one.n_samples > MOST:
+            notes.append(f"{name}: {MOST:,} of its {one.n_samples:,} texts, drawn at random")
     found = []
-    for name, (texts, ids, _), size in zip(names, sets, sizes, strict=True):
+    for name, (texts, ids, *_), size in zip(names, sets, sizes, strict=True):
         progress(f"measuring {name}", 0, None)
-        chosen = diversity.within(diversity.words_of(texts), ids, min(sizes))
-        parts = {"all": range(len(texts)), "equal": chosen}
+        chosen, cut = diversity.within(texts, ids, min(sizes))
+        parts = {"all": (range(len(texts)), texts), "equal": (chosen, cut)}
         found.append({
             "name": name, "n_samples": len(texts), "n_words": size,
             **{
-                part: _measured([texts[i] for i in rows], ids[list(rows)], encode, tagger)
-                for part, rows in parts.items()
+                part: _measured(held, ids[list(rows)], encode, tagger) for part, (rows, held) in parts.items()
             },
         })  # fmt: skip
     return {"n_words": min(sizes), "sets": found, "notes": notes}
 
 
-def _texts(data: DataBlock, source: str, progress: Progress) -> tuple[list[str], Ids, int]:
-    """At most `MOST` texts of a set with their ids, and how many it has."""
+class _Texts(NamedTuple):
+    texts: list[str]
+    """`MOST` of the set at most."""
+    ids: Ids
+    n_samples: int
+    notes: list[str]
+    """What became of rows that are no samples."""
+
+
+def _texts(data: DataBlock, source: str, progress: Progress) -> _Texts:
     corpus = read_data(data.model_copy(update={"seed": (source,)}), "seed", progress)
     ids = np.array([int(sample.sample_id, 16) for sample in corpus], np.uint64)
     (order,) = orders(ids, 1, rng_seed=0)
     kept = np.sort(order[:MOST])
     inside = set(kept.tolist())
-    return [sample.text for n, sample in enumerate(corpus) if n in inside], ids[kept], len(ids)
+    notes = []
+    if corpus.failures:
+        first = corpus.failures[0]
+        told = f"the first is {first.where}: {first.reason.splitlines()[0]}"
+        notes.append(f"{corpus.name}: rows that could not be used: {corpus.n_failures}; {told}")
+    if corpus.n_repaired:
+        notes.append(f"{corpus.name}: samples that had broken characters taken out: {corpus.n_repaired}")
+    texts = [sample.text for n, sample in enumerate(corpus) if n in inside]
+    return _Texts(texts, ids[kept], len(ids), notes)
 
 
 def _encoder(place: str) -> tuple[Callable[[Sequence[str]], Any] | None, list[str]]:

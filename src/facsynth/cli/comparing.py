@@ -74,8 +74,8 @@ def _pair(pair: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [
         ("at equal tokens", *_difference(pair["at_equal_tokens"])),
         ("at equal samples", *_difference(pair["at_equal_samples"])),
-        (f"only in {other}", f"{len(pair['only_other']):,}", "of all its samples"),
-        (f"only in {first}", f"{len(pair['only_first']):,}", "of all its samples"),
+        (f"only in {other}", f"{len(pair['only_other']):,}", "features, of all samples"),
+        (f"only in {first}", f"{len(pair['only_first']):,}", "features, of all samples"),
         (f"more often in {other}", f"{in_other:,}", f"of {pair['n_tested']:,}, at equal length; 5 % false"),
         (f"more often in {first}", f"{len(pair['differences']) - in_other:,}", ""),
         ("lengths both have", percent(pair["compared"][0]), f"of {first}, {percent(pair['compared'][1])} of {other}"),

@@ -114,7 +114,8 @@ def _measure(settings: RunSettings, out: Path | None) -> Path:
         from facsynth.store import fingerprint
 
         corpora = read_data(settings.data, "anchor", progress), read_data(settings.data, "seed", progress)
-        key = fingerprint([effective(settings), *(corpus.fingerprint for corpus in corpora)])[:16]
+        sets = [[corpus.fingerprint, corpus.name, corpus.n_failures] for corpus in corpora]  # what notes speak of, too
+        key = fingerprint([effective(settings), *sets])[:16]
         folder = out or cache / "runs" / key
         with locked(folder):
             open_run(settings, folder, corpora)
@@ -186,7 +187,7 @@ def print_coverage(record: dict[str, Any], settings: RunSettings) -> None:
         ("missing", f"{record['n_missing']:,}", ""),
         ("under-represented", f"{record['n_under']:,}", "fired far less often than by the anchor"),
         ("samples", f"{record['n_samples']:,}", f"{record['n_tokens']:,} content tokens"),
-        ("left out", f"{record['n_thin']:,}", "thin: too rare in the anchor to be told"),
+        ("too rare", f"{record['n_thin']:,}", "thin: too few samples of the anchor fire them"),
     ]
     print_table(f"{sets_of(settings)}   ({record['relevance']}, {record['threshold']})", ("", "", ""), rows)
 

@@ -233,6 +233,8 @@ def check_run_folder(folder: Path) -> None:
         found = "there is no such folder"
         if folder.exists():
             found = "there is no plan.json of a run in it" if folder.is_dir() else "it is a file"
+        if stage := plan.get("stage"):
+            found = f"it holds what `facsynth {stage}` made"
         raise InputError(f"{folder} is no run folder: {found}\nName one that `facsynth missing`, `run` or `demo` made.")
 
 

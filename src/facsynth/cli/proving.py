@@ -86,6 +86,7 @@ def show(
 
     Example:  facsynth show runs/demo --feature 123
     """
+    from facsynth.report.build import damage
     from facsynth.report.plots import times
     from facsynth.report.read import read_run
     from facsynth.settings import load_settings
@@ -110,7 +111,7 @@ def show(
         print_table(f"{len(rows)} accepted samples", ("feature", "fires", "sample"), rows[:n])
     else:
         note(f"{folder} is not finished; go on with: facsynth synthesize {shlex.quote(str(folder))}")
-    for notice in files.notices:
+    for notice in (*files.notices, *damage(files)):
         note(f"note: {notice}")
 
 

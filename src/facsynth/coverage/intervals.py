@@ -86,7 +86,7 @@ def coverage_interval(drawn: Drawn) -> Interval | None:
     coverage at a nominal 95 %. Of a drawn part, S is the coverage to expect of it.
 
     Returns:
-        None where there is no spread to estimate: fewer than 4 samples, or nothing that is covered.
+        None where there is no spread to estimate: fewer than 4 different samples, or nothing that is covered.
 
     Raises:
         InputError: no targets.
@@ -131,7 +131,7 @@ def _margin(signed: Sequence[tuple[int, Drawn]], *, at_tokens: bool = False) -> 
     n_target = len(signed[0][1].firing_samples)
     if n_target < 1:
         raise InputError("an interval needs a target feature, found none")
-    if min(len(drawn.rare.ids) for _, drawn in signed) < FEWEST:
+    if min(len(np.unique(drawn.rare.ids)) for _, drawn in signed) < FEWEST:
         return None
     halves = [_gaps(drawn) for _, drawn in signed]
     gaps = np.sum([sign * features for (sign, _), (features, _) in zip(signed, halves, strict=True)], axis=0)

@@ -60,7 +60,7 @@ def page(files: RunFiles, features: Features) -> dict[str, Any]:
         "n_accepted": summary.get("n_accepted", len(files.provenance)),
         "n_attempted": summary.get("n_attempted", len(features.targets)),
         "n_rejected": sum(counts.values()),
-        "top_reason": ", ".join(f"{n:,} {reason}" for reason, n in counts.most_common(2)),
+        "top_reason": ", ".join([*(f"{n:,} {reason}" for reason, n in counts.most_common(2)), "…"][: len(counts)]),
         "notices": [*files.notices, *notices(files)],
         "coverage_figure": Markup(plots.coverage_figure(before, after)),
         "recovered_figure": Markup(plots.recovered_figure(summary)),
@@ -103,6 +103,17 @@ def notices(files: RunFiles) -> list[str]:
         said.append("The run is not finished: there is no summary.json. The same command goes on where it stopped.")
     elif files.summary and not files.summary["n_accepted"]:
         said.append("No sample was accepted.")
+    said += damage(files)
+    value = files.summary.get("recovered_of_attempted")
+    chances = [files.summary.get(key) for key in ("recovered_chance", "recovered_chance_tokens")]
+    if value is not None and any(chance is not None and chance >= value for chance in chances):
+        said.append("Recovered does not exceed the chance level: plain prompts would have done as well.")
+    return said
+
+
+def damage(files: RunFiles) -> list[str]:
+    """What does not hold of the files of samples."""
+    said = []
     if len(files.samples) != len(files.provenance):
         said.append(
             f"samples.jsonl has {len(files.samples)} rows and provenance.jsonl {len(files.provenance)}; "
@@ -112,8 +123,4 @@ def notices(files: RunFiles) -> list[str]:
     n_changed = sum(text is not None and text_sha256(text) != row["text_sha256"] for text, row in texts)
     if n_changed:
         said.append(f"{n_changed} texts of samples.jsonl were changed after they were accepted: facsynth verify tells.")
-    value = files.summary.get("recovered_of_attempted")
-    chances = [files.summary.get(key) for key in ("recovered_chance", "recovered_chance_tokens")]
-    if value is not None and any(chance is not None and chance >= value for chance in chances):
-        said.append("Recovered does not exceed the chance level: plain prompts would have done as well.")
     return said

@@ -14,6 +14,7 @@ from facsynth.report.features import MOST_ROWS
 from facsynth.report.page import write_page
 from facsynth.report.plots import points
 from facsynth.report.shapes import COMPARISON, read_object
+from facsynth.report.words import meanings
 
 RECORD = "comparison.json"
 
@@ -28,6 +29,7 @@ def build_comparison(folder: Path) -> Path:
     sets, pairs = record["sets"], record["pairs"]
     context = {
         "title": folder.resolve().name, "record": record, "sets": sets, "pairs": pairs,
+        "meanings": meanings(record),
         "headlines": [headline(pair) for pair in pairs],
         "by_tokens": Markup(_curves(record, "tokens", "content tokens")),
         "by_samples": Markup(_curves(record, "samples", "samples")),

@@ -29,7 +29,7 @@ def _over(files: RunFiles, axis: str, label: str) -> str:
     sets = (
         ("seed set", files.curves.get("seed"), SEED),
         ("seed + accepted", files.curves_after.get("filled"), FILLED),
-        ("half of the anchor (ceiling)", files.curves.get("ceiling"), CEILING),
+        ("half of the anchor, on the features of the other", files.curves.get("ceiling"), CEILING),
     )
     lines = [Line(name, curve[axis], tone) for name, curve, tone in sets if curve]
     most = max((line.points[-1][0] for line in lines if line.points), default=1)

@@ -143,7 +143,7 @@ def _outcome(target: Mapping[str, Any], n_accepted: int, *, is_back: bool | None
 
 def said_of_samples(n_accepted: int, n_asked: int) -> str:
     """How many accepted samples fire a feature, and what was written to get them."""
-    fires = "accepted sample fires it" if n_accepted == 1 else "accepted samples fire it"
+    fires = "accepted sample counts for it" if n_accepted == 1 else "accepted samples count for it"
     candidates = "candidate was" if n_asked == 1 else "candidates were"
     return f"{n_accepted:,} {fires}; {n_asked:,} {candidates} written for it"
 

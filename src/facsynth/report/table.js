@@ -45,7 +45,7 @@
   const grouped = make("label", {className: "note"}, concepts, " one row a concept");
   grouped.hidden = standing.size === 0;
   const keys = make("p", {className: "keys note"}, ...data.rates.length > 1 ? data.rates.map((name, k) =>
-    make("span", {}, make("i", {className: "bar-" + k}), name)) : []);
+    make("span", {}, make("i", {className: "bar-" + k}), name)) : [], data.rates.length > 1 ? "to scale within a row" : "");
   const counted = make("span", {className: "note", id: "counted"});
   const columns = [["id", "Feature"], ...data.rates.map((name, k) => ["rate-" + k, name]),
     ...data.odds ? [["odds", data.odds]] : [], ["text", data.label || "Span"]];
