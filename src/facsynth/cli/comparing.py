@@ -76,7 +76,7 @@ def _pair(pair: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("at equal samples", *_difference(pair["at_equal_samples"])),
         (f"only in {other}", f"{len(pair['only_other']):,}", "features, of all samples"),
         (f"only in {first}", f"{len(pair['only_first']):,}", "features, of all samples"),
-        (f"more often in {other}", f"{in_other:,}", f"of {pair['n_tested']:,}, at equal length; 5 % false"),
+        (f"more often in {other}", f"{in_other:,}", f"of {pair['n_tested']:,}, 5 % false at most"),
         (f"more often in {first}", f"{len(pair['differences']) - in_other:,}", ""),
         ("lengths both have", percent(pair["compared"][0]), f"of {first}, {percent(pair['compared'][1])} of {other}"),
     ]
