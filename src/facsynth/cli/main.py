@@ -15,7 +15,19 @@ import typer
 from typer.core import TyperGroup
 
 from facsynth import __version__
-from facsynth.cli import advanced, calls, checking, comparing, explaining, exporting, fill, measuring, proving, varied
+from facsynth.cli import (
+    advanced,
+    calls,
+    checking,
+    comparing,
+    evaluating,
+    explaining,
+    exporting,
+    fill,
+    measuring,
+    proving,
+    varied,
+)
 from facsynth.cli.console import Panel, note
 from facsynth.errors import FacsynthError
 
@@ -23,7 +35,7 @@ PANELS: dict[str, Panel] = {
     "Measure": {**checking.COMMANDS, **measuring.COMMANDS, **comparing.COMMANDS, **varied.COMMANDS},
     "Explain": explaining.COMMANDS,
     "Fill": {**fill.COMMANDS, **exporting.COMMANDS},
-    "Prove": proving.COMMANDS,
+    "Prove": {**proving.COMMANDS, **evaluating.COMMANDS},
     "Advanced": {**advanced.COMMANDS, **calls.COMMANDS},
 }
 MACHINE = {

@@ -1,0 +1,91 @@
+"""Toxicity detection downstream: a head on a frozen model's final states, trained on labelled messages; AUPRC.
+
+Before: `model.final` computes the states, once. After: `evaluating` writes the figures down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from facsynth.bins import Doubles, Floats, Ints
+from facsynth.errors import InputError, missing_extra
+from facsynth.tasks.resample import Metric
+
+N_FOLDS = 5
+STRENGTHS = np.geomspace(1e-5, 1.0, 11)
+"""Inverse strengths of the penalty that are tried, from strong to weak, on states of unit variance."""
+Labels = npt.NDArray[np.bool_]
+
+
+def is_wanted(label: object, wanted: str) -> bool | None:
+    """Whether a row's label is the one that is looked for; None where it has none.
+
+    1, true and `wanted` are; 0, false and any other word are not.
+    """
+    if isinstance(label, bool | int):
+        return bool(label) if label in (0, 1) else None
+    if not isinstance(label, str) or not label.strip():
+        return None
+    word = label.strip().casefold()
+    return word in {wanted.casefold(), "1", "true"}
+
+
+def check_both_kinds(labels: Labels, name: str, *, fewest: int = 1) -> None:
+    """Refuse data of one label, or with fewer of a label than `fewest`.
+
+    Raises:
+        InputError: saying how many there are of each.
+    """
+    n_wanted = int(labels.sum())
+    n_others = len(labels) - n_wanted
+    if min(n_wanted, n_others) < fewest:
+        raise InputError(
+            f"{name} has {n_wanted} positive and {n_others} other samples, and {fewest} of each are needed\n"
+            "Labels are read from the field `label`: 1 or 0, true or false, or words (--label names the positive one)."
+        )
+
+
+def head_scores(train: Floats, labels: Labels, test: Floats, seeds: Sequence[int]) -> Doubles:
+    """[n_seeds, n_test], the probability of the label, by a logistic head.
+
+    The strength of its penalty is chosen by average precision over `N_FOLDS` folds, which the seed draws: a head itself
+    has one best solution, and no seed.
+
+    Args:
+        train: [n, d], final states.
+        labels: [n]
+        test: [n_test, d]
+        seeds: of the folds.
+
+    Raises:
+        ModelError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.linear_model import LogisticRegression  # noqa: PLC0415  (an extra)
+        from sklearn.model_selection import GridSearchCV, StratifiedKFold  # noqa: PLC0415
+        from sklearn.pipeline import make_pipeline  # noqa: PLC0415
+        from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
+    except ImportError as err:
+        raise missing_extra("scikit-learn", "downstream") from err
+    found = []
+    for seed in seeds:
+        head = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2_000))
+        folds = StratifiedKFold(N_FOLDS, shuffle=True, random_state=seed)
+        grid = {"logisticregression__C": STRENGTHS}
+        search = GridSearchCV(head, grid, scoring="average_precision", cv=folds).fit(train, labels)
+        found.append(search.predict_proba(test)[:, 1])
+    return np.array(found, np.float64).reshape(len(seeds), len(test))
+
+
+def auprc(labels: Labels) -> Metric:
+    """Average precision on test items with these labels; not a number where none or all of the drawn are positive."""
+    from sklearn.metrics import average_precision_score  # noqa: PLC0415
+
+    def metric(items: Ints, scores: Doubles) -> float:
+        drawn = labels[items]
+        return float(average_precision_score(drawn, scores)) if drawn.any() and not drawn.all() else float("nan")
+
+    return metric

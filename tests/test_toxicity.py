@@ -1,0 +1,104 @@
+"""A head on final states: labels, states and figures against second ways, and the command on tiny parts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score
+
+import tiny_run
+from facsynth.errors import InputError
+from facsynth.model.final import final_states
+from facsynth.tasks.toxicity import auprc, check_both_kinds, head_scores, is_wanted
+from tiny import backbone, save_model
+from tiny_cli import Parts, facsynth
+
+
+def labelled(path: Path, n: int, rng_seed: int, words: tuple[str, str] = ("toxic", "fine")) -> Path:
+    """Messages of other words where they are positive."""
+    rows = []
+    for k, part in enumerate((tiny_run.WORDS[:6], tiny_run.WORDS[6:])):
+        texts = tiny_run.corpus(path.with_suffix(".part"), n // 2, rng_seed + k, part).read_text().splitlines()
+        rows += [json.loads(line) | {"label": words[k]} for line in texts]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_the_state_is_that_of_the_whole_model_at_the_last_token(tmp_path: Path) -> None:
+    model = backbone(save_model(tmp_path / "model", n_blocks=2))
+    rng = np.random.default_rng(0)
+    ids = [rng.integers(5, 100, n).astype(np.int32) for n in (7, 3, 20, 1, 20)]
+    found = final_states(model, ids)
+    for row, state in zip(ids, found, strict=True):
+        whole = model.model(torch.from_numpy(row).long()[None], output_hidden_states=True).hidden_states[-1]
+        np.testing.assert_allclose(state, whole[0, -1].detach().float().numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("label", "found"),
+    [(1, True), (0, False), (True, True), ("Toxic ", True), ("1", True), ("fine", False), ("0", False),
+     (2, None), ("", None), (None, None), (0.5, None)],
+)  # fmt: skip
+def test_labels_are_ones_or_the_word_that_is_looked_for(label: object, found: bool | None) -> None:
+    assert is_wanted(label, "toxic") is found
+
+
+def test_a_head_finds_a_planted_direction_and_each_seed_has_folds_of_its_own() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 20)).astype(np.float32)
+    labels = x[:, 3] + rng.normal(0, 0.3, 300) > 0.5
+    scores = head_scores(x[:200], labels[:200], x[200:], [0, 1, 0])
+    assert scores.shape == (3, 100)
+    assert (scores[0] == scores[2]).all()
+    metric = auprc(labels[200:])
+    assert metric(np.arange(100), scores[0]) > 0.85
+    assert metric(np.arange(100), scores[0]) == average_precision_score(labels[200:], scores[0])
+    assert np.isnan(metric(np.flatnonzero(labels[200:]), scores[0][labels[200:]])), "positive ones alone"
+
+
+def test_labels_of_one_kind_are_refused() -> None:
+    with pytest.raises(InputError, match="the test set has 0 positive and 4 other samples, and 1 of each"):
+        check_both_kinds(np.zeros(4, np.bool_), "the test set")
+
+
+def test_the_command_trains_measures_and_gives_both_figures_where_texts_are_shared(tmp_path: Path) -> None:
+    parts = Parts(tmp_path)
+    train, test = (labelled(tmp_path / f"{name}.jsonl", 60, seed) for name, seed in (("train", 1), ("test", 5)))
+    words = ("eval", "toxicity", train, "--test", test, "--model", parts.model, "--seeds", "2", "-o", tmp_path / "r")
+    done = facsynth(*words)
+    assert done.code == 0, done.stderr
+    assert "AUPRC" in done.stdout and "0.500" in done.stdout
+    record = json.loads(facsynth(*words, "--json").stdout)
+    assert record["value"] > 0.7, "other words make other states"
+    assert (record["n_test"], record["n_test_positive"], record["n_seen"], record["unseen"]) == (60, 30, 0, None)
+    items = [json.loads(line) for line in (tmp_path / "r" / "items.jsonl").read_text().splitlines()]
+    labels, scores = np.array([item["label"] for item in items]), np.array([item["scores"] for item in items]).T
+    by_seed = [average_precision_score(labels, row) for row in scores]
+    assert record["by_seed"] == pytest.approx(by_seed)
+    assert record["value"] == pytest.approx(np.mean(by_seed))
+    shared = facsynth(*words[:2], train, train, *words[3:-1], tmp_path / "other", "--json", "--test", train)
+    assert shared.code == 0, shared.stderr
+    seen = json.loads(shared.stdout)
+    assert (seen["n_seen"], seen["unseen"]["n_test"]) == (60, 60)
+    assert "in training too" in shared.stderr
+    again = facsynth(*words[:2], test, *words[3:])
+    assert again.code == 1
+    assert "was begun with another train" in again.stderr
+
+
+def test_rows_that_no_head_can_be_trained_on_are_named(tmp_path: Path) -> None:
+    parts = Parts(tmp_path)
+    test = labelled(tmp_path / "test.jsonl", 20, 5)
+    few = labelled(tmp_path / "few.jsonl", 8, 6)
+    done = facsynth("eval", "toxicity", few, "--test", test, "--model", parts.model, "-o", tmp_path / "a")
+    assert done.code == 1
+    assert "the training set has 4 positive and 4 other samples, and 5 of each are needed" in done.stderr
+    bare = tiny_run.corpus(tmp_path / "bare.jsonl", 5, 7)
+    done = facsynth("eval", "toxicity", bare, "--test", test, "--model", parts.model, "-o", tmp_path / "a")
+    assert done.code == 1
+    assert "bare.jsonl, line 1 has no label that can be read" in done.stderr
+    assert not (tmp_path / "a" / "manifest.json").exists()
