@@ -85,6 +85,13 @@ def test_the_command_trains_measures_and_gives_both_figures_where_texts_are_shar
     seen = json.loads(shared.stdout)
     assert (seen["n_seen"], seen["unseen"]["n_test"]) == (60, 60)
     assert "in training too" in shared.stderr
+    same = facsynth(*words[:2], train, "--test", train, *words[5:-1], tmp_path / "same")
+    assert "no figure is left without them" in same.stderr
+    other = facsynth(*words[:6], tiny_run.save_model(tmp_path / "model-2", n_blocks=2, width=16), *words[7:])
+    assert other.code == 1
+    assert "was begun with another model" in other.stderr
+    blank = facsynth(*words[:6], "", *words[7:])
+    assert (blank.code, "Traceback" in blank.stderr) == (2, False)
     again = facsynth(*words[:2], test, *words[3:])
     assert again.code == 1
     assert "was begun with another train" in again.stderr

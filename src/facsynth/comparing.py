@@ -109,7 +109,7 @@ def _named_print(corpus: Corpus | Encoded) -> str:
     """Of what a comparison says of it: its samples, and how many rows are none."""
     if isinstance(corpus, Encoded):
         return _fingerprint(corpus)
-    return corpus.fingerprint if not corpus.n_failures else fingerprint([corpus.fingerprint, corpus.n_failures])
+    return fingerprint([corpus.fingerprint, corpus.n_failures])
 
 
 def _encoded(corpus: Corpus | Encoded, space: FeatureSpace, out: Path, cache: Path, progress: Progress) -> Encoded:

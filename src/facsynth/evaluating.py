@@ -19,13 +19,13 @@ from facsynth.errors import InputError
 from facsynth.lock import locked
 from facsynth.model.backbone import load_backbone
 from facsynth.model.final import final_states
+from facsynth.model.hashes import model_hash
 from facsynth.records import Progress, Sample, no_progress
 from facsynth.settings import ModelBlock
 from facsynth.store import Artifact, fingerprint, write_json, write_jsonl
 from facsynth.tasks.resample import figure
 from facsynth.tasks.toxicity import N_FOLDS, Labels, auprc, check_both_kinds, head_scores, is_wanted
 from facsynth.text.corpus import Corpus, read_corpus
-from facsynth.text.layouts import NO_FIELDS, Fields
 from facsynth.text.template import Template
 
 RESULT, ITEMS = "result.json", "items.jsonl"
@@ -57,7 +57,6 @@ def evaluate_toxicity(
     seeds: Sequence[int],
     out: Path,
     cache: Path,
-    fields: Fields = NO_FIELDS,
     progress: Progress = no_progress,
 ) -> Path:
     """Train a logistic head on the final states of labelled messages, and measure it on others.
@@ -70,7 +69,6 @@ def evaluate_toxicity(
         seeds: of the folds by which the strength of the head's penalty is chosen; a fit each.
         out: folder of the result; the same call changes nothing.
         cache: for the embedded model and hashes.
-        fields: where the parts are, in other layouts.
         progress: told the samples that are read.
 
     Returns:
@@ -81,24 +79,28 @@ def evaluate_toxicity(
         InputError: a row without a label, or too few samples of a kind.
         MismatchError: the folder holds the result of something else.
     """
-    of_train, of_test = (_part(files, label, fields, progress) for files in (train, test))
+    of_train, of_test = (_part(files, label, progress) for files in (train, test))
     check_both_kinds(of_train.labels, "the training set", fewest=N_FOLDS)
     check_both_kinds(of_test.labels, "the test set")
-    asked = {"task": "toxicity", "head": "logistic", "seeds": [*seeds], "model": model.path, "dtype": model.dtype}
+    asked = {"task": "toxicity", "head": "logistic", "seeds": [*seeds], "dtype": model.dtype}
+    folder = model_folder(model.path, cache)
+    parents = {"model": model_hash(folder, cache), "train": of_train.fingerprint, "test": of_test.fingerprint}
     with locked(out):
-        artifact = Artifact(out, "eval", asked, {"train": of_train.fingerprint, "test": of_test.fingerprint})
+        artifact = Artifact(out, "eval", asked, parents)
         if artifact.manifest is None:
-            states = _states([of_train, of_test], model, cache, progress)
+            states = _states([of_train, of_test], folder, model, cache, progress)
             scores = head_scores(states[0], of_train.labels, states[1], seeds)
             record = _record(of_train, of_test, scores)
             write_jsonl(out / ITEMS, _items(of_test, scores))
-            write_json(out / RESULT, asked | record | {"names": {"train": [*train], "test": [*test]}})
+            write_json(
+                out / RESULT, asked | record | {"names": {"model": model.path, "train": [*train], "test": [*test]}}
+            )
             artifact.finish(n_items=len(of_test.labels))
     return out
 
 
-def _part(files: Sequence[str], label: str, fields: Fields, progress: Progress) -> _Part:
-    corpora = [read_corpus(file, fields=fields, progress=progress) for file in files]
+def _part(files: Sequence[str], label: str, progress: Progress) -> _Part:
+    corpora = [read_corpus(file, progress=progress) for file in files]
     samples, labels = [], []
     for corpus in corpora:
         for sample, row in corpus.rows():
@@ -113,22 +115,21 @@ def _part(files: Sequence[str], label: str, fields: Fields, progress: Progress) 
     return _Part(corpora, samples, np.array(labels, np.bool_))
 
 
-def _states(parts: Sequence[_Part], model: ModelBlock, cache: Path, progress: Progress) -> list[Floats]:
+def _states(parts: Sequence[_Part], folder: Path, model: ModelBlock, cache: Path, progress: Progress) -> list[Floats]:
     """Final states where a reply would begin, [n, d_model] of each part; a text that occurs twice is read once."""
-    backbone = load_backbone(
-        model_folder(model.path, cache), hook_point=ANY_HOOK, dtype=model.dtype, device=model.device, cache=cache
-    )
+    backbone = load_backbone(folder, hook_point=ANY_HOOK, dtype=model.dtype, device=model.device, cache=cache)
+    most = min(MAX_TOKENS, backbone.max_positions)
     template = Template(backbone.tokenizer)
     known = {sample.sample_id: sample for part in parts for sample in part.samples}
-    rows = [_cut(np.array(template.prompt_ids(sample.messages), np.int32)) for sample in known.values()]
+    rows = [_cut(np.array(template.prompt_ids(sample.messages), np.int32), most) for sample in known.values()]
     states = final_states(backbone, rows, progress)
     place = {sample_id: n for n, sample_id in enumerate(known)}
     return [states[[place[sample.sample_id] for sample in part.samples]] for part in parts]
 
 
-def _cut(ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """The beginning of a long text, and the end of the template."""
-    return ids if len(ids) <= MAX_TOKENS else np.concatenate([ids[: MAX_TOKENS - TAIL], ids[-TAIL:]])
+def _cut(ids: npt.NDArray[np.int32], most: int) -> npt.NDArray[np.int32]:
+    """The beginning of a long text, and the end of the template: [most] tokens."""
+    return ids if len(ids) <= most else np.concatenate([ids[: most - TAIL], ids[-TAIL:]])
 
 
 def _record(train: _Part, test: _Part, scores: Doubles) -> dict[str, Any]:

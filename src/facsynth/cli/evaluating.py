@@ -20,7 +20,9 @@ def evaluate(
     label: Annotated[str, typer.Option("--label", help="What a positive sample is labelled, besides 1.")] = "toxic",
     n_seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fits, each with folds of its own.")] = 5,
     device: Annotated[str, typer.Option("--device", help="A torch device.")] = "cpu",
-    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option("--dtype", help="Precision of the model.")
+    ] = "auto",
     json: o.Json = False,
 ) -> None:
     """How well a head on a frozen model's final states tells labelled messages apart, trained on your data: AUPRC.
@@ -28,11 +30,12 @@ def evaluate(
     Example:  facsynth eval toxicity train.jsonl --test test.jsonl -o results/mine
     """
     with shown_progress() as progress:
+        from facsynth.blocks import parse_block
         from facsynth.evaluating import RESULT, evaluate_toxicity
         from facsynth.settings import ModelBlock
         from facsynth.store import read_json
 
-        block = ModelBlock(path=model, device=device, dtype=dtype)  # type: ignore[arg-type]
+        block = parse_block(ModelBlock, {"path": model, "device": device, "dtype": dtype}, "the model")
         folder = evaluate_toxicity(
             train, test, block, label=label, seeds=range(n_seeds), out=out, cache=cache_folder(), progress=progress
         )
@@ -42,7 +45,8 @@ def evaluate(
     else:
         _print(record)
     if record["n_seen"]:
-        note(f"note: {record['n_seen']} of the test samples are in training too; the figure without them is below it")
+        apart = "no figure is left without them" if record["unseen"] is None else "the figure without them is below it"
+        note(f"note: {record['n_seen']:,} of the test samples are in training too: {apart}")
 
 
 def _print(record: dict[str, Any]) -> None:

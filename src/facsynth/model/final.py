@@ -34,7 +34,7 @@ def final_states(backbone: Backbone, ids: Sequence[npt.NDArray[np.int32]], progr
     if max(lengths, default=0) > backbone.max_positions:
         raise ModelError(
             f"a text of {max(lengths)} tokens is longer than {backbone.name} knows positions for "
-            f"({backbone.max_positions})"
+            f"({backbone.max_positions})\nCut it to that."
         )
     found, done = np.empty((len(ids), backbone.d_model), np.float32), 0
     for batch in batches(lengths, backbone.token_budget):
