@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -24,10 +25,15 @@ def page() -> str:
         parts.append(f"\n## {panel}\n")
         for name in commands:
             command = group.commands[name]  # type: ignore[attr-defined]
-            told = command.get_help(typer.Context(command, info_name=f"facsynth {name}", terminal_width=80))
-            text = "\n".join(line.rstrip() for line in told.splitlines())
-            parts.append(f"\n### {name}\n\n```text\n{text}\n```\n")
+            parts.append(_told(name, command))
+            parts += [_told(f"{name} {inner}", found) for inner, found in getattr(command, "commands", {}).items()]
     return "".join(parts)
+
+
+def _told(name: str, command: Any) -> str:
+    told = command.get_help(typer.Context(command, info_name=f"facsynth {name}", terminal_width=80))
+    text = "\n".join(line.rstrip() for line in told.splitlines())
+    return f"\n### {name}\n\n```text\n{text}\n```\n"
 
 
 if __name__ == "__main__":

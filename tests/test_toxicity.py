@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score
 import tiny_run
 from facsynth.errors import InputError
 from facsynth.model.final import final_states
-from facsynth.tasks.toxicity import auprc, check_both_kinds, head_scores, is_wanted
+from facsynth.tasks.toxicity import check_both_kinds, head_scores, is_wanted, metric
 from tiny import backbone, save_model
 from tiny_cli import Parts, facsynth
 
@@ -54,10 +54,10 @@ def test_a_head_finds_a_planted_direction_and_each_seed_has_folds_of_its_own() -
     scores = head_scores(x[:200], labels[:200], x[200:], [0, 1, 0])
     assert scores.shape == (3, 100)
     assert (scores[0] == scores[2]).all()
-    metric = auprc(labels[200:])
-    assert metric(np.arange(100), scores[0]) > 0.85
-    assert metric(np.arange(100), scores[0]) == average_precision_score(labels[200:], scores[0])
-    assert np.isnan(metric(np.flatnonzero(labels[200:]), scores[0][labels[200:]])), "positive ones alone"
+    auprc = metric([{"label": int(label)} for label in labels[200:]])
+    assert auprc(np.arange(100), scores[0]) > 0.85
+    assert auprc(np.arange(100), scores[0]) == average_precision_score(labels[200:], scores[0])
+    assert np.isnan(auprc(np.flatnonzero(labels[200:]), scores[0][labels[200:]])), "positive ones alone"
 
 
 def test_labels_of_one_kind_are_refused() -> None:

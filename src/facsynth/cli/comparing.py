@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +11,7 @@ import typer
 from facsynth.cli import options as o
 from facsynth.cli.console import Panel, cache_folder, note, percent, print_json, print_table, shown_progress, tail
 from facsynth.cli.measuring import keep_latest
+from facsynth.errors import SettingsError
 
 N_SHOWN = 10
 """Features of a pair that are printed."""
@@ -18,17 +21,20 @@ N_SHOWN = 10
 def compare(
     sets: Annotated[
         list[str],
-        typer.Argument(help="Data sets, two or more; or folders of encoded ones. The first is compared with."),
+        typer.Argument(help="Data sets, two or more, or encoded ones; or results of eval. The first is compared with."),
     ],
     config: o.Config = None,
     out: o.Kept = None,
     json: o.Json = False,
     **options: Any,
 ) -> None:
-    """Which of several data sets covers more, or is it just longer?
+    """Which of several data sets covers more, or is it just longer? Of results of eval: which is better?
 
     Example:  facsynth compare mine.jsonl yours.jsonl --anchor broad.jsonl
     """
+    if all(is_result(folder) for folder in sets):
+        _compare_results(sets, json=json, out=out, given=[config, *options.values()])
+        return
     settings = o.resolve(config, sets, **options)
     cache = cache_folder()
     with shown_progress() as progress:
@@ -48,6 +54,49 @@ def compare(
     note(f"report: {folder / 'report.html'}")
     if out is None:
         keep_latest(folder)
+
+
+def is_result(name: str) -> bool:
+    """Whether it is the folder of a result of eval."""
+    plan = Path(name) / "plan.json"
+    if not plan.is_file():
+        return False
+    from facsynth.store import read_json
+
+    return read_json(plan).get("stage") == "eval"
+
+
+def _compare_results(sets: list[str], *, json: bool, out: Path | None, given: Sequence[Any]) -> None:
+    """Paired by test item and seed; nothing is measured or kept, so nothing else can be asked for."""
+    if len(sets) < 2 or out is not None or any(value is not None for value in given):
+        raise SettingsError(
+            "results of eval are compared as they are: two folders or more, and no option but --json\n"
+            "Name them: facsynth compare RESULT-A RESULT-B"
+        )
+    from facsynth.evaluating.results import compare_results
+
+    record = compare_results([Path(name) for name in sets])
+    if json:
+        print_json(record)
+        return
+    values = [(one["name"], f"{one['value']:.3f}", _span_of(one["ci95"])) for one in record["results"]]
+    title = f"{record['metric']} of {record['n_test']:,} test items, {record['n_seeds']} seeds"
+    print_table(title, ("result", "mean", "95 %"), values)
+    pairs = [
+        (pair["other"], f"{pair['difference']:+.3f}", _span_of(pair["ci95"], "+"), f"{pair['p_holm']:.3f}", _told(pair))
+        for pair in record["pairs"]
+    ]
+    print_table(f"against {record['results'][0]['name']}", ("", "difference", "95 %", "p (Holm)", ""), pairs)
+
+
+def _span_of(ci95: list[float], sign: str = "") -> str:
+    return f"{ci95[0]:{sign}.3f} to {ci95[1]:{sign}.3f}"
+
+
+def _told(pair: dict[str, Any]) -> str:
+    if pair["p_holm"] > 0.05:
+        return "no difference told"
+    return "better" if pair["difference"] > 0 else "worse"
 
 
 def print_comparison(record: dict[str, Any]) -> None:

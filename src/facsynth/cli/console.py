@@ -8,17 +8,20 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from facsynth.errors import StorageError
 from facsynth.records import Progress
 
-Panel = dict[str, Callable[..., None]]
+Panel = Mapping[str, Callable[..., None] | typer.Typer]
+"""Commands by name; a Typer is a group of them."""
 FIGURE = re.compile(r"[-+≈]?\s?[\d.,]+( %| points)?|–|not measured")
 SHORT = 18
 """Characters of a cell that stay on a line."""

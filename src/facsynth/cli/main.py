@@ -122,8 +122,9 @@ def _stop(message: str, code: int) -> typer.Exit:
 
 
 def _summary(command: Any) -> str:
-    """The first paragraph of a command's docstring, on one line."""
-    return " ".join(inspect.cleandoc(command.__doc__).split("\n\n")[0].split())
+    """The first paragraph of a command's docstring, or of a group's help, on one line."""
+    told = str(command.info.help) if isinstance(command, typer.Typer) else command.__doc__
+    return " ".join(inspect.cleandoc(told).split("\n\n")[0].split())
 
 
 app = typer.Typer(
@@ -138,7 +139,10 @@ app = typer.Typer(
 )
 for panel, commands in PANELS.items():
     for name, command in commands.items():
-        app.command(name, rich_help_panel=panel)(command)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, rich_help_panel=panel)
+        else:
+            app.command(name, rich_help_panel=panel)(command)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,11 +1,13 @@
 """How sure a downstream figure is: test items and seeds are drawn again, together.
 
-Before: a task's evaluation gives a score for each test item and seed. After: `evaluating` writes figures down.
+Before: a task's evaluation gives a score for each test item and seed. After: `evaluating` writes figures down, and sets
+results side by side. Of n seeds n - 1 are drawn: of so few, n would give an interval that is too narrow by
+sqrt(1 - 1/n).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +28,16 @@ class Figure(NamedTuple):
     high: float
 
 
+class Difference(NamedTuple):
+    """Of two results on the same items and seeds, with its interval and how likely it is where there is none."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+    """Two-sided: how seldom draws fall on the other side of nothing."""
+
+
 def figure(metric: Metric, scores: Doubles, *, rng_seed: int = 0) -> Figure:
     """Mean over seeds of the metric, with a percentile interval over draws of items and seeds.
 
@@ -37,12 +49,39 @@ def figure(metric: Metric, scores: Doubles, *, rng_seed: int = 0) -> Figure:
     Raises:
         InputError: no seeds, no items, or the metric is no number on the items themselves.
     """
-    value, drawn = _value(metric, scores), _drawn(metric, scores, rng_seed)
-    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Figure(value, float(low), float(high))
+    return Figure(mean_over_seeds(metric, scores), *_interval(_drawn(metric, scores[None], rng_seed)[0]))
 
 
-def _value(metric: Metric, scores: Doubles) -> float:
+def difference(metric: Metric, first: Doubles, other: Doubles, *, rng_seed: int = 0) -> Difference:
+    """`other` less `first`, both [n_seeds, n_items]: a draw takes the same items and seeds of both.
+
+    Raises:
+        InputError: as `figure`.
+    """
+    value = mean_over_seeds(metric, other) - mean_over_seeds(metric, first)
+    of_first, of_other = _drawn(metric, np.stack([first, other]), rng_seed)
+    drawn = of_other - of_first
+    drawn = drawn[np.isfinite(drawn)]
+    n_beyond = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+    return Difference(value, *_interval(drawn), min(1.0, 2 * (n_beyond + 1) / (len(drawn) + 1)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Each p as if it were the only one tried, in the given order (Holm 1979)."""
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    found, highest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        found[place] = highest
+    return found
+
+
+def mean_over_seeds(metric: Metric, scores: Doubles) -> float:
+    """Of all items.
+
+    Raises:
+        InputError: as `figure`.
+    """
     if not scores.size:
         raise InputError(f"nothing to measure: {scores.shape[0]} seeds, {scores.shape[1]} test items")
     items = np.arange(scores.shape[1])
@@ -52,12 +91,19 @@ def _value(metric: Metric, scores: Doubles) -> float:
     return value
 
 
+def _interval(drawn: Doubles) -> tuple[float, float]:
+    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
 def _drawn(metric: Metric, scores: Doubles, rng_seed: int) -> Doubles:
-    """[N_DRAWS], each of as many items and seeds, drawn with replacement."""
-    rng, (n_seeds, n_items) = np.random.default_rng(rng_seed), scores.shape
-    found = np.empty(N_DRAWS)
+    """[n_results, N_DRAWS] of scores [n_results, n_seeds, n_items]; all results are drawn alike."""
+    rng, (n_results, n_seeds, n_items) = np.random.default_rng(rng_seed), scores.shape
+    found = np.empty((n_results, N_DRAWS))
     for draw in range(N_DRAWS):
         items = np.asarray(rng.integers(0, n_items, n_items), np.int64)
-        seeds = np.asarray(rng.integers(0, n_seeds, n_seeds), np.int64)
-        found[draw] = np.mean([metric(items, row[items]) for row in scores[seeds]])
+        seeds = np.asarray(rng.integers(0, n_seeds, max(1, n_seeds - 1)), np.int64)
+        for result in range(n_results):
+            by_seed = {seed: metric(items, scores[result, seed, items]) for seed in set(seeds.tolist())}
+            found[result, draw] = np.mean([by_seed[seed] for seed in seeds.tolist()])
     return found

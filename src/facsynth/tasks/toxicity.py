@@ -5,7 +5,8 @@ Before: `model.final` computes the states, once. After: `evaluating` writes the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -80,12 +81,14 @@ def head_scores(train: Floats, labels: Labels, test: Floats, seeds: Sequence[int
     return np.array(found, np.float64).reshape(len(seeds), len(test))
 
 
-def auprc(labels: Labels) -> Metric:
-    """Average precision on test items with these labels; not a number where none or all of the drawn are positive."""
+def metric(items: Sequence[Mapping[str, Any]]) -> Metric:
+    """Average precision on test items by their `label`; not a number where none or all of the drawn are positive."""
     from sklearn.metrics import average_precision_score  # noqa: PLC0415
 
-    def metric(items: Ints, scores: Doubles) -> float:
-        drawn = labels[items]
+    labels = np.array([item["label"] for item in items], np.bool_)
+
+    def auprc(drawn_items: Ints, scores: Doubles) -> float:
+        drawn = labels[drawn_items]
         return float(average_precision_score(drawn, scores)) if drawn.any() and not drawn.all() else float("nan")
 
-    return metric
+    return auprc

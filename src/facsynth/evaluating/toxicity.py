@@ -1,51 +1,45 @@
-"""A downstream task on a user's own data: a model is trained on one set and tested with another.
+"""Toxicity detection on a user's own data: a head is trained on one set of labelled messages and tested with another.
 
-Before: files, and the model's place. After: `result.json` and `items.jsonl` of a folder, which further results of the
-same test items are compared with.
+Before: files, and the model's place. After: a result folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from facsynth.assemble import model_folder
-from facsynth.bins import Doubles, Floats
+from facsynth.bins import Floats
 from facsynth.errors import InputError
+from facsynth.evaluating.data import Rows, shared, where_of
+from facsynth.evaluating.results import STAGE, Result, keep_result, measured
 from facsynth.lock import locked
 from facsynth.model.backbone import load_backbone
 from facsynth.model.final import final_states
 from facsynth.model.hashes import model_hash
 from facsynth.records import Progress, Sample, no_progress
 from facsynth.settings import ModelBlock
-from facsynth.store import Artifact, fingerprint, write_json, write_jsonl
-from facsynth.tasks.resample import figure
-from facsynth.tasks.toxicity import N_FOLDS, Labels, auprc, check_both_kinds, head_scores, is_wanted
-from facsynth.text.corpus import Corpus, read_corpus
+from facsynth.store import Artifact
+from facsynth.tasks.toxicity import N_FOLDS, Labels, check_both_kinds, head_scores, is_wanted
 from facsynth.text.template import Template
 
-RESULT, ITEMS = "result.json", "items.jsonl"
+TASK = "toxicity"
 MAX_TOKENS, TAIL = 1_024, 16
 """Of a text that is read, and how many of its last tokens stay where it is cut: there the template ends."""
 ANY_HOOK = "layers.0"
 """Final states do not depend on it."""
 
 
-class _Part(NamedTuple):
-    """The training set, or the test set."""
+class Labelled(NamedTuple):
+    """A training set, or a test set."""
 
-    corpora: list[Corpus]
     samples: list[Sample]
     labels: Labels
-
-    @property
-    def fingerprint(self) -> str:
-        """Of samples and labels."""
-        return fingerprint([[corpus.fingerprint for corpus in self.corpora], self.labels.tolist()])
+    fingerprint: str
 
 
 def evaluate_toxicity(
@@ -79,43 +73,45 @@ def evaluate_toxicity(
         InputError: a row without a label, or too few samples of a kind.
         MismatchError: the folder holds the result of something else.
     """
-    of_train, of_test = (_part(files, label, progress) for files in (train, test))
+    of_train, of_test = (read_labelled(files, label, progress) for files in (train, test))
     check_both_kinds(of_train.labels, "the training set", fewest=N_FOLDS)
     check_both_kinds(of_test.labels, "the test set")
-    asked = {"task": "toxicity", "head": "logistic", "seeds": [*seeds], "dtype": model.dtype}
+    asked = {"task": TASK, "head": "logistic", "seeds": [*seeds], "dtype": model.dtype}
     folder = model_folder(model.path, cache)
     parents = {"model": model_hash(folder, cache), "train": of_train.fingerprint, "test": of_test.fingerprint}
     with locked(out):
-        artifact = Artifact(out, "eval", asked, parents)
+        artifact = Artifact(out, STAGE, asked, parents)
         if artifact.manifest is None:
             states = _states([of_train, of_test], folder, model, cache, progress)
-            scores = head_scores(states[0], of_train.labels, states[1], seeds)
-            record = _record(of_train, of_test, scores)
-            write_jsonl(out / ITEMS, _items(of_test, scores))
-            write_json(
-                out / RESULT, asked | record | {"names": {"model": model.path, "train": [*train], "test": [*test]}}
-            )
-            artifact.finish(n_items=len(of_test.labels))
+            found = _result(of_train, of_test, head_scores(states[0], of_train.labels, states[1], seeds))
+            names = {"model": model.path, "train": [*train], "test": [*test]}
+            keep_result(artifact, found._replace(record=asked | found.record | {"names": names}))
     return out
 
 
-def _part(files: Sequence[str], label: str, progress: Progress) -> _Part:
-    corpora = [read_corpus(file, progress=progress) for file in files]
+def read_labelled(files: Sequence[str], label: str, progress: Progress = no_progress) -> Labelled:
+    """Messages with their labels.
+
+    Raises:
+        InputError: a row has none.
+    """
+    rows = Rows(files, "message", progress)
     samples, labels = [], []
-    for corpus in corpora:
-        for sample, row in corpus.rows():
-            found = is_wanted(row().get("label"), label)
-            if found is None:
-                raise InputError(
-                    f"{sample.where or corpus.name} has no label that can be read\n"
-                    "Each row needs a field `label`: 1 or 0, true or false, or a word."
-                )
-            samples.append(sample)
-            labels.append(found)
-    return _Part(corpora, samples, np.array(labels, np.bool_))
+    for sample, row in rows:
+        found = is_wanted(row.get("label"), label)
+        if found is None:
+            raise InputError(
+                f"{where_of(sample, rows)} has no label that can be read\n"
+                "Each row needs a field `label`: 1 or 0, true or false, or a word."
+            )
+        samples.append(sample)
+        labels.append(found)
+    return Labelled(samples, np.array(labels, np.bool_), rows.fingerprint(labels))
 
 
-def _states(parts: Sequence[_Part], folder: Path, model: ModelBlock, cache: Path, progress: Progress) -> list[Floats]:
+def _states(
+    parts: Sequence[Labelled], folder: Path, model: ModelBlock, cache: Path, progress: Progress
+) -> list[Floats]:
     """Final states where a reply would begin, [n, d_model] of each part; a text that occurs twice is read once."""
     backbone = load_backbone(folder, hook_point=ANY_HOOK, dtype=model.dtype, device=model.device, cache=cache)
     most = min(MAX_TOKENS, backbone.max_positions)
@@ -132,29 +128,23 @@ def _cut(ids: npt.NDArray[np.int32], most: int) -> npt.NDArray[np.int32]:
     return ids if len(ids) <= most else np.concatenate([ids[: most - TAIL], ids[-TAIL:]])
 
 
-def _record(train: _Part, test: _Part, scores: Doubles) -> dict[str, Any]:
+def _result(train: Labelled, test: Labelled, scores: npt.NDArray[np.float64]) -> Result:
     """The figure of all test items, and of those whose text is not in training."""
-    seen = {sample.sample_id for sample in train.samples}
-    is_new = np.array([sample.sample_id not in seen for sample in test.samples])
+    items = [
+        {"sample_id": sample.sample_id, "label": int(label)}
+        for sample, label in zip(test.samples, test.labels, strict=True)
+    ]
+    is_new = ~np.array(shared(train.samples, test.samples), np.bool_)
     apart = None
     if not is_new.all() and 0 < test.labels[is_new].sum() < is_new.sum():
-        apart = _measured(test.labels[is_new], scores[:, is_new])
-    return {
-        **_measured(test.labels, scores), "metric": "AUPRC", "n_train": len(train.labels),
+        new = np.flatnonzero(is_new)
+        apart = measured(TASK, [items[n] for n in new], scores[:, new]) | _kinds(test.labels[new])
+    record = {
+        **measured(TASK, items, scores), **_kinds(test.labels), "metric": "AUPRC", "n_train": len(train.labels),
         "n_train_positive": int(train.labels.sum()), "n_seen": int((~is_new).sum()), "unseen": apart,
     }  # fmt: skip
+    return Result(TASK, items, scores, record)
 
 
-def _measured(labels: Labels, scores: Doubles) -> dict[str, Any]:
-    metric = auprc(labels)
-    found = figure(metric, scores)
-    return {
-        "value": found.value, "ci95": [found.low, found.high],
-        "n_test": len(labels), "n_test_positive": int(labels.sum()), "prevalence": float(labels.mean()),
-        "by_seed": [metric(np.arange(len(labels)), row) for row in scores],
-    }  # fmt: skip
-
-
-def _items(test: _Part, scores: Doubles) -> Iterator[dict[str, Any]]:
-    for sample, label, column in zip(test.samples, test.labels.tolist(), scores.T.tolist(), strict=True):
-        yield {"sample_id": sample.sample_id, "label": int(label), "scores": column}
+def _kinds(labels: Labels) -> dict[str, float]:
+    return {"n_test_positive": int(labels.sum()), "prevalence": float(labels.mean())}

@@ -1,0 +1,61 @@
+"""What is trained on and tested with: files, or folders that facsynth wrote, row by row in a task's form.
+
+Before: the words of a command. After: an evaluation trains and tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from facsynth.errors import InputError
+from facsynth.records import Progress, Sample
+from facsynth.store import fingerprint
+from facsynth.text.corpus import read_corpus
+
+IN_A_FOLDER = ("train.jsonl", "train.parquet", "samples.jsonl")
+"""The data of an export, and of a run."""
+
+
+class Rows:
+    """Samples of one form with their whole rows, of one file or several."""
+
+    def __init__(self, sources: Sequence[str], form: str, progress: Progress) -> None:
+        """Read files, or folders of exports and runs."""
+        self.corpora = [read_corpus(data_file(source), form=form, progress=progress) for source in sources]
+        self.name = " + ".join(sources)
+
+    def __iter__(self) -> Iterator[tuple[Sample, dict[str, Any]]]:
+        """Each sample with its row in the form's layout."""
+        return ((sample, row()) for corpus in self.corpora for sample, row in corpus.rows())
+
+    def fingerprint(self, *more: Any) -> str:
+        """Of the samples, and of what else of their rows matters."""
+        return fingerprint([[corpus.fingerprint for corpus in self.corpora], *more])
+
+
+def data_file(source: str) -> str:
+    """The file of a data set: itself, or that of a folder which `export` or `run` wrote.
+
+    Raises:
+        InputError: a folder of something else.
+    """
+    folder = Path(source)
+    if source == "-" or not folder.is_dir():
+        return source
+    found = next((folder / name for name in IN_A_FOLDER if (folder / name).is_file()), None)
+    if found is None:
+        raise InputError(f"{source} holds none of {', '.join(IN_A_FOLDER)}\nName a file, or the folder of an export.")
+    return str(found)
+
+
+def where_of(sample: Sample, rows: Rows) -> str:
+    """What a message calls a sample."""
+    return sample.where or rows.name
+
+
+def shared(train: Sequence[Sample], test: Sequence[Sample]) -> list[bool]:
+    """Of each test sample, whether its text is in training too."""
+    known = {sample.sample_id for sample in train}
+    return [sample.sample_id in known for sample in test]

@@ -1,0 +1,63 @@
+"""Results of eval side by side: paired, of the same items and seeds, or refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from facsynth.evaluating.results import STAGE, Result, compare_results, keep_result, measured, read_result
+from facsynth.store import Artifact
+from tiny_cli import facsynth
+
+
+def kept(folder: Path, noise: float, n_seeds: int = 4, n_items: int = 60, **asked: Any) -> Path:
+    """A result of toxicity whose scores tell labels apart the better the less noise there is."""
+    rng = np.random.default_rng(0)
+    items = [{"sample_id": f"{n:016x}", "label": int(n % 3 == 0)} for n in range(n_items)]
+    labels = np.array([item["label"] for item in items])
+    scores = labels + noise * rng.normal(size=(n_seeds, n_items))
+    artifact = Artifact(folder, STAGE, {"task": "toxicity", **asked}, {})
+    record = {"task": "toxicity", "metric": "AUPRC", **measured("toxicity", items, scores)}
+    keep_result(artifact, Result("toxicity", items, scores, record))
+    return folder
+
+
+def test_a_result_is_read_as_it_was_kept(tmp_path: Path) -> None:
+    found = read_result(kept(tmp_path / "a", 1.0))
+    assert found.scores.shape == (4, 60)
+    assert found.record["value"] == pytest.approx(np.mean(found.record["by_seed"]))
+    assert found.items[3] == {"sample_id": f"{3:016x}", "label": 1}
+
+
+def test_the_better_one_is_told_and_a_copy_of_itself_is_not(tmp_path: Path) -> None:
+    folders = [kept(tmp_path / name, noise) for name, noise in (("a", 1.5), ("b", 0.2), ("same", 1.5))]
+    better, same = compare_results(folders)["pairs"]
+    assert better["ci95"][0] > 0.1 and better["p_holm"] == pytest.approx(2 * better["p"]) and better["p"] < 0.01
+    assert (same["difference"], same["ci95"], same["p_holm"]) == (0.0, [0.0, 0.0], 1.0)
+    done = facsynth("compare", *folders)
+    assert done.code == 0
+    assert "better" in done.stdout and "no difference told" in done.stdout
+    assert json.loads(facsynth("compare", *folders, "--json").stdout) == compare_results(folders)
+
+
+def test_results_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    a = kept(tmp_path / "a", 1.0)
+    fewer = facsynth("compare", a, kept(tmp_path / "b", 1.0, n_items=30))
+    assert (fewer.code, "other test items cannot be compared" in fewer.stderr) == (1, True)
+    seeds = facsynth("compare", a, kept(tmp_path / "c", 1.0, n_seeds=2))
+    assert (seeds.code, "other numbers of seeds" in seeds.stderr) == (1, True)
+    other = kept(tmp_path / "d", 1.0)
+    rows = (other / "items.jsonl").read_text().replace(f"{3:016x}", f"{999:016x}")
+    (other / "items.jsonl").write_text(rows)
+    assert "on other test items" in facsynth("compare", a, other).stderr
+    assert facsynth("compare", a).code == 2
+    assert facsynth("compare", a, a, "--relevance", "all").code == 2
+    (other / "items.jsonl").write_text(rows.replace('"scores"', '"score"'))
+    broken = facsynth("compare", a, other)
+    assert (broken.code, "has no scores of every item and seed" in broken.stderr) == (1, True)
+    (other / "manifest.json").unlink()
+    assert "is not finished" in facsynth("compare", a, other).stderr
