@@ -55,11 +55,51 @@ def toxicity(
         note(f"note: {record['n_seen']:,} of the test samples are in training too: {apart}")
 
 
-def _block(model: str, device: str, dtype: str) -> ModelBlock:
+def steering(
+    train: Annotated[list[str], typer.Argument(help="Files of A/B questions, or exports, to take a direction from.")],
+    test: Test,
+    out: Out,
+    model: Model = "embedded",
+    hook_point: Annotated[
+        str | None, typer.Option("--hook-point", help="Module path from 0, as layers.14. [the middle block]")
+    ] = None,
+    strength: Annotated[
+        float, typer.Option("--strength", help="Length of the direction, as a share of a state's, at most 0.5.")
+    ] = 0.25,
+    flip: Annotated[
+        list[str] | None, typer.Option("--flip", help="One of the files, whose matching answer shows the opposite.")
+    ] = None,
+    device: Device = "cpu",
+    dtype: Dtype = "auto",
+    json: o.Json = False,
+) -> None:
+    """How far a direction taken from your A/B pairs turns a model's answers: the control rate, against its null.
+
+    Example:  facsynth eval steering pairs.jsonl --test test.jsonl -o results/mine
+    """
+    with shown_progress() as progress:
+        from facsynth.evaluating.results import read_result
+        from facsynth.evaluating.steering import evaluate_steering
+
+        folder = evaluate_steering(
+            train, test, _block(model, device, dtype, hook_point), strength=strength, flip=flip or [], out=out,
+            cache=cache_folder(), progress=progress,
+        )  # fmt: skip
+        record = read_result(folder).record
+    if json:
+        print_json(record)
+    else:
+        _print_steering(record)
+    for text in _notes_on_steering(record):
+        note(f"note: {text}")
+
+
+def _block(model: str, device: str, dtype: str, hook_point: str | None = None) -> ModelBlock:
     from facsynth.blocks import parse_block
     from facsynth.settings import ModelBlock
 
-    return parse_block(ModelBlock, {"path": model, "device": device, "dtype": dtype}, "the model")
+    asked = {"path": model, "device": device, "dtype": dtype, "hook_point": hook_point}
+    return parse_block(ModelBlock, asked, "the model")
 
 
 def _print_toxicity(record: dict[str, Any]) -> None:
@@ -70,6 +110,27 @@ def _print_toxicity(record: dict[str, Any]) -> None:
     rows.append(("a guess", f"{record['prevalence']:.3f}", f"the share that is positive: {n_positive}"))
     rows.append(("trained on", f"{record['n_train']:,}", f"of which {record['n_train_positive']:,} positive"))
     print_table("toxicity, a head on final states", ("", "", ""), rows)
+
+
+def _print_steering(record: dict[str, Any]) -> None:
+    by_multiplier = zip(record["multipliers"], record["robust_accuracy"], record["accuracy"], strict=True)
+    rows = [
+        figure_row("control rate", record),
+        ("its null", f"{record['null_limit']:.3f}", f"95 % of {len(record['null'])} directions of exchanged answers"),
+        *((f"at {m:+g}", f"{robust:.3f}", f"of either order alone {one:.3f}") for m, robust, one in by_multiplier),
+        ("pairs", f"{record['n_train']:,}", f"and {record['n_test']:,} test items, at {record['hook_point']}"),
+    ]
+    print_table("steering: matching answer preferred in both orders of the options", ("", "", ""), rows)
+
+
+def _notes_on_steering(record: dict[str, Any]) -> list[str]:
+    notes = [f"{name} points away from the other files: does its matching answer show the opposite? (--flip)"
+             for name in record["points_away"]]  # fmt: skip
+    if not record["is_measurable"]:
+        notes.append("the control rate is not above its null: nothing can be compared by it on this model and data")
+    if record["n_seen"]:
+        notes.append(f"{record['n_seen']:,} of the test items are in training too")
+    return notes
 
 
 def figure_row(name: str, found: dict[str, Any]) -> tuple[str, str, str]:
@@ -86,5 +147,6 @@ app = typer.Typer(
     "Example:  facsynth eval toxicity train.jsonl --test test.jsonl -o results/mine",
 )  # fmt: skip
 app.command("toxicity")(toxicity)
+app.command("steering")(steering)
 
 COMMANDS: Panel = {"eval": app}

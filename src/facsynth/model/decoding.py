@@ -23,6 +23,8 @@ CACHE_GROWTH = 256
 N_CANDIDATES = 64
 """Tokens sorted at first; the few rows whose nucleus is larger sort eight times as many, and again."""
 
+LAST = torch.tensor([-1])
+"""The last position, as an index: as a slice it makes torch copy the head's weights once for every row."""
 STEERED_SHARE = 0.5
 """Of a residual's norm, that steering by all features together may add: more breaks the text."""
 

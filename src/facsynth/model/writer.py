@@ -19,7 +19,7 @@ from transformers import DynamicCache
 
 from facsynth.errors import InputError, MismatchError, SettingsError
 from facsynth.model.backbone import Backbone, hooked_module
-from facsynth.model.decoding import ending_ids, growing_cache, pad_left, sample_nucleus, steered, stop_ids
+from facsynth.model.decoding import LAST, ending_ids, growing_cache, pad_left, sample_nucleus, steered, stop_ids
 from facsynth.model.sae import Sae
 from facsynth.records import NON_FINITE, Message, Reply, Request
 from facsynth.store import fingerprint
@@ -28,8 +28,6 @@ PromptIds = Callable[[Sequence[Message], str], Sequence[int]]
 """(messages, prefix) → token ids up to where the model goes on."""
 LOOP_VERSION = 2
 """Raised by any change of this file that changes what is written."""
-LAST = torch.tensor([-1])
-"""The last position, as an index: as a slice it makes torch copy the head's weights once for every row."""
 COMPACT_SHARE = 0.25
 """Finished rows leave the batch once they are this much of it; moving the cache costs about as much as one token."""
 

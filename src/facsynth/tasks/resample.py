@@ -66,6 +66,11 @@ def difference(metric: Metric, first: Doubles, other: Doubles, *, rng_seed: int 
     return Difference(value, *_interval(drawn), min(1.0, 2 * (n_beyond + 1) / (len(drawn) + 1)))
 
 
+def mean_metric(items: Ints, scores: Doubles) -> float:
+    """The mean score of the drawn items."""
+    return float(scores.mean())
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Each p as if it were the only one tried, in the given order (Holm 1979)."""
     order = sorted(range(len(p_values)), key=lambda place: p_values[place])
