@@ -21,15 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.utils import logging
 
 from facsynth.bins import Doubles
@@ -63,12 +55,14 @@ class Recipe:
     """Share of the steps."""
 
 
-TOXICITY = Recipe(8, 16, epochs=3, learning_rate=5e-5, batch_size=4, accumulate=4, max_tokens=512)
-REWARD = Recipe(
-    16, 32, epochs=1, learning_rate=8e-5, batch_size=2, accumulate=4, max_tokens=1024, weight_decay=0.01,
-    schedule="cosine", warm_up=0.1,
-)  # fmt: skip
-"""Those of the paper."""
+RECIPES = {
+    "toxicity": Recipe(8, 16, epochs=3, learning_rate=5e-5, batch_size=4, accumulate=4, max_tokens=512),
+    "reward": Recipe(
+        16, 32, epochs=1, learning_rate=8e-5, batch_size=2, accumulate=4, max_tokens=1024, weight_decay=0.01,
+        schedule="cosine", warm_up=0.1,
+    ),
+}  # fmt: skip
+"""Those of the paper, by task."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +112,8 @@ def class_scores(
     Raises:
         ModelError: the model cannot be loaded as a classifier, or a score is not finite.
     """
+    from transformers import Trainer, TrainingArguments  # noqa: PLC0415  (a second)
+
     rows = [{"input_ids": ids, "labels": int(label)} for ids, label in zip(train, labels, strict=True)]
     pad_id = _pad_id([*train, *test])
 
@@ -150,7 +146,7 @@ def rewards(
     Raises:
         ModelError: TRL is not installed; or as `class_scores`.
     """
-    trl = _need("trl")
+    trl: Any = _need("trl")
     from datasets import Dataset  # noqa: PLC0415  (half a second)
 
     class QuietTrainer(trl.RewardTrainer):
@@ -195,7 +191,7 @@ def _apart(base: Base, seed: int) -> Iterator[str]:
         ):
             warnings.simplefilter("ignore", FutureWarning)  # old names that these packages use of each other
             warnings.filterwarnings("ignore", "fan_in_fan_out")  # of GPT-2; peft sets it right
-            set_seed(seed)
+            torch.manual_seed(seed)
             yield scratch
     finally:
         random.setstate(states[0])
@@ -243,6 +239,8 @@ def _one_device(settings: Any) -> Any:
 
 
 def _train(trainer: Any, seed: int, progress: Progress) -> None:
+    from transformers import PrinterCallback, TrainerCallback  # noqa: PLC0415  (as above)
+
     class Told(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             progress(f"training seed {seed}", state.global_step, state.max_steps)
