@@ -133,7 +133,7 @@ def _print_reward(record: dict[str, Any]) -> None:
     rows = [figure_row(record["metric"], record)]
     rows += [figure_row(f"  {name}", found) for name, found in record["sections"].items()]
     if record["unseen"] is not None:
-        rows.append(figure_row("without prompts that are in training", record["unseen"]))
+        rows.append(figure_row("prompts not in training", record["unseen"]))
     rows.append(("a guess", "0.500", f"of {record['n_test']:,} test pairs"))
     rows.append(("trained on", f"{record['n_train']:,}", "pairs"))
     print_table(f"reward, {TRAINED[record['adapt']]}", ("", "", ""), rows)
