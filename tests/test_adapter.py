@@ -16,7 +16,7 @@ import torch
 from facsynth.errors import SettingsError
 from facsynth.evaluating.reward import evaluate_reward
 from facsynth.evaluating.toxicity import evaluate_toxicity
-from facsynth.model.adapter import RECIPES, Base, class_scores, open_base, rewards
+from facsynth.model.adapter import RECIPES, Base, _adapted, _apart, class_scores, open_base, rewards
 from facsynth.settings import ModelBlock
 from tiny import StoppedError, files, save_model, stop_after
 from tiny_cli import facsynth
@@ -75,6 +75,34 @@ def test_a_marked_text_is_told_apart_and_a_score_does_not_depend_on_its_neighbou
     assert np.abs(scores_of(positive, seed=2) - found[:30]).max() > 1e-3, "another seed, another model"
 
 
+def test_the_recipe_is_what_is_done(model: Path) -> None:
+    base = open_base(model, dtype="float32", device="cpu")
+    chosen, rejected = texts(base, 8, 1)
+    steps: list[int] = []
+
+    def trained(**changes: Any) -> Any:
+        recipe = replace(RECIPES["reward"], learning_rate=1e-2, epochs=4, **changes)
+        steps.clear()
+        return rewards(
+            base, recipe, chosen, rejected, chosen, seed=1,
+            progress=lambda what, done, total: steps.append(total or 0) if what == "training seed 1" else None,
+        )  # fmt: skip
+
+    usual = trained()
+    assert steps == [4] * 4, "8 pairs are 4 batches of 2: a step an epoch"
+    for changes in ({"dropout": 0.0}, {"weight_decay": 0.9}, {"alpha": 64}, {"rank": 8}, {"batch_size": 1}):
+        assert np.abs(trained(**changes) - usual).max() > 1e-6, changes
+    assert steps == [8] * 8
+    with _apart(base, 0):
+        adapted = _adapted(base, RECIPES["toxicity"], 0, n_labels=2)
+    learnt = {name.split(".lora")[0].rsplit(".", 1)[-1] for name, w in adapted.named_parameters() if w.requires_grad}
+    names = [f"{part}_proj" for part in ("q", "k", "v", "o", "gate", "up", "down")]
+    assert learnt == {*names, "weight"}, "the paper's seven, and the head"
+    assert {name for name, w in adapted.named_parameters() if w.requires_grad and "lora" not in name} == {
+        "base_model.model.score.modules_to_save.default.weight"
+    }
+
+
 def test_training_leaves_random_states_files_and_screen_as_they_are(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,9 +123,15 @@ def test_training_leaves_random_states_files_and_screen_as_they_are(
     assert [path.name for path in tmp_path.rglob("*")] == ["scratch"]
 
 
-def test_float16_is_refused(model: Path) -> None:
+def test_what_trainers_cannot_do_is_refused(model: Path) -> None:
     with pytest.raises(SettingsError, match="not trained in float16"):
         open_base(model, dtype="float16", device="cpu")
+    with pytest.raises(SettingsError, match="the first GPU, not on cuda:1"):
+        open_base(model, dtype="float32", device="cuda:1")
+    if not torch.cuda.is_available():
+        base = open_base(model, dtype="float32", device="cuda")
+        with pytest.raises(SettingsError, match="the device 'cuda' cannot be used"):
+            rewards(base, RECIPES["reward"], *texts(base, 2, 1), [], seed=0)
 
 
 def rows(path: Path, n: int, rng_seed: int, *, is_pair: bool) -> Path:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,12 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from facsynth.errors import InputError
+from facsynth.errors import InputError, ModelError
+from facsynth.evaluating.fitting import Means
 from facsynth.evaluating.results import compare_results, measured
 from facsynth.evaluating.reward import evaluate_reward, read_pairs
+from facsynth.model.adapter import open_base
+from facsynth.records import no_progress
 from facsynth.settings import ModelBlock
 from facsynth.tasks.reward import SECTION_OF, SECTIONS, STRENGTHS, check_subsets, metric, pair_scores
 from tiny import files, save_model
@@ -171,6 +177,31 @@ def test_pairs_are_read_in_any_layout_and_what_is_none_is_counted(tmp_path: Path
         read_pairs([str(path)])
 
 
+def test_a_seed_is_kept_and_not_computed_again(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def scores_of(seed: int) -> Any:
+        asked.append(seed)
+        return np.array([0.1 * seed, 1 / 3])
+
+    means = Means("reward", ModelBlock(), "lora", [1, 2], tmp_path, tmp_path, no_progress)
+    found = means.seed_by_seed(scores_of)
+    np.testing.assert_array_equal(found, [[0.1, 1 / 3], [0.2, 1 / 3]])
+    more = replace(means, seeds=[2, 1, 3])
+    np.testing.assert_array_equal(more.seed_by_seed(scores_of)[:2], found[::-1])
+    assert asked == [1, 2, 3]
+    (tmp_path / "seeds" / "2.json").write_text('{"scores": [1.0]}')
+    with pytest.raises(InputError, match=r"1.json has scores of other test items"):
+        more.seed_by_seed(scores_of)
+
+
+def test_a_missing_package_says_how_to_install_it(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    monkeypatch.setitem(sys.modules, "accelerate", types.ModuleType("accelerate"))
+    with pytest.raises(ModelError, match=r"(?s)needs the package peft.*facsynth\[downstream\]"):
+        open_base(model, dtype="float32", device="cpu")
+
+
 def test_the_command_gives_sections_and_says_what_is_lacking_and_shared(tmp_path: Path, model: Path) -> None:
     train = pairs(tmp_path / "train.jsonl", 30, 1)
     test = pairs(tmp_path / "test.jsonl", 24, 2, subset=["hep-go", "math-prm", "donotanswer"] * 8)
@@ -196,7 +227,7 @@ def test_the_command_gives_sections_and_says_what_is_lacking_and_shared(tmp_path
 
 def test_the_same_call_changes_nothing_and_another_is_refused(tmp_path: Path, model: Path) -> None:
     train, test = pairs(tmp_path / "train.jsonl", 12, 1), pairs(tmp_path / "test.jsonl", 10, 2)
-    words = ("eval", "reward", train, "--test", test, "--model", model, "-o", tmp_path / "a")
+    words = ("eval", "reward", train, "--test", test, "--model", model, "--seeds", "1", "-o", tmp_path / "a")
     assert facsynth(*words).code == 0
     before = files(tmp_path / "a")
     assert facsynth(*words).code == 0

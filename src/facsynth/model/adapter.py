@@ -12,7 +12,7 @@ import importlib
 import random
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -81,7 +81,7 @@ def open_base(folder: Path, *, dtype: str, device: str) -> Base:
 
     Raises:
         ModelError: a package that trains adapters is not installed, or the folder has no tokenizer.
-        SettingsError: no such dtype, or float16.
+        SettingsError: no such dtype, or float16; or a GPU that is not the first.
     """
     for package in ("accelerate", "peft"):
         _need(package)
@@ -89,6 +89,11 @@ def open_base(folder: Path, *, dtype: str, device: str) -> Base:
     if chosen == torch.float16:
         raise SettingsError(
             "adapters are not trained in float16, where small gradients become nothing\nSet --dtype float32."
+        )
+    if device.startswith("cuda:") and device != "cuda:0":
+        raise SettingsError(
+            f"adapters are trained on the first GPU, not on {device}\n"
+            f"Make it the first: CUDA_VISIBLE_DEVICES={device.removeprefix('cuda:')} facsynth … --device cuda"
         )
     tokenizer = load_tokenizer(folder)
     return Base(folder, chosen, device, tokenizer, max_positions(AutoConfig.from_pretrained(folder)))
@@ -158,7 +163,8 @@ def rewards(
     base.tokenizer.pad_token = base.tokenizer.convert_ids_to_tokens(pad_id)
     with _apart(base, seed) as scratch:
         model = _adapted(base, recipe, pad_id, n_labels=1)
-        settings = _one_device(trl.RewardConfig(**_settings(base, recipe, seed, scratch), max_length=None))
+        asked = _settings(base, recipe, seed, scratch) | {"max_length": None, "disable_dropout": False}
+        settings = _one_device(trl.RewardConfig(**asked))
         trainer = QuietTrainer(model, settings, train_dataset=Dataset.from_dict(rows), processing_class=base.tokenizer)
         _train(trainer, seed, progress)
         logits = _logits(model, test, pad_id, progress)
@@ -177,15 +183,13 @@ def _apart(base: Base, seed: int) -> Iterator[str]:
     """A folder for a trainer, which sets random states and would write to the screen: both are left as they were."""
     states = random.getstate(), np.random.get_state()
     verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    is_cuda = base.device.startswith("cuda")
-    devices = [torch.device(base.device)] if is_cuda else []
+    devices = [base.device] if base.device.startswith("cuda") and torch.cuda.is_available() else []
     gc.collect()  # a trainer and its model know each other; those of the seed before would stay in memory
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         with (
             torch.random.fork_rng(devices),
-            torch.cuda.device(base.device) if is_cuda else nullcontext(),
             TemporaryDirectory(prefix="facsynth-") as scratch,
             warnings.catch_warnings(),
         ):
@@ -227,13 +231,13 @@ def _settings(base: Base, recipe: Recipe, seed: int, scratch: str) -> dict[str, 
         "output_dir": scratch, "seed": seed, "num_train_epochs": recipe.epochs, "learning_rate": recipe.learning_rate,
         "per_device_train_batch_size": recipe.batch_size, "gradient_accumulation_steps": recipe.accumulate,
         "weight_decay": recipe.weight_decay, "lr_scheduler_type": recipe.schedule, "warmup_steps": recipe.warm_up,
-        "bf16": False, "gradient_checkpointing": not is_cpu, "use_cpu": is_cpu, "dataloader_pin_memory": not is_cpu,
+        "bf16": False, "gradient_checkpointing": not is_cpu, "use_cpu": is_cpu,
         "save_strategy": "no", "logging_strategy": "no", "report_to": "none", "disable_tqdm": True,
     }  # fmt: skip
 
 
 def _one_device(settings: Any) -> Any:
-    """A trainer takes all GPUs that it sees; the others are not ours to take."""
+    """Without this a trainer spreads itself over all GPUs that it sees."""
     settings._n_gpu = min(settings.n_gpu, 1)
     return settings
 
