@@ -24,7 +24,7 @@ from rivals import check_equal, dense_maxima, dense_of, open_saelens, released, 
 from facsynth.features.encode import EncodeSettings, FeatureSpace
 from facsynth.features.encoded import encode
 from facsynth.features.pool import pool_codes
-from facsynth.model.backbone import fast_dtype
+from facsynth.model.loading import fast_dtype
 from facsynth.model.prefix import shared_prefix
 from facsynth.model.sae import Sae
 from facsynth.records import Sample

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 import tiny
 from facsynth.errors import ModelError, SettingsError
-from facsynth.model.backbone import fast_dtype, load_backbone
+from facsynth.model.backbone import load_backbone
 from facsynth.model.hashes import model_hash
+from facsynth.model.loading import fast_dtype
 from tiny_backbone import everything, folders_in, sequences
 
 

@@ -12,7 +12,9 @@ from sklearn.metrics import average_precision_score
 
 import tiny_run
 from facsynth.errors import InputError
+from facsynth.evaluating.fitting import tokenized
 from facsynth.model.final import final_states
+from facsynth.records import Message, Sample
 from facsynth.tasks.toxicity import check_both_kinds, head_scores, is_wanted, metric
 from tiny import backbone, save_model
 from tiny_cli import Parts, facsynth
@@ -45,6 +47,13 @@ def test_the_state_is_that_of_the_whole_model_at_the_last_token(tmp_path: Path) 
 )  # fmt: skip
 def test_labels_are_ones_or_the_word_that_is_looked_for(label: object, found: bool | None) -> None:
     assert is_wanted(label, "toxic") is found
+
+
+def test_of_a_long_text_the_beginning_and_the_end_of_the_template_are_read() -> None:
+    samples = [Sample((Message("user", str(n)),)) for n in (50, 30, 50)]
+    found = tokenized(samples, lambda sample: range(int(sample.text)), most=40, tail=16)
+    assert [row.tolist() for row in found.ids] == [[*range(24), *range(34, 50)], [*range(30)]]
+    assert (found.places(samples), found.n_cut, found.max_tokens) == ([0, 1, 0], 1, 40)
 
 
 def test_a_head_finds_a_planted_direction_and_each_seed_has_folds_of_its_own() -> None:

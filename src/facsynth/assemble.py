@@ -15,10 +15,11 @@ from facsynth.blocks import EMBEDDED
 from facsynth.errors import InputError, MismatchError, ModelError, SettingsError
 from facsynth.features.encode import EncodeSettings, FeatureSpace
 from facsynth.features.encoded import Encoded
-from facsynth.model.backbone import Backbone, load_backbone, load_tokenizer
+from facsynth.model.backbone import Backbone, load_backbone
 from facsynth.model.embedded import embedded_model
 from facsynth.model.hashes import remembered_hash
 from facsynth.model.input_norm import CENTRED
+from facsynth.model.loading import load_tokenizer
 from facsynth.model.sae import Sae, hook_point_of
 from facsynth.model.sae_formats import OpenedSae, open_local
 from facsynth.model.sae_hub import HUB, SAELENS_ID, fetch, open_release

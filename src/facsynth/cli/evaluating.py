@@ -20,6 +20,12 @@ Device = Annotated[str, typer.Option("--device", help="A torch device.")]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"], typer.Option("--dtype", help="Precision of the model.")
 ]
+Adapt = Annotated[
+    Literal["head", "lora"],
+    typer.Option("--adapt", help="What is trained: a head on final states, or a LoRA adapter with a head."),
+]
+Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Fits, each of a model of its own, or with its own folds.")]
+TRAINED = {"head": "a head on final states", "lora": "a LoRA adapter with a head"}
 
 
 def toxicity(
@@ -28,12 +34,13 @@ def toxicity(
     out: Out,
     model: Model = "embedded",
     label: Annotated[str, typer.Option("--label", help="What a positive sample is labelled, besides 1.")] = "toxic",
-    n_seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fits, each with folds of its own.")] = 5,
+    adapt: Adapt = "head",
+    n_seeds: Seeds = 5,
     device: Device = "cpu",
     dtype: Dtype = "auto",
     json: o.Json = False,
 ) -> None:
-    """How well a head on a frozen model's final states tells labelled messages apart, trained on your data: AUPRC.
+    """How well a model tells labelled messages apart, its head or an adapter trained on your data: AUPRC.
 
     Example:  facsynth eval toxicity train.jsonl --test test.jsonl -o results/mine
     """
@@ -42,7 +49,7 @@ def toxicity(
         from facsynth.evaluating.toxicity import evaluate_toxicity
 
         folder = evaluate_toxicity(
-            train, test, _block(model, device, dtype), label=label, seeds=range(n_seeds), out=out,
+            train, test, _block(model, device, dtype), label=label, adapt=adapt, seeds=range(n_seeds), out=out,
             cache=cache_folder(), progress=progress,
         )  # fmt: skip
         record = read_result(folder).record
@@ -53,6 +60,56 @@ def toxicity(
     if record["n_seen"]:
         apart = "no figure is left without them" if record["unseen"] is None else "the figure without them is below it"
         note(f"note: {record['n_seen']:,} of the test samples are in training too: {apart}")
+    _note_cut(record)
+
+
+def reward(
+    train: Annotated[list[str], typer.Argument(help="Files of pairs, or exports, to train on: together one set.")],
+    test: Test,
+    out: Out,
+    model: Model = "embedded",
+    adapt: Adapt = "head",
+    n_seeds: Seeds = 5,
+    device: Device = "cpu",
+    dtype: Dtype = "auto",
+    json: o.Json = False,
+) -> None:
+    """How often a Bradley-Terry reward model finds the better of two replies, trained on your data: accuracy.
+
+    With RewardBench's subsets in the test file it is the mean over its sections.
+
+    Example:  facsynth eval reward train.jsonl --test rewardbench.jsonl -o results/mine
+    """
+    with shown_progress() as progress:
+        from facsynth.evaluating.results import read_result
+        from facsynth.evaluating.reward import evaluate_reward
+
+        folder = evaluate_reward(
+            train, test, _block(model, device, dtype), adapt=adapt, seeds=range(n_seeds), out=out,
+            cache=cache_folder(), progress=progress,
+        )  # fmt: skip
+        record = read_result(folder).record
+    if json:
+        print_json(record)
+    else:
+        _print_reward(record)
+    if record["n_seen"]:
+        apart = "no figure is left without them" if record["unseen"] is None else "the figure without them is below it"
+        note(f"note: the prompts of {record['n_seen']:,} test pairs are in training too: {apart}")
+    if record["lacking"]:
+        lacking = ", ".join(record["lacking"])
+        note(f"note: the test files have nothing of {lacking}: the mean is that of the other sections")
+    if any(record["n_ties"]):
+        note(f"note: in up to {max(record['n_ties']):,} test pairs both replies have one reward: each counts a half")
+    for name, n_skipped in record["n_skipped"].items():
+        if n_skipped:
+            note(f"note: {n_skipped:,} rows of the {name} files are no pairs, or a reply is empty; they are left out")
+    _note_cut(record)
+
+
+def _note_cut(record: dict[str, Any]) -> None:
+    if record["n_cut"]:
+        note(f"note: {record['n_cut']:,} texts are longer than {record['max_tokens']:,} tokens, and were cut to that")
 
 
 def steering(
@@ -109,7 +166,17 @@ def _print_toxicity(record: dict[str, Any]) -> None:
     n_positive = f"{record['n_test_positive']:,} of {record['n_test']:,} test samples"
     rows.append(("a guess", f"{record['prevalence']:.3f}", f"the share that is positive: {n_positive}"))
     rows.append(("trained on", f"{record['n_train']:,}", f"of which {record['n_train_positive']:,} positive"))
-    print_table("toxicity, a head on final states", ("", "", ""), rows)
+    print_table(f"toxicity, {TRAINED[record['adapt']]}", ("", "", ""), rows)
+
+
+def _print_reward(record: dict[str, Any]) -> None:
+    rows = [figure_row(record["metric"], record)]
+    rows += [figure_row(f"  {name}", found) for name, found in record["sections"].items()]
+    if record["unseen"] is not None:
+        rows.append(figure_row("prompts not in training", record["unseen"]))
+    rows.append(("a guess", "0.500", f"of {record['n_test']:,} test pairs"))
+    rows.append(("trained on", f"{record['n_train']:,}", "pairs"))
+    print_table(f"reward, {TRAINED[record['adapt']]}", ("", "", ""), rows)
 
 
 def _print_steering(record: dict[str, Any]) -> None:
@@ -147,6 +214,7 @@ app = typer.Typer(
     "Example:  facsynth eval toxicity train.jsonl --test test.jsonl -o results/mine",
 )  # fmt: skip
 app.command("toxicity")(toxicity)
+app.command("reward")(reward)
 app.command("steering")(steering)
 
 COMMANDS: Panel = {"eval": app}

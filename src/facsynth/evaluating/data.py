@@ -30,6 +30,11 @@ class Rows:
         """Each sample with its row in the form's layout."""
         return ((sample, row()) for corpus in self.corpora for sample, row in corpus.rows())
 
+    @property
+    def n_failures(self) -> int:
+        """Rows that are no samples."""
+        return sum(corpus.n_failures for corpus in self.corpora)
+
     def fingerprint(self, *more: Any) -> str:
         """Of the samples, and of what else of their rows matters."""
         return fingerprint([[corpus.fingerprint for corpus in self.corpora], *more])

@@ -15,13 +15,15 @@ from facsynth.bins import Doubles
 from facsynth.errors import InputError, MismatchError
 from facsynth.names import names_of
 from facsynth.store import RESTORE, Artifact, read_json, read_jsonl, write_json, write_jsonl
-from facsynth.tasks import steering, toxicity
+from facsynth.tasks import reward, steering, toxicity
 from facsynth.tasks.resample import Metric, difference, figure, holm, mean_over_seeds
 
 STAGE, RESULT, ITEMS = "eval", "result.json", "items.jsonl"
 METRICS: Mapping[str, Callable[[Sequence[Mapping[str, Any]]], Metric]] = {
-    "toxicity": toxicity.metric, "steering": steering.metric,
-}  # fmt: skip
+    "toxicity": toxicity.metric,
+    "reward": reward.metric,
+    "steering": steering.metric,
+}
 """By task, the metric of test items; each item is a row of `items.jsonl` without its scores."""
 
 

@@ -1,4 +1,4 @@
-"""Toxicity detection on a user's own data: a head is trained on one set of labelled messages and tested with another.
+"""Toxicity detection on a user's own data: a head, or an adapter with one, learns from labelled messages.
 
 Before: files, and the model's place. After: a result folder.
 """
@@ -7,31 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from facsynth.assemble import model_folder
-from facsynth.bins import Floats
+from facsynth.bins import Doubles
 from facsynth.errors import InputError
 from facsynth.evaluating.data import Rows, shared, where_of
-from facsynth.evaluating.results import STAGE, Result, keep_result, measured
-from facsynth.lock import locked
-from facsynth.model.backbone import load_backbone
+from facsynth.evaluating.fitting import Adapt, Means, Scored, Texts, tokenized
+from facsynth.evaluating.results import Result, measured
+from facsynth.model.adapter import class_scores
 from facsynth.model.final import final_states
-from facsynth.model.hashes import model_hash
 from facsynth.records import Progress, Sample, no_progress
 from facsynth.settings import ModelBlock
-from facsynth.store import Artifact
 from facsynth.tasks.toxicity import N_FOLDS, Labels, check_both_kinds, head_scores, is_wanted
 from facsynth.text.template import Template
 
 TASK = "toxicity"
 MAX_TOKENS, TAIL = 1_024, 16
 """Of a text that is read, and how many of its last tokens stay where it is cut: there the template ends."""
-ANY_HOOK = "layers.0"
-"""Final states do not depend on it."""
 
 
 class Labelled(NamedTuple):
@@ -39,6 +34,7 @@ class Labelled(NamedTuple):
 
     samples: list[Sample]
     labels: Labels
+    files: Sequence[str]
     fingerprint: str
 
 
@@ -48,22 +44,24 @@ def evaluate_toxicity(
     model: ModelBlock,
     *,
     label: str,
+    adapt: Adapt = "head",
     seeds: Sequence[int],
     out: Path,
     cache: Path,
     progress: Progress = no_progress,
 ) -> Path:
-    """Train a logistic head on the final states of labelled messages, and measure it on others.
+    """Train a classifier of labelled messages, and measure it on others.
 
     Args:
         train: files of labelled samples, together the training set.
         test: files of labelled samples.
-        model: whose final states are read.
+        model: that reads them.
         label: the word that a positive sample is labelled with, besides 1 and true.
-        seeds: of the folds by which the strength of the head's penalty is chosen; a fit each.
-        out: folder of the result; the same call changes nothing.
+        adapt: what is trained: `head`, a logistic one on final states that are computed once, or `lora`.
+        seeds: of the folds by which the strength of the head's penalty is chosen, or of an adapter; a fit each.
+        out: folder of the result; the same call goes on with the seed that is not there, and changes nothing.
         cache: for the embedded model and hashes.
-        progress: told the samples that are read.
+        progress: told the samples that are read, and the steps.
 
     Returns:
         The folder, with `result.json` (AUPRC with its interval, of all test items and of those that are not in
@@ -74,19 +72,13 @@ def evaluate_toxicity(
         MismatchError: the folder holds the result of something else.
     """
     of_train, of_test = (read_labelled(files, label, progress) for files in (train, test))
-    check_both_kinds(of_train.labels, "the training set", fewest=N_FOLDS)
+    check_both_kinds(of_train.labels, "the training set", fewest=N_FOLDS if adapt == "head" else 1)
     check_both_kinds(of_test.labels, "the test set")
-    asked = {"task": TASK, "head": "logistic", "seeds": [*seeds], "dtype": model.dtype}
-    folder = model_folder(model.path, cache)
-    parents = {"model": model_hash(folder, cache), "train": of_train.fingerprint, "test": of_test.fingerprint}
-    with locked(out):
-        artifact = Artifact(out, STAGE, asked, parents)
-        if artifact.manifest is None:
-            states = _states([of_train, of_test], folder, model, cache, progress)
-            found = _result(of_train, of_test, head_scores(states[0], of_train.labels, states[1], seeds))
-            names = {"model": model.path, "train": [*train], "test": [*test]}
-            keep_result(artifact, found._replace(record=asked | found.record | {"names": names}))
-    return out
+    means = Means(TASK, model, adapt, seeds, out, cache, progress)
+    fit = _by_head if adapt == "head" else _by_adapter
+    return means.keep(
+        of_train, of_test, lambda: fit(of_train, of_test, means), lambda scores: _result(of_train, of_test, scores)
+    )
 
 
 def read_labelled(files: Sequence[str], label: str, progress: Progress = no_progress) -> Labelled:
@@ -106,26 +98,33 @@ def read_labelled(files: Sequence[str], label: str, progress: Progress = no_prog
             )
         samples.append(sample)
         labels.append(found)
-    return Labelled(samples, np.array(labels, np.bool_), rows.fingerprint(labels))
+    return Labelled(samples, np.array(labels, np.bool_), files, rows.fingerprint(labels))
 
 
-def _states(
-    parts: Sequence[Labelled], folder: Path, model: ModelBlock, cache: Path, progress: Progress
-) -> list[Floats]:
-    """Final states where a reply would begin, [n, d_model] of each part; a text that occurs twice is read once."""
-    backbone = load_backbone(folder, hook_point=ANY_HOOK, dtype=model.dtype, device=model.device, cache=cache)
-    most = min(MAX_TOKENS, backbone.max_positions)
-    template = Template(backbone.tokenizer)
-    known = {sample.sample_id: sample for part in parts for sample in part.samples}
-    rows = [_cut(np.array(template.prompt_ids(sample.messages), np.int32), most) for sample in known.values()]
-    states = final_states(backbone, rows, progress)
-    place = {sample_id: n for n, sample_id in enumerate(known)}
-    return [states[[place[sample.sample_id] for sample in part.samples]] for part in parts]
+def _by_head(train: Labelled, test: Labelled, means: Means) -> Scored:
+    backbone = means.backbone()
+    texts = _texts(train, test, backbone.tokenizer, min(MAX_TOKENS, backbone.max_positions))
+    states = final_states(backbone, texts.ids, means.progress)
+    of_train, of_test = (states[texts.places(part.samples)] for part in (train, test))
+    return Scored(head_scores(of_train, train.labels, of_test, means.seeds), texts.max_tokens, texts.n_cut)
 
 
-def _cut(ids: npt.NDArray[np.int32], most: int) -> npt.NDArray[np.int32]:
-    """The beginning of a long text, and the end of the template: [most] tokens."""
-    return ids if len(ids) <= most else np.concatenate([ids[: most - TAIL], ids[-TAIL:]])
+def _by_adapter(train: Labelled, test: Labelled, means: Means) -> Scored:
+    base = means.base()
+    texts = _texts(train, test, base.tokenizer, min(means.recipe.max_tokens, base.max_positions))
+    of_train, of_test = texts.of(train.samples), texts.of(test.samples)
+
+    def scores_of(seed: int) -> Doubles:
+        return class_scores(base, means.recipe, of_train, train.labels, of_test, seed=seed, progress=means.progress)
+
+    return Scored(means.seed_by_seed(scores_of), texts.max_tokens, texts.n_cut)
+
+
+def _texts(train: Labelled, test: Labelled, tokenizer: Any, most: int) -> Texts:
+    """Chats up to where a reply would begin, of long ones the beginning."""
+    template = Template(tokenizer)
+    samples = [*train.samples, *test.samples]
+    return tokenized(samples, lambda sample: template.prompt_ids(sample.messages), most=most, tail=TAIL)
 
 
 def _result(train: Labelled, test: Labelled, scores: npt.NDArray[np.float64]) -> Result:

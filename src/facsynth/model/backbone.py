@@ -14,23 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoTokenizer,
-    DynamicCache,
-    PreTrainedModel,
-)
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from transformers import DynamicCache, PreTrainedModel
 
 from facsynth.errors import ModelError, SettingsError
-from facsynth.model.batching import padded_and_kept
+from facsynth.model.batching import padded_and_kept, token_budget
 from facsynth.model.hashes import model_hash
-from facsynth.model.memory import enough_memory, is_out_of_memory
+from facsynth.model.loading import chosen_dtype, load_model, load_tokenizer, max_positions
 from facsynth.model.prefix import PrefixCache
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class _StopForwardError(Exception):
@@ -100,13 +90,13 @@ class Backbone:
 
     @property
     def token_budget(self) -> int:
-        """Padded tokens a forward pass: on a CPU as many as its caches hold (8,192 are a third slower), see LOG."""
-        return 1024 if self.device.type == "cpu" else 16_384
+        """Padded tokens a forward pass."""
+        return token_budget(self.device)
 
     @property
     def max_positions(self) -> int:
         """The longest sequence the model knows positions for; no limit where its config says nothing."""
-        return int(getattr(self.model.config.get_text_config(), "max_position_embeddings", 0) or 1 << 30)
+        return max_positions(self.model.config)
 
     @torch.inference_mode()
     def activations(
@@ -187,79 +177,9 @@ def load_backbone(folder: Path, *, hook_point: str, dtype: str = "auto", device:
         ModelError: the folder cannot be loaded, its weights are not finite or not all there, or memory is too small.
         SettingsError: no such dtype, device or hook point.
     """
-    chosen = fast_dtype(device) if dtype == "auto" else _dtype(dtype)
     tokenizer = load_tokenizer(folder)
-    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
-    way_out = "--dtype bfloat16, a smaller model" if chosen == torch.float32 else "a smaller model"
-    with enough_memory(f"the model in {folder}", files, dtype=chosen, way_out=way_out):
-        model = _model(folder, chosen, device)
+    model = load_model(folder, chosen_dtype(dtype, device), device)
     return Backbone(model, tokenizer, hook_point=hook_point, name=folder.name, fingerprint=model_hash(folder, cache))
-
-
-def _model(folder: Path, dtype: torch.dtype, device: str) -> Any:
-    """The model on its device, every weight of it there and finite."""
-    try:
-        model, found = _auto_class(folder).from_pretrained(
-            folder, dtype=dtype, trust_remote_code=False, output_loading_info=True
-        )
-    except Exception as err:  # transformers raises many kinds, AssertionError and RuntimeError among them
-        if is_out_of_memory(err):
-            raise
-        raise _unloadable(folder, err) from err
-    missing = sorted(set(found["missing_keys"]) & dict(model.named_parameters()).keys())
-    if missing:  # transformers would go on with random numbers
-        raise ModelError(f"{folder} lacks {len(missing)} weights, {missing[0]} among them\nGet the files again.")
-    try:
-        model.to(device)
-    except (RuntimeError, AssertionError) as err:  # AssertionError: a torch without CUDA
-        if is_out_of_memory(err):
-            raise
-        raise SettingsError(f"the device {device!r} cannot be used: {err}") from err
-    for name, weight in model.named_parameters():
-        if not bool(torch.isfinite(torch.stack(weight.aminmax())).all()):
-            raise ModelError(
-                f"the weights of {folder} are not finite: {name} holds NaN or infinity\nGet the file again."
-            )
-    model.requires_grad_(False)
-    return model
-
-
-def _auto_class(folder: Path) -> Any:
-    """What reads the folder: some models that see pictures are no causal LMs to transformers, though they hold one."""
-    config = type(AutoConfig.from_pretrained(folder, trust_remote_code=False))
-    sees = config in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and config not in MODEL_FOR_CAUSAL_LM_MAPPING
-    return AutoModelForImageTextToText if sees else AutoModelForCausalLM
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a local model folder.
-
-    Raises:
-        ModelError: it cannot be loaded.
-    """
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as err:  # as above
-        raise _unloadable(folder, err) from err
-
-
-def _unloadable(folder: Path, err: Exception) -> ModelError:
-    """What transformers says, but for its advice to run code that lies beside the weights."""
-    if "trust_remote_code" in str(err):
-        return ModelError(
-            f"the model in {folder} needs code of its own (auto_map in its config), which is never run\n"
-            "Take a model that transformers knows by itself, or save this one as such."
-        )
-    reason = f"{type(err).__name__}: {err}" if str(err) else type(err).__name__
-    return ModelError(f"cannot load a causal language model from {folder}\n{reason}\nGet the files again.")
-
-
-def fast_dtype(device: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> torch.dtype:
-    """bfloat16 where it is multiplied in hardware, else float32 (float16 on an old GPU), by what the machine is."""
-    if device.startswith("cuda"):
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    flags = cpuinfo.read_text(encoding="utf-8").split() if cpuinfo.exists() else []
-    return torch.bfloat16 if {"avx512_bf16", "amx_bf16"} & set(flags) else torch.float32
 
 
 def hooked_module(model: Any, hook_point: str) -> Any:
@@ -282,9 +202,3 @@ def _decoder(model: Any) -> Any:
     """What gives the residual stream: the body, or its language model beside what sees pictures."""
     found = model.get_decoder()
     return found if isinstance(found, PreTrainedModel) else model.base_model  # ModernBERT's is its head
-
-
-def _dtype(name: str) -> torch.dtype:
-    if name not in DTYPES:
-        raise SettingsError(f"no dtype {name!r}; known are auto, {', '.join(DTYPES)}")
-    return DTYPES[name]

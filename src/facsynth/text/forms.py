@@ -105,6 +105,8 @@ def to_row(sample: Sample, form: str) -> dict[str, Any]:
 def full_row(row: Any, form: str, fields: Fields = NO_FIELDS) -> dict[str, Any]:
     """A row that `to_sample` takes, in the form's layout: all its turns, encoded or not, and the rejected reply.
 
+    Besides, the label of a message and the subset of a pair.
+
     `to_sample` cuts it to the same sample as the row itself.
 
     Raises:
@@ -115,7 +117,9 @@ def full_row(row: Any, form: str, fields: Fields = NO_FIELDS) -> dict[str, Any]:
     if form == "text":
         return to_row(to_sample(row, form, fields).sample, form)
     if form == "preference":
-        return {"prompt": history, "chosen": reply} | ({"rejected": rejected} if rejected else {})
+        subset = row.get("subset") if isinstance(row, Mapping) else None
+        kept: dict[str, Any] = {"subset": subset} if isinstance(subset, str) else {}
+        return {"prompt": history, "chosen": reply} | ({"rejected": rejected} if rejected else {}) | kept
     if form == "ab" and isinstance(row, Mapping) and not fields.named:
         kept = {key: row[key] for key in AB_KEYS if isinstance(row.get(key), str)}
         if len(kept) == len(AB_KEYS):
