@@ -21,8 +21,9 @@ from facsynth.store import Artifact, read_jsonl
 from facsynth.synthesis.accept import CleanSettings
 from facsynth.synthesis.candidates import Synthesis
 from facsynth.synthesis.loop import synthesize
-from facsynth.synthesis.parts import FLAWS, NO_CHOICE, SAME_REPLY, UNLIKE_LENGTHS, Wanted
+from facsynth.synthesis.parts import FLAWS, NO_CHOICE, Wanted
 from facsynth.synthesis.requests import SynthesisSettings, worst_amount
+from facsynth.synthesis.rows import SAME_REPLY, UNLIKE_LENGTHS
 from facsynth.tasks import load_task, wanted
 from facsynth.text.forms import to_sample
 from fault_server import MODEL, FaultServer

@@ -111,6 +111,10 @@ class Measurement:
     """The text that ends at a position."""
 
 
+ASSISTANT = "assistant"
+"""The role of who answers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One thing asked of a writer."""
@@ -130,6 +134,8 @@ class Request:
     """What ends the reply, and is no part of it: a line break, say."""
     json_schema: str = ""
     """JSON Schema that the reply is to follow, as JSON; for endpoints that can hold to one."""
+    role: str = ASSISTANT
+    """Whose turn is written; another than the assistant's by local writers only."""
 
     def as_json(self) -> dict[str, Any]:
         """What the reply depends on, the writer's identity excepted; key order fixed by canonical JSON."""
@@ -143,7 +149,8 @@ class Request:
             "prefix": self.prefix,
             "stop": self.stop,
         }
-        return found | ({"json_schema": self.json_schema} if self.json_schema else {})
+        more = {"json_schema": self.json_schema} if self.json_schema else {}
+        return found | more | ({"role": self.role} if self.role != ASSISTANT else {})
 
 
 NON_FINITE = "non-finite"

@@ -17,7 +17,7 @@ from facsynth.llm.desk import CapReached, LedgerDesk
 from facsynth.llm.endpoint import Endpoint
 from facsynth.llm.ledger import Key, Ledger, keyed
 from facsynth.llm.wire import PASSING
-from facsynth.records import Progress, Reply, Request, no_progress
+from facsynth.records import ASSISTANT, Progress, Reply, Request, no_progress
 from facsynth.store import fingerprint
 
 AT_WORK = 16
@@ -93,7 +93,8 @@ class EndpointWriter:
 
         Raises:
             InputError: two requests are the same call.
-            SettingsError: a request asks to steer, or to begin a reply in a chat, which no endpoint can.
+            SettingsError: a request asks to steer, to begin a reply in a chat, or to write the user's turn, which no
+                endpoint can.
             ModelError, IncompleteError: as `Endpoint.ask`; or the endpoint answered nothing that is asked for now; or
                 the writer is closed.
         """
@@ -101,6 +102,11 @@ class EndpointWriter:
             if request.steering or (request.prefix and self._endpoint.settings.api == "chat"):
                 raise SettingsError(
                     "an endpoint cannot steer, or begin a reply in a chat\nSet writer.rungs to [plain, spans]."
+                )
+            if request.role != ASSISTANT:
+                raise SettingsError(
+                    f"an endpoint writes no turn of the {request.role}: it needs the bare template of the chat\n"
+                    "Take a writer in this process, or leave out what asks for it."
                 )
         asked = keyed(self.identity, requests)
         before = self._ledger.lookup(asked)

@@ -24,8 +24,8 @@ from facsynth.model.sae import Sae
 from facsynth.records import NON_FINITE, Message, Reply, Request
 from facsynth.store import fingerprint
 
-PromptIds = Callable[[Sequence[Message], str], Sequence[int]]
-"""(messages, prefix) → token ids up to where the model goes on."""
+PromptIds = Callable[[Sequence[Message], str, str], Sequence[int]]
+"""(messages, prefix, role) → token ids up to where the model goes on with a turn of that role."""
 LOOP_VERSION = 2
 """Raised by any change of this file that changes what is written."""
 COMPACT_SHARE = 0.25
@@ -145,8 +145,8 @@ class LocalWriter:
         _check(request)
         if request.stop not in self._ending:
             self._ending[request.stop] = self._ending[""] | ending_ids(self._backbone, request.stop)
-        ids = np.array(self._prompt_ids(request.messages, request.prefix), dtype=np.int32)
-        bare = np.array(self._prompt_ids(request.messages, ""), dtype=np.int32) if request.prefix else ids
+        ids = np.array(self._prompt_ids(request.messages, request.prefix, request.role), dtype=np.int32)
+        bare = np.array(self._prompt_ids(request.messages, "", request.role), np.int32) if request.prefix else ids
         if not len(ids):
             raise InputError("the prompt of a request has no tokens; give it a message")
         n = min(len(ids), len(bare))

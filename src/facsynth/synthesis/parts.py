@@ -7,7 +7,6 @@ offered in random order. Of several turns, each further one is a reply and what 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,11 +29,10 @@ from facsynth.synthesis.accept import (
     unclean,
     without_control,
 )
-from facsynth.synthesis.candidates import CHOICES
+from facsynth.synthesis.rows import bare, row_of
 from facsynth.text.dirt import refuses
 from facsynth.text.forms import to_sample
 from facsynth.text.layouts import RowError
-from facsynth.text.overlap import WordRuns
 
 FLAWS = (
     "it says something that is not true",
@@ -44,11 +42,8 @@ FLAWS = (
     "it answers a question that is near to what was asked, and not the same",
 )
 """Of a rejected reply; each in its turn."""
-LENGTHS = 0.5, 2.0
-"""Words of the rejected reply, as a share of those of the chosen one, at least and at most."""
 LONGEST_ANSWER = 40
 """Words of an answer to choose."""
-SAME_REPLY, UNLIKE_LENGTHS = "both replies are the same", "replies of unlike lengths"
 NO_CHOICE = "no short answer"
 WHICH = {"matching": "of which it is true", "other": "of which the opposite is true"}
 
@@ -83,6 +78,8 @@ class Written:
     """The message, and whatever is said after it."""
     parts: dict[str, str] = field(default_factory=dict)
     """What is no turn: a worse reply, answers to choose from."""
+    at_hand: dict[str, Reply] = field(default_factory=dict)
+    """Replies that are not asked for any more, by the part that they are."""
     reason: str = ""
     fault_at: str = ""
     """The part that is at fault, where it is not the message."""
@@ -118,7 +115,12 @@ class SampleWriter:
         """A sample for each request for a message; one with a fault is asked for no further."""
         samples = [Written(request) for request in requests]
         for sample, reply in zip(samples, write_to_end(self._writer, requests, self._n_tries), strict=True):
-            self._take_message(sample, reply)
+            self.take_message(sample, reply, sample.request.messages[-1].content)
+        self.complete(samples)
+        return samples
+
+    def complete(self, samples: Sequence[Written]) -> None:
+        """Ask for whatever samples without a fault have besides their message, and put them together."""
         form = self._wanted.form
         if form == "ab":
             for name in WHICH:
@@ -133,16 +135,16 @@ class SampleWriter:
             self._ask(samples, "worse", worse_request, self._reply)
         for sample in samples:
             if not sample.reason:
-                sample.reason = _finish(sample, self._wanted) or _unread(sample, form)
+                sample.row, sample.reason = row_of(form, sample.turns, sample.parts, self._wanted.label)
+                sample.reason = sample.reason or _unread(sample, form)
                 sample.fault_at = form if sample.reason and sample.row else ""
-        return samples
 
-    def _take_message(self, sample: Written, reply: Reply) -> None:
+    def take_message(self, sample: Written, reply: Reply, shown: str) -> None:
+        """Begin a sample with a reply; `shown` is what the writer was shown, to tell copies."""
         sample.cost(reply)
-        request = sample.request
-        text = clean_text(reply.text.removeprefix(request.prefix), unfinished=reply.finish_reason == "length")
+        text = clean_text(reply.text.removeprefix(sample.request.prefix), unfinished=reply.finish_reason == "length")
         sample.turns.append(Message("user", text))
-        sample.reason = fault(reply, text, request.messages[-1].content, self._languages, self._clean)
+        sample.reason = fault(reply, text, shown, self._languages, self._clean)
 
     def _ask(
         self,
@@ -153,10 +155,14 @@ class SampleWriter:
     ) -> None:
         """One more part of each sample without a fault; a role names a turn."""
         going = [sample for sample in samples if not sample.reason]
-        asked = [request(sample, self._wanted) for sample in going]
-        for sample, reply in zip(going, write_to_end(self._writer, asked, self._n_tries) if asked else [], strict=True):
+        lacking = [sample for sample in going if name not in sample.at_hand]
+        asked = [request(sample, self._wanted) for sample in lacking]
+        replies = write_to_end(self._writer, asked, self._n_tries) if asked else []
+        for sample, reply in zip(lacking, replies, strict=True):
             sample.cost(reply)
-            text, sample.reason = read(reply)
+            sample.at_hand[name] = reply
+        for sample in going:
+            text, sample.reason = read(sample.at_hand.pop(name))
             sample.fault_at = name if sample.reason else ""
             if name in {"user", "assistant"}:
                 sample.turns.append(Message(name, text))
@@ -211,7 +217,7 @@ def worse_request(sample: Written, wanted: Wanted) -> Request:
 
 def choice_request(sample: Written, wanted: Wanted, which: str) -> Request:
     """Ask for the answer that shows the behaviour, or the other one."""
-    question = prompts.quoted(_bare(sample.turns[0].content))
+    question = prompts.quoted(bare(sample.turns[0].content))
     prompt = prompts.fill("answer_choice", question=question, behaviour=wanted.behaviour, which=WHICH[which])
     return _next(sample, prompt, wanted)
 
@@ -245,21 +251,6 @@ def longest(request: Request, wanted: Wanted, longer: int) -> list[Request]:
     return [*found, worse_request(sample, wanted)] if wanted.form == "preference" else found
 
 
-def _finish(sample: Written, wanted: Wanted) -> str:
-    """Put the parts together; why they are no sample."""
-    turns = [{"role": turn.role, "content": turn.content} for turn in sample.turns]
-    if wanted.form == "ab":
-        sample.row = _question(sample)
-        return _same(sample.parts["matching"], sample.parts["other"])
-    if wanted.form == "preference":
-        worse = [{"role": "assistant", "content": sample.parts["worse"]}]
-        sample.row = {"prompt": turns[:-1], "chosen": turns[-1:], "rejected": worse}
-        return _unlike(sample.turns[-1].content, sample.parts["worse"])
-    if wanted.form == "chat" or wanted.turns > 1 or wanted.label is not None:
-        sample.row = {"messages": turns} | ({} if wanted.label is None else {"label": wanted.label})
-    return ""
-
-
 def _unread(sample: Written, form: str) -> str:
     """Why what was put together cannot be read, as of turns of nothing but broken characters."""
     try:
@@ -268,31 +259,3 @@ def _unread(sample: Written, form: str) -> str:
         sample.row = {}
         return NOT_ENCODED
     return ""
-
-
-def _unlike(chosen: str, rejected: str) -> str:
-    share = len(rejected.split()) / max(len(chosen.split()), 1)
-    if not LENGTHS[0] <= share <= LENGTHS[1]:
-        return UNLIKE_LENGTHS
-    return _same(chosen, rejected)
-
-
-def _same(one: str, other: str) -> str:
-    words = [re.findall(r"\w+", text.lower()) for text in (one, other)]
-    return SAME_REPLY if words[0] == words[1] or WordRuns([one], 5).share(other) > 0.9 else ""
-
-
-def _question(sample: Written) -> dict[str, Any]:
-    """A question with both answers; which one is (A) is a hash's choice."""
-    matching, other = sample.parts["matching"], sample.parts["other"]
-    asked = _bare(sample.turns[0].content)
-    digest = hashlib.sha256("\n".join((asked, matching, other)).encode("utf-8", "surrogatepass")).digest()
-    a, b = (other, matching) if digest[0] % 2 else (matching, other)
-    right, wrong = ("(B)", "(A)") if digest[0] % 2 else ("(A)", "(B)")
-    question = f"{asked}{CHOICES}\n (A) {a}\n (B) {b}"
-    return {"question": question, "answer_matching_behavior": right, "answer_not_matching_behavior": wrong}
-
-
-def _bare(question: str) -> str:
-    """Without choices that the writer gave of its own accord."""
-    return re.split(r"\s*(?:Choices:|\(A\))", question, maxsplit=1)[0].strip() or question

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from jinja2 import TemplateError
 
 from facsynth.errors import InputError, SettingsError
-from facsynth.records import Message, Sample
+from facsynth.records import ASSISTANT, Message, Sample
 
 DATE = "01 Jan 2025"
 PINNED = {"date_string": DATE, "enable_thinking": False}
@@ -29,6 +29,8 @@ PREAMBLE = f"{{% macro strftime_now(format) %}}{DATE}{{% endmacro %}}\n"
 """Put before every template: newer transformers hand no functions to templates. The line break is not rendered."""
 
 PLAIN_ROLE = "text"
+MARK = "\ue000\ue001"
+"""Stands for a turn that is not there yet."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +123,13 @@ class Template:
             raise InputError(f"{name} has no content tokens: only special tokens, or nothing kept")
         return replace(tokens, cut=cut)
 
-    def prompt_ids(self, messages: Sequence[Message], prefix: str = "") -> list[int]:
-        """Token ids up to where the assistant's reply starts, `prefix` already written."""
-        text = self.render(messages, add_generation_prompt=True) + prefix
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+    def prompt_ids(self, messages: Sequence[Message], prefix: str = "", role: str = ASSISTANT) -> list[int]:
+        """Token ids up to where the assistant's reply starts, or a turn of another role; `prefix` already written."""
+        if role == ASSISTANT:
+            text = self.render(messages, add_generation_prompt=True)
+        else:
+            text = self._render([*messages, Message(role, MARK)], ())[0].rpartition(MARK)[0]
+        return list(self.tokenizer(text + prefix, add_special_tokens=False)["input_ids"])
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
         """The text of a chat.

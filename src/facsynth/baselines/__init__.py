@@ -1,0 +1,26 @@
+"""The rival methods and the plain control, a file each, by the names that commands know them by."""
+
+from __future__ import annotations
+
+from facsynth.baselines import (
+    cot_self_instruct,
+    evol_instruct,
+    magpie,
+    plain,
+    prismatic,
+    sao,
+    self_instruct,
+    synalign,
+)
+from facsynth.baselines.given import Method
+
+METHODS: dict[str, Method] = {
+    "plain": plain.waves,
+    "self-instruct": self_instruct.waves,
+    "evol-instruct": evol_instruct.waves,
+    "magpie": magpie.waves,
+    "cot-self-instruct": cot_self_instruct.waves,
+    "sao": sao.waves,
+    "prismatic": prismatic.waves,
+    "synalign": synalign.waves,
+}
