@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from figures import REPEATS, Row, interleaved, rates
 from parts import anchor_samples, open_embedded, random_sae
-from rivals import check_equal, dense_maxima, dense_of, open_saelens, released, with_saelens
 
 from facsynth.features.encode import EncodeSettings, FeatureSpace
 from facsynth.features.encoded import encode
@@ -29,6 +28,7 @@ from facsynth.model.prefix import shared_prefix
 from facsynth.model.sae import Sae
 from facsynth.records import Sample
 from facsynth.text.corpus import Corpus
+from rivals import check_equal, dense_maxima, dense_of, open_saelens, released, with_saelens
 
 N_SAMPLES, N_CHECKED = 150, 12
 SLOW_SHARE = 5

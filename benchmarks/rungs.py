@@ -25,7 +25,7 @@ from scipy.stats import t as student
 from facsynth.assemble import open_space
 from facsynth.filling import fill
 from facsynth.pipeline import measure_run
-from facsynth.planning import fix_targets
+from facsynth.planning import fix_targets, planned
 from facsynth.records import no_progress
 from facsynth.run_folder import open_run, read_unless_known
 from facsynth.settings import RunSettings
@@ -80,7 +80,7 @@ def measured(name: str, data: Path, out: Path, rng_seed: int) -> tuple[Path, Run
     corpora = read_unless_known(settings, folder, no_progress)
     open_run(settings, folder, corpora)
     before, space, anchor, _ = measure_run(settings, folder, cache, corpora)
-    tasks = fix_targets(before, settings, folder, anchor, space)
+    tasks = fix_targets(before, settings, folder, anchor, space, choose=planned)
     return folder, settings, (tasks, before, space, anchor, open_space(settings, cache, dtype="float32"))
 
 

@@ -28,6 +28,7 @@ BANDS = (
     {"filling"},
     {"pipeline"},
     {"comparing", "evaluating", "variety", "demo", "exporting", "forecast", "understand"},
+    {"experimenting"},
     {"cli"},
 )
 """From the ground up. Those of the surface, from settings on, build on each other in this order."""

@@ -242,12 +242,12 @@ def test_an_edited_plan_is_followed_before_writing_and_refused_after(finished: F
     (again / "plan.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     everything = settings.model_copy(update={"budget": settings.budget.model_copy(update={"features": None})})
     before, space, anchor, _ = measured(everything, again, cache)
-    tasks = pipeline.fix_targets(before, everything, again, anchor, space)
+    tasks = pipeline.fix_targets(before, everything, again, anchor, space, choose=pipeline.planned)
     assert len(tasks) == len(kept) - 1
     assert int(dropped) not in {task.feature_id for task in tasks}
     (again / "plan.csv").write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
     with pytest.raises(MismatchError, match=r"plan\.csv was changed"):
-        pipeline.fix_targets(before, everything, again, anchor, space)
+        pipeline.fix_targets(before, everything, again, anchor, space, choose=pipeline.planned)
 
 
 def test_a_plan_that_nobody_changed_is_written_anew_and_one_that_was_is_kept(

@@ -28,7 +28,7 @@ from facsynth.filling import encode_part, fill, writer_of
 from facsynth.judging import judged_features
 from facsynth.lock import locked
 from facsynth.measure import Measured, check_background, measure
-from facsynth.planning import check_targets, fix_targets, keep_plan
+from facsynth.planning import Choose, check_targets, fix_targets, keep_plan, planned
 from facsynth.profile import merge
 from facsynth.proof import read_accepted
 from facsynth.records import Progress, no_progress
@@ -57,6 +57,7 @@ def run(
     *,
     measured: Callable[[Path], None] = tell_nobody,
     replay: Path | None = None,
+    choose: Choose = planned,
 ) -> dict[str, Any]:
     """Do the whole job, or what is left of it, and give back `summary.json`.
 
@@ -67,6 +68,7 @@ def run(
         progress: told of every stage.
         measured: called with `out` once coverage and plan are there, before anything is written.
         replay: the ledger of another run, which answers in place of writer and judge.
+        choose: what is attempted; by default what the plan says. A control of an experiment attempts something else.
     """
     _check(settings, replay)
     with locked(out):
@@ -77,7 +79,7 @@ def run(
             with timed(out) as seconds:
                 before, space, anchor, seed_set = measure_run(settings, out, cache, corpora, progress, replay=replay)
                 measured(out)
-                tasks = fix_targets(before, settings, out, anchor, space)
+                tasks = fix_targets(before, settings, out, anchor, space, choose=choose)
                 exact = open_space(settings, cache, dtype="float32")
                 written = fill(
                     tasks, settings, out, cache,

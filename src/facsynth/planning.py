@@ -6,10 +6,10 @@ Before: `measure`, and the sheet of features where there is one. After: `pipelin
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -99,16 +99,16 @@ def check_targets(before: Measured, out: Path) -> None:
 
 
 def fix_targets(
-    before: Measured, settings: RunSettings, out: Path, anchor: Encoded, space: FeatureSpace
+    before: Measured, settings: RunSettings, out: Path, anchor: Encoded, space: FeatureSpace, *, choose: Choose
 ) -> list[FeatureTask]:
-    """The attempted features, fixed in `targets.json` before the first sample is written.
+    """The attempted features, fixed in `targets.json` before the first sample is written; `choose` says which.
 
     Raises:
         MismatchError: plan.csv was edited after that, or `check_targets`.
     """
     path = out / "targets.json"
     if not path.exists():
-        chosen, spans, n_planned = planned(before, settings, out, anchor, space)
+        chosen, spans, n_planned = choose(before, settings, out, anchor, space)
         record = {
             "rng_seed": settings.rng_seed, "n_planned": n_planned,
             "plan_sha256": file_sha256(out / "plan.csv"), "targets_sha256": _fingerprint(before),
@@ -131,9 +131,21 @@ def features_to_fill(before: Measured, out: Path) -> list[int]:
     return [row.feature_id for row in read_plan(out / "plan.csv", _to_fill(before)) if row.keep]
 
 
-def planned(
-    before: Measured, settings: RunSettings, out: Path, anchor: Encoded, space: FeatureSpace
-) -> tuple[list[PlanRow], dict[int, list[Span]], int]:
+class Chosen(NamedTuple):
+    """What is attempted."""
+
+    rows: list[PlanRow]
+    spans: dict[int, list[Span]]
+    """Of each of their features, what its prompts show."""
+    n_planned: int
+    """Rows there were to choose from."""
+
+
+Choose = Callable[[Measured, RunSettings, Path, Encoded, FeatureSpace], Chosen]
+"""`choose(before, settings, out, anchor, space)`"""
+
+
+def planned(before: Measured, settings: RunSettings, out: Path, anchor: Encoded, space: FeatureSpace) -> Chosen:
     """The rows of plan.csv that are attempted, the spans of their features, and how many rows there are."""
     rows, notes = read_plan(out / "plan.csv", _to_fill(before)), read_notes(out / SHEET)
     chosen = [
@@ -141,7 +153,7 @@ def planned(
         for row in attempted(rows, settings.budget.features, np.random.default_rng(settings.rng_seed))
     ]
     spans = best_spans(anchor, space.backbone.tokenizer, [row.feature_id for row in chosen], n_spans=8)
-    return chosen, spans, len(rows)
+    return Chosen(chosen, spans, len(rows))
 
 
 def _followed(row: PlanRow, note: Note) -> str:

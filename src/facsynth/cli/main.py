@@ -21,6 +21,7 @@ from facsynth.cli import (
     checking,
     comparing,
     evaluating,
+    experimenting,
     explaining,
     exporting,
     fill,
@@ -36,7 +37,7 @@ PANELS: dict[str, Panel] = {
     "Explain": explaining.COMMANDS,
     "Fill": {**fill.COMMANDS, **exporting.COMMANDS},
     "Prove": {**proving.COMMANDS, **evaluating.COMMANDS},
-    "Advanced": {**advanced.COMMANDS, **calls.COMMANDS},
+    "Advanced": {**advanced.COMMANDS, **calls.COMMANDS, **experimenting.COMMANDS},
 }
 MACHINE = {
     errno.ENOSPC: "the disk is full",

@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from facsynth.assemble import model_folder
-from facsynth.bins import Doubles
+from facsynth.bins import Doubles, Floats
 from facsynth.errors import InputError
 from facsynth.evaluating.results import STAGE, Result, keep_result
 from facsynth.lock import locked
 from facsynth.model.adapter import RECIPES, Base, Recipe, open_base
 from facsynth.model.backbone import Backbone, load_backbone
+from facsynth.model.final import final_states
 from facsynth.model.hashes import model_hash
 from facsynth.records import Progress, Sample
 from facsynth.settings import ModelBlock
@@ -28,6 +29,10 @@ from facsynth.store import RESTORE, Artifact, read_json, write_json
 
 Adapt = Literal["head", "lora"]
 """What is trained: a head on a frozen model's final states, or a LoRA adapter with a head; each seed has its own."""
+
+
+KnownStates = dict[tuple[str, str, bytes], Floats]
+"""Final states [d_model], by model, precision and token ids."""
 
 
 class DataSet(Protocol):
@@ -64,6 +69,8 @@ class Means:
     out: Path
     cache: Path
     progress: Progress
+    known: KnownStates | None = None
+    """Of other evaluations, where several share the model and most texts."""
 
     @property
     def recipe(self) -> Recipe:
@@ -81,6 +88,16 @@ class Means:
         return load_backbone(
             self.folder, hook_point="layers.0", dtype=block.dtype, device=block.device, cache=self.cache
         )
+
+    def states(self, backbone: Backbone, texts: Texts) -> Floats:
+        """Final states [n, d_model] of texts; of those that are known, no more is read."""
+        known: KnownStates = {} if self.known is None else self.known
+        keys = [(backbone.fingerprint, str(backbone.dtype), ids.tobytes()) for ids in texts.ids]
+        new = [n for n, key in enumerate(keys) if key not in known]
+        if new:
+            found = final_states(backbone, [texts.ids[n] for n in new], self.progress)
+            known.update(zip((keys[n] for n in new), found, strict=True))
+        return np.stack([known[key] for key in keys])
 
     def base(self) -> Base:
         """The model, for adapters."""

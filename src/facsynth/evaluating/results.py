@@ -16,7 +16,7 @@ from facsynth.errors import InputError, MismatchError
 from facsynth.names import names_of
 from facsynth.store import RESTORE, Artifact, read_json, read_jsonl, write_json, write_jsonl
 from facsynth.tasks import reward, steering, toxicity
-from facsynth.tasks.resample import Metric, difference, figure, holm, mean_over_seeds
+from facsynth.tasks.resample import Difference, Metric, difference, figure, holm, mean_over_seeds
 
 STAGE, RESULT, ITEMS = "eval", "result.json", "items.jsonl"
 METRICS: Mapping[str, Callable[[Sequence[Mapping[str, Any]]], Metric]] = {
@@ -80,6 +80,11 @@ def read_result(folder: Path) -> Result:
     return Result(record["task"], rows, np.array(scores, np.float64).T, record)
 
 
+def difference_of(task: str, items: Sequence[Mapping[str, Any]], first: Doubles, other: Doubles) -> Difference:
+    """`other` less `first`, both [n_seeds, n_items] of these test items."""
+    return difference(METRICS[task](items), first, other)
+
+
 def compare_results(folders: Sequence[Path]) -> dict[str, Any]:
     """Each result against the first, on the same items and seeds, with Holm over all that are compared.
 
@@ -93,7 +98,7 @@ def compare_results(folders: Sequence[Path]) -> dict[str, Any]:
     for folder, other in zip(folders[1:], others, strict=True):
         _check_alike(first, other, folders[0], folder)
     metric = METRICS[first.task](first.items)
-    told = [difference(metric, first.scores, other.scores) for other in others]
+    told = [difference_of(first.task, first.items, first.scores, other.scores) for other in others]
     return {
         "task": first.task, "metric": first.record["metric"], "n_test": len(first.items),
         "n_seeds": len(first.scores),

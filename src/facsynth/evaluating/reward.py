@@ -14,10 +14,9 @@ import numpy as np
 from facsynth.bins import Doubles, Ints
 from facsynth.errors import InputError
 from facsynth.evaluating.data import Rows, shared
-from facsynth.evaluating.fitting import Adapt, Means, Scored, Texts, tokenized
+from facsynth.evaluating.fitting import Adapt, KnownStates, Means, Scored, Texts, tokenized
 from facsynth.evaluating.results import Result, measured
 from facsynth.model.adapter import rewards
-from facsynth.model.final import final_states
 from facsynth.records import Progress, Sample, no_progress
 from facsynth.settings import ModelBlock
 from facsynth.tasks.reward import FEWEST, SECTION_OF, SECTIONS, check_enough, check_subsets, pair_scores
@@ -69,6 +68,7 @@ def evaluate_reward(
     out: Path,
     cache: Path,
     progress: Progress = no_progress,
+    known: KnownStates | None = None,
 ) -> Path:
     """Train a Bradley-Terry reward model on pairs, and measure how often it finds the better reply of others.
 
@@ -81,6 +81,7 @@ def evaluate_reward(
         out: folder of the result; the same call goes on with the seed that is not there, and changes nothing.
         cache: for the embedded model and hashes.
         progress: told the samples that are read, and the steps.
+        known: final states of an earlier call, which spares reading those texts again; it gets those of this one.
 
     Returns:
         The folder, with `result.json` (accuracy with its interval, by section, and of those whose prompts are not in
@@ -93,7 +94,7 @@ def evaluate_reward(
     of_train, of_test = (read_pairs(files, progress) for files in (train, test))
     check_enough(len(of_train.pairs), fewest=FEWEST if adapt == "head" else 1)
     check_subsets([pair.subset for pair in of_test.pairs])
-    means = Means(TASK, model, adapt, seeds, out, cache, progress)
+    means = Means(TASK, model, adapt, seeds, out, cache, progress, known)
     fit = _by_head if adapt == "head" else _by_adapter
     return means.keep(
         of_train, of_test, lambda: fit(of_train, of_test, means), lambda scores: _result(of_train, of_test, scores)
@@ -134,7 +135,7 @@ def _pair(chosen: Sample, row: Mapping[str, Any]) -> Pair:
 def _by_head(train: Pairs, test: Pairs, means: Means) -> Scored:
     backbone = means.backbone()
     texts = _texts(train, test, backbone.tokenizer, min(MAX_TOKENS, backbone.max_positions))
-    states = final_states(backbone, texts.ids, means.progress)
+    states = means.states(backbone, texts)
     of_train, of_test = (
         states[texts.places(part.chosen)] - states[texts.places(part.rejected)] for part in (train, test)
     )

@@ -15,10 +15,9 @@ import numpy.typing as npt
 from facsynth.bins import Doubles
 from facsynth.errors import InputError
 from facsynth.evaluating.data import Rows, shared, where_of
-from facsynth.evaluating.fitting import Adapt, Means, Scored, Texts, tokenized
+from facsynth.evaluating.fitting import Adapt, KnownStates, Means, Scored, Texts, tokenized
 from facsynth.evaluating.results import Result, measured
 from facsynth.model.adapter import class_scores
-from facsynth.model.final import final_states
 from facsynth.records import Progress, Sample, no_progress
 from facsynth.settings import ModelBlock
 from facsynth.tasks.toxicity import N_FOLDS, Labels, check_both_kinds, head_scores, is_wanted
@@ -49,6 +48,7 @@ def evaluate_toxicity(
     out: Path,
     cache: Path,
     progress: Progress = no_progress,
+    known: KnownStates | None = None,
 ) -> Path:
     """Train a classifier of labelled messages, and measure it on others.
 
@@ -62,6 +62,7 @@ def evaluate_toxicity(
         out: folder of the result; the same call goes on with the seed that is not there, and changes nothing.
         cache: for the embedded model and hashes.
         progress: told the samples that are read, and the steps.
+        known: final states of an earlier call, which spares reading those texts again; it gets those of this one.
 
     Returns:
         The folder, with `result.json` (AUPRC with its interval, of all test items and of those that are not in
@@ -74,7 +75,7 @@ def evaluate_toxicity(
     of_train, of_test = (read_labelled(files, label, progress) for files in (train, test))
     check_both_kinds(of_train.labels, "the training set", fewest=N_FOLDS if adapt == "head" else 1)
     check_both_kinds(of_test.labels, "the test set")
-    means = Means(TASK, model, adapt, seeds, out, cache, progress)
+    means = Means(TASK, model, adapt, seeds, out, cache, progress, known)
     fit = _by_head if adapt == "head" else _by_adapter
     return means.keep(
         of_train, of_test, lambda: fit(of_train, of_test, means), lambda scores: _result(of_train, of_test, scores)
@@ -104,7 +105,7 @@ def read_labelled(files: Sequence[str], label: str, progress: Progress = no_prog
 def _by_head(train: Labelled, test: Labelled, means: Means) -> Scored:
     backbone = means.backbone()
     texts = _texts(train, test, backbone.tokenizer, min(MAX_TOKENS, backbone.max_positions))
-    states = final_states(backbone, texts.ids, means.progress)
+    states = means.states(backbone, texts)
     of_train, of_test = (states[texts.places(part.samples)] for part in (train, test))
     return Scored(head_scores(of_train, train.labels, of_test, means.seeds), texts.max_tokens, texts.n_cut)
 

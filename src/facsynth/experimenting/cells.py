@@ -1,0 +1,215 @@
+"""A cell: the samples that one method gets for one seed, in the order of acceptance, with what they cost.
+
+Before: `experimenting.settings`. After: `experimenting.experiment` trains on the seed set and the first so many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from facsynth.assemble import open_holdout, open_space, read_data
+from facsynth.baselines import METHODS
+from facsynth.baselines.frame import COSTS, SAMPLES, Cap, collect, messages_of
+from facsynth.baselines.given import Embed, Given
+from facsynth.bins import Floats
+from facsynth.errors import InputError
+from facsynth.evaluating.data import Rows
+from facsynth.evaluating.fitting import KnownStates
+from facsynth.experimenting.choosing import chooser
+from facsynth.experimenting.settings import BY_FEATURES, ExperimentSettings
+from facsynth.llm import Ledger
+from facsynth.model.encoder import open_encoder
+from facsynth.model.writer import LocalWriter
+from facsynth.pipeline import run
+from facsynth.records import Progress, Sample, no_progress
+from facsynth.settings import RunSettings
+from facsynth.store import read_json, read_jsonl, write_jsonl
+from facsynth.synthesis.seen import Seen
+from facsynth.writers import opened_model
+
+_T = TypeVar("_T")
+USUALLY_SHOWN = 64
+"""Anchor texts, where no method by features says how many."""
+MOST = 1_000_000
+"""Samples of a method that only its tokens end."""
+
+
+class Made(NamedTuple):
+    """Samples in the order of acceptance."""
+
+    rows: list[dict[str, Any]]
+    tokens: list[int]
+    """Written, for the method, by the time each was accepted; empty where none are written."""
+
+    def first(self, n: int) -> list[dict[str, Any]]:
+        """A budget of samples."""
+        return self.rows[:n]
+
+    def tokens_for(self, n: int) -> int:
+        """What the first n took."""
+        return self.tokens[min(n, len(self.tokens)) - 1] if self.tokens else 0
+
+    def within(self, tokens: int) -> list[dict[str, Any]]:
+        """A budget of written tokens."""
+        return [row for row, spent in zip(self.rows, self.tokens, strict=True) if spent <= tokens]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all cells of an experiment share."""
+
+    settings: ExperimentSettings
+    out: Path
+    cache: Path
+    progress: Progress = no_progress
+    states: KnownStates = field(default_factory=dict)
+    """Final states that were read, most of them for every fit."""
+
+    @property
+    def most(self) -> int:
+        """Samples of the largest budget."""
+        return self.settings.budgets[-1]
+
+    def seed_set(self, seed: int) -> Path:
+        """The seed set of a seed, drawn from the files of `draw`, without what is in the anchor or tested with."""
+        path = self.out / "seeds" / f"{seed}.jsonl"
+        if not path.exists():
+            asked = self.settings.run_of(next(iter(self.settings.methods)), path, seed)
+            known = {sample.sample_id for sample, _ in self._rows(asked.data.anchor, asked)}
+            rng, drawn = np.random.default_rng([seed, 0]), []
+            for block in self.settings.draw:
+                rows = [row for sample, row in self._rows([block.path], asked) if sample.sample_id not in known]
+                if len(rows) < block.n:
+                    raise InputError(
+                        f"{block.path} has {len(rows)} rows that are in neither anchor nor test, and {block.n} are to "
+                        "be drawn\nDraw fewer, or give more."
+                    )
+                drawn += _shuffled(rows, rng)[: block.n]
+            write_jsonl(path, drawn)
+        return path
+
+    def _rows(self, files: Sequence[str], asked: RunSettings) -> list[tuple[Sample, dict[str, Any]]]:
+        """Samples with their rows, each once, without what is tested with."""
+        form = asked.data.form
+        known = {sample.sample_id for sample, _ in Rows(self.settings.evaluate.test, form, no_progress)}
+        found = {sample.sample_id: (sample, row) for sample, row in Rows(files, form, no_progress)}
+        return [pair for sample_id, pair in found.items() if sample_id not in known]
+
+    def run_of(self, method: str, seed: int) -> RunSettings:
+        """Settings of a run by a method."""
+        return self.settings.run_of(method, self.seed_set(seed), seed)
+
+    def cell(self, method: str, seed: int) -> Path:
+        """Its folder."""
+        return self.out / "cells" / f"{method}-{seed}"
+
+    def make(self, method: str, seed: int) -> Made:
+        """The samples of a cell; what is there already is not made again."""
+        kind = self.settings.kind(method)
+        if kind == "none":
+            return Made([], [])
+        if kind in {"real", "anchor"}:
+            return Made(self._drawn(kind, method, seed), [])
+        if kind in {"pool", *BY_FEATURES}:
+            return self._by_features(kind, method, seed)
+        return self._by_rival(kind, method, seed, Cap(self.most), "samples")
+
+    def within_tokens(self, method: str, seed: int, tokens: int) -> Made:
+        """The samples of a cell for a budget of written tokens, however many they are."""
+        kind = self.settings.kind(method)
+        if kind in METHODS:
+            return self._by_rival(kind, method, seed, Cap(MOST, tokens), f"tokens-{tokens}")
+        return self.make(method, seed)
+
+    def _drawn(self, kind: str, method: str, seed: int) -> list[dict[str, Any]]:
+        """Rows of real data, or of the anchor."""
+        asked = self.run_of(method, seed)
+        known = {sample.sample_id for sample, _ in Rows(asked.data.seed, asked.data.form, no_progress)}
+        found = self._rows(self.settings.real if kind == "real" else asked.data.anchor, asked)
+        rows = [row for sample, row in found if sample.sample_id not in known]
+        return _shuffled(rows, np.random.default_rng([seed, 1]))[: self.most]
+
+    def _by_features(self, kind: str, method: str, seed: int) -> Made:
+        asked, out, block = self.run_of(method, seed), self.cell(method, seed), self.settings.methods[method]
+        if kind == "pool":
+            budget = asked.budget.model_copy(update={"max_candidates": 0, "n_selected": self.most})
+            asked = asked.model_copy(update={"budget": budget})
+        choose = chooser("fac" if kind == "pool" else kind, n=self.most, share=block.share, wrong=block.wrong)
+        run(asked, out, self.cache, self.progress, choose=choose)
+        rows = read_jsonl(out / "samples.jsonl")
+        return Made(rows, [] if kind == "pool" else _tokens_of_run(out, len(rows)))
+
+    def _by_rival(self, kind: str, method: str, seed: int, cap: Cap, name: str) -> Made:
+        asked, out = self.run_of(method, seed), self.cell(method, seed)
+        anchor = read_data(asked.data, "anchor", self.progress)
+        seed_set = read_data(asked.data, "seed", self.progress)
+        shown = messages_of(self._shown(asked, seed), asked.data.form)
+        clean = asked.synthesis.clean
+        encode = None if clean.alike is None else open_encoder(clean.encoder)
+        texts = ((sample.sample_id, sample.text) for corpus in (anchor, seed_set) for sample in corpus)
+        seen = Seen.of(texts, clean, open_holdout(asked.data), encode)
+        out.mkdir(parents=True, exist_ok=True)
+        with (
+            Ledger.open(out / "ledger.sqlite") as ledger,
+            opened_model(asked, "writer", ledger, lambda: self._local(asked), progress=self.progress) as writer,
+        ):
+            collect(
+                kind, METHODS[kind], Given(asked.synthesis, shown, embed=_later(clean.encoder)), writer, cap,
+                out=out / name, seen=seen, parents={"anchor": anchor.fingerprint, "seed": seed_set.fingerprint},
+                progress=self.progress,
+            )  # fmt: skip
+        costs = [cost["written_tokens"] for cost in read_jsonl(out / name / COSTS)]
+        return Made(read_jsonl(out / name / SAMPLES), costs)
+
+    def _local(self, asked: RunSettings) -> LocalWriter:
+        space = open_space(asked, self.cache)
+        return LocalWriter(space.backbone, space.template.prompt_ids, {}, batch_size=asked.writer.batch_size)
+
+    def _shown(self, asked: RunSettings, seed: int) -> list[Sample]:
+        """Anchor samples, drawn at random; of labelled ones, those with the label that written samples get."""
+        label = asked.synthesis.wanted.label
+        found = self._rows(asked.data.anchor, asked)
+        fit = [sample for sample, row in found if label is None or row.get("label") in {label, None}]
+        return _shuffled(fit, np.random.default_rng([seed, 2]))[: self._n_shown(seed)]
+
+    def _n_shown(self, seed: int) -> int:
+        """As many anchor texts as the first method by features shows its writer."""
+        if self.settings.n_shown is not None:
+            return self.settings.n_shown
+        first = next((name for name in self.settings.methods if self.settings.kind(name) in BY_FEATURES), None)
+        if first is None:
+            return USUALLY_SHOWN
+        self.make(first, seed)
+        attempted = read_json(self.cell(first, seed) / "targets.json", "attempted")["attempted"]
+        return max(1, len({span["sample_id"] for target in attempted for span in target["spans"]}))
+
+
+def _shuffled(rows: Sequence[_T], rng: np.random.Generator) -> list[_T]:
+    return [rows[place] for place in rng.permutation(len(rows)).tolist()]
+
+
+def _tokens_of_run(out: Path, n_accepted: int) -> list[int]:
+    """Written tokens by the end of the wave in which each sample was accepted."""
+    spent, found = 0, list[int]()
+    for wave in sorted((out / "synthesis" / "waves").glob("[0-9]*.jsonl")):
+        rows = read_jsonl(wave)
+        spent += sum(row["written_tokens"] for row in rows)
+        found += [spent for row in rows if not row["reason"]]
+    assert len(found) == n_accepted, "each accepted sample lies in a wave"
+    return found
+
+
+def _later(place: str) -> Embed:
+    """The sentence encoder, opened when a method first asks for it."""
+    opened = cache(open_encoder)
+
+    def embed(texts: Sequence[str]) -> Floats:
+        return opened(place)(texts)
+
+    return embed

@@ -1,0 +1,159 @@
+"""An experiment: every method, seed and budget trained and tested, then set side by side.
+
+Before: `experimenting.cells` makes samples. After: `table.json`, which `experimenting.table` and the terminal show.
+Each part is an artifact of its own, so the same command goes on where it stopped, and more methods, seeds or budgets
+can be asked for later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from facsynth.evaluating.results import Result, difference_of, measured, read_result
+from facsynth.evaluating.reward import evaluate_reward
+from facsynth.evaluating.steering import evaluate_steering
+from facsynth.evaluating.toxicity import evaluate_toxicity
+from facsynth.experimenting.cells import Bench, Made
+from facsynth.experimenting.settings import NOTHING_WRITTEN, ExperimentSettings
+from facsynth.lock import locked
+from facsynth.records import Progress, no_progress
+from facsynth.store import write_json, write_jsonl
+from facsynth.tasks.resample import holm
+
+TABLE = "table.json"
+SAMPLES, TOKENS = "samples", "tokens"
+"""What a budget counts."""
+
+
+class Point(NamedTuple):
+    """One row of the table, still without its figure."""
+
+    method: str
+    axis: str
+    budget: int
+    """Accepted samples; on the axis of tokens, those whose tokens of `tokens_of` are the budget."""
+
+
+class Trained(NamedTuple):
+    """What a point gave for one seed."""
+
+    result: Result
+    n_samples: int
+    tokens: int
+    """Written for them."""
+
+
+def run_experiment(
+    settings: ExperimentSettings, out: Path, cache: Path, progress: Progress = no_progress
+) -> dict[str, Any]:
+    """Do the whole experiment, or what is left of it, and give back `table.json`.
+
+    Args:
+        settings: of the experiment.
+        out: folder; the same call goes on in it.
+        cache: for converted models, hashes and encoded samples.
+        progress: told of every stage.
+
+    Raises:
+        MismatchError: the folder holds parts that were made with other settings.
+        InputError: too few rows to draw from, or rows that the task cannot be trained on.
+    """
+    with locked(out):
+        bench = Bench(settings, out, cache, progress)
+        checked = _check_measurable(bench)
+        table: dict[str, Any] = {"task": settings.evaluate.task, "against": next(iter(settings.methods)), **checked}
+        if checked.get("is_measurable", True):
+            found = {point: [_trained(bench, point, seed) for seed in settings.seeds] for point in points(settings)}
+            table |= {"rows": _rows(settings, found), "n_seeds": len(settings.seeds)}
+        write_json(out / TABLE, table)
+    return table
+
+
+def points(settings: ExperimentSettings) -> list[Point]:
+    """All rows of the table, by budget."""
+    axes = [SAMPLES, *([TOKENS] if settings.tokens_of else [])]
+    return [
+        Point(method, axis, budget)
+        for axis in axes
+        for budget in settings.budgets
+        for method in settings.methods
+        if axis == SAMPLES or settings.kind(method) not in NOTHING_WRITTEN or settings.kind(method) == "none"
+    ]
+
+
+def _check_measurable(bench: Bench) -> dict[str, Any]:
+    """Of steering: whether the direction of all training pairs is above its null; else nothing is compared."""
+    evaluate = bench.settings.evaluate
+    if evaluate.task != "steering":
+        return {}
+    method = next(iter(bench.settings.methods))
+    everything = [*bench.run_of(method, bench.settings.seeds[0]).data.anchor, *(d.path for d in bench.settings.draw)]
+    out = bench.out / "measurable"
+    _evaluate(bench, list(dict.fromkeys(everything)), 0, out)
+    record = read_result(out).record
+    return {"is_measurable": record["is_measurable"], "measurable": {
+        key: record[key] for key in ("value", "ci95", "null_limit", "robust_accuracy", "multipliers", "n_train")
+    }}  # fmt: skip
+
+
+def _trained(bench: Bench, point: Point, seed: int) -> Trained:
+    """Train on the seed set with the samples of a point, and test."""
+    rows, tokens = _samples(bench, point, seed)
+    name = f"{point.method}-{seed}" if not rows else f"{point.method}-{point.axis}-{point.budget}-{seed}"
+    train, path = [str(bench.seed_set(seed))], bench.out / "trained" / f"{name}.jsonl"
+    if rows:
+        write_jsonl(path, rows)
+        train.append(str(path))
+    out = bench.out / "results" / name
+    _evaluate(bench, train, seed, out)
+    return Trained(read_result(out), len(rows), tokens)
+
+
+def _samples(bench: Bench, point: Point, seed: int) -> tuple[list[dict[str, Any]], int]:
+    made: Made = bench.make(point.method, seed)
+    if point.axis == SAMPLES:
+        return made.first(point.budget), made.tokens_for(point.budget)
+    most = bench.make(bench.settings.tokens_of, seed).tokens_for(point.budget)
+    return bench.within_tokens(point.method, seed, most).within(most), most
+
+
+def _evaluate(bench: Bench, train: Sequence[str], seed: int, out: Path) -> None:
+    """One fit of the task."""
+    asked = bench.settings.evaluate
+    given: dict[str, Any] = {"out": out, "cache": bench.cache, "progress": bench.progress}
+    learnt: dict[str, Any] = {"adapt": asked.adapt, "seeds": [seed], "known": bench.states}
+    if asked.task == "toxicity":
+        evaluate_toxicity(train, asked.test, asked.model, label=asked.label, **learnt, **given)
+    elif asked.task == "reward":
+        evaluate_reward(train, asked.test, asked.model, **learnt, **given)
+    else:
+        evaluate_steering(train, asked.test, asked.model, strength=asked.strength, flip=[], **given)
+
+
+def _rows(settings: ExperimentSettings, found: Mapping[Point, Sequence[Trained]]) -> list[dict[str, Any]]:
+    """Figures, and differences to the first method at the same budget, with Holm over the methods there."""
+    first, rows = next(iter(settings.methods)), []
+    scores = {point: np.concatenate([t.result.scores for t in trained]) for point, trained in found.items()}
+    for axis, budget in dict.fromkeys((point.axis, point.budget) for point in found):
+        there = [point for point in found if (point.axis, point.budget) == (axis, budget)]
+        base = next((point for point in there if point.method == first), there[0])
+        other = [point for point in there if point != base]
+        task, items = settings.evaluate.task, found[base][0].result.items
+        told = {point: difference_of(task, items, scores[base], scores[point]) for point in other}
+        adjusted = dict(zip(other, holm([d.p for d in told.values()]), strict=True))
+        for point in there:
+            row = {
+                **point._asdict(), **measured(task, items, scores[point]),
+                "n_samples": [t.n_samples for t in found[point]], "tokens": fmean(t.tokens for t in found[point]),
+            }  # fmt: skip
+            if point in told:
+                d = told[point]
+                row |= {"against": base.method, "difference": d.value, "difference_ci95": [d.low, d.high]}
+                row |= {"p": d.p, "p_holm": adjusted[point]}
+            rows.append(row)
+    return rows

@@ -1,0 +1,146 @@
+"""The YAML file of an experiment: which methods, at which budgets, on which data, measured how.
+
+Before: a file. After: `experimenting.cells` makes samples, `experimenting.experiment` measures them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+
+from facsynth.baselines import METHODS
+from facsynth.blocks import Block, Place, parse_block, read_yaml, unknown_key
+from facsynth.errors import SettingsError
+from facsynth.settings import ModelBlock, RunSettings, not_empty, parse_settings
+
+NOTHING_WRITTEN = ("none", "real", "anchor", "pool")
+"""What costs no tokens: no samples, real ones, the anchor's own texts, samples selected from a pool."""
+BY_FEATURES = ("fac", "random-features", "shuffled-spans")
+KINDS = (*NOTHING_WRITTEN, *BY_FEATURES, *METHODS)
+
+
+def _one(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Files = Annotated[tuple[Place, ...], BeforeValidator(_one)]
+
+
+class DrawBlock(Block):
+    """A file that each seed draws its own rows from."""
+
+    path: Place
+    n: int = Field(ge=1)
+
+
+class MethodBlock(Block):
+    """A way to get samples."""
+
+    kind: str = ""
+    """One of `KINDS`; the method's own name where nothing is said."""
+    set: dict[str, Any] = Field(default={})
+    """Settings of the run that it has instead, by their dotted names."""
+    share: float = Field(default=1.0, gt=0, le=1)
+    """Of the features that the plan names, so many are attempted."""
+    wrong: float = Field(default=0.0, ge=0, le=1)
+    """Of those, so many are replaced by features that the anchor fires, drawn at random: wrong verdicts."""
+
+
+class EvaluateBlock(Block):
+    """What a model learns from a method's samples, as `facsynth eval` measures it."""
+
+    task: Literal["toxicity", "reward", "steering"]
+    test: Annotated[Files, AfterValidator(not_empty)]
+    model: ModelBlock = ModelBlock()
+    label: str = "toxic"
+    """Of toxicity: what a positive sample is labelled, besides 1."""
+    adapt: Literal["head", "lora"] = "head"
+    """Of toxicity and reward: what is trained."""
+    strength: float = Field(default=0.25, gt=0, le=0.5)
+    """Of steering: the direction's length, as a share of a state's."""
+
+
+class ExperimentSettings(Block):
+    """A whole experiment."""
+
+    evaluate: EvaluateBlock
+    run: dict[str, Any]
+    """Settings of a run, as `facsynth run` takes them, without `data.seed`."""
+    draw: Annotated[tuple[DrawBlock, ...], AfterValidator(not_empty)]
+    """The seed set."""
+    real: Files = ()
+    """Rows for the method real."""
+    methods: dict[str, MethodBlock] = Field(min_length=2)
+    """The first is what the others are compared with."""
+    budgets: Annotated[tuple[Annotated[int, Field(ge=1)], ...], AfterValidator(not_empty)] = (50, 100, 200)
+    """Accepted samples, nested: the first so many of one synthesis."""
+    tokens_of: str = ""
+    """A method whose written tokens, at each budget, are a budget for the others too; none where nothing is said."""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(not_empty)] = (0, 1, 2, 3, 4)
+    """Each draws the seed set, the writer's random numbers and the fit anew."""
+    n_shown: int | None = Field(default=None, ge=1)
+    """Anchor texts that a rival method may show its writer; as many as the first method by features showed."""
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _names_alone(cls, value: Any) -> Any:
+        return {str(name): block or {} for name, block in value.items()} if isinstance(value, dict) else value
+
+    @field_validator("seeds", "budgets")
+    @classmethod
+    def _once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("it names one twice")
+        return tuple(sorted(value))
+
+    @model_validator(mode="after")
+    def _methods_are_known(self) -> ExperimentSettings:
+        for name, method in self.methods.items():
+            kind = method.kind or name
+            if kind not in KINDS:
+                raise ValueError(unknown_key(kind, KINDS).replace("unknown key", "unknown method"))
+            if kind not in BY_FEATURES and (method.share < 1 or method.wrong):
+                raise ValueError(f"{name} has no features: share and wrong are for {', '.join(BY_FEATURES)}")
+            if kind == "real" and not self.real:
+                raise ValueError(f"{name} needs rows: name the files of real")
+        if self.tokens_of and self.kind(self.tokens_of) in (*NOTHING_WRITTEN, ""):
+            raise ValueError(f"tokens_of names {self.tokens_of}, which is no method that writes")
+        return self
+
+    def kind(self, name: str) -> str:
+        """Of a method; empty where there is none of that name."""
+        return (self.methods[name].kind or name) if name in self.methods else ""
+
+    def run_of(self, name: str, seed_set: Path, rng_seed: int) -> RunSettings:
+        """The settings of a run by a method, on a seed set that was drawn.
+
+        Raises:
+            SettingsError: they are none.
+        """
+        data = {**self.run.get("data", {}), "seed": [str(seed_set)], "holdout": [*self.evaluate.test]}
+        if self.kind(name) != "pool":
+            data.pop("pool", None)
+        raw: dict[str, Any] = {**self.run, "data": data, "rng_seed": rng_seed}
+        for dotted, value in self.methods[name].set.items():
+            block, _, key = dotted.partition(".")
+            raw[block] = {**raw.get(block, {}), key: value} if key else value
+        return parse_settings(raw, f"the run of {name}")
+
+
+def load_experiment(path: Path) -> ExperimentSettings:
+    """Read and check the YAML of an experiment.
+
+    Raises:
+        SettingsError: an unknown key, a missing one, or a value that means nothing; of the run's settings too.
+    """
+    raw = read_yaml(path)
+    found = parse_block(ExperimentSettings, raw, str(path))
+    if "seed" in found.run.get("data", {}):
+        raise SettingsError(f"{path} names run.data.seed\nThe seed set is drawn: name its files under draw.")
+    for name in found.methods:
+        run = found.run_of(name, path, 0)
+        if found.kind(name) == "pool" and not run.data.pool:
+            raise SettingsError(f"{name} selects from a pool, and {path} names none\nName one: run.data.pool.")
+    return found

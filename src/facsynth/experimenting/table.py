@@ -1,0 +1,72 @@
+"""The table of an experiment as Markdown, and its plot.
+
+Before: `experimenting.experiment`. After: a person, or docs/RESULTS.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from statistics import fmean
+from typing import Any
+
+from facsynth.report.whiskers import Dot, whiskers
+
+HEADINGS = ("method", "samples", "tokens", "mean", "95 %", "difference", "95 %", "p (Holm)")
+METRICS = {
+    "toxicity": "AUPRC", "reward": "accuracy", "steering": "control rate",
+}  # fmt: skip
+
+
+def groups(table: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Rows at the same budget, with its heading."""
+    found = groupby(table.get("rows", []), key=lambda row: (row["axis"], row["budget"]))
+    return [(_heading(*key), list(rows)) for key, rows in found]
+
+
+def _heading(axis: str, budget: int) -> str:
+    return f"{budget:,} samples" if axis == "samples" else f"as many written tokens as {budget:,} samples took"
+
+
+def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """A row as it is printed."""
+    told = ("", "", "")
+    if "difference" in row:
+        low, high = row["difference_ci95"]
+        told = (f"{row['difference']:+.3f}", f"{low:+.3f} to {high:+.3f}", f"{row['p_holm']:.3f}")
+    low, high = row["ci95"]
+    return (
+        row["method"], f"{fmean(row['n_samples']):,.0f}", f"{row['tokens']:,.0f}", f"{row['value']:.3f}",
+        f"{low:.3f} to {high:.3f}", *told,
+    )  # fmt: skip
+
+
+def markdown(table: Mapping[str, Any]) -> str:
+    """All of it; where nothing can be compared, why."""
+    if not table.get("is_measurable", True):
+        found = table["measurable"]
+        return (
+            f"Not measured: the control rate of all {found['n_train']:,} training pairs, {found['value']:.3f} (95 %: "
+            f"{found['ci95'][0]:.3f} to {found['ci95'][1]:.3f}), is not above its null, {found['null_limit']:.3f}. "
+            "No method is compared.\n"
+        )
+    parts = [f"{METRICS[table['task']]}, {table['n_seeds']} seeds; differences to {table['against']}.\n"]
+    for heading, rows in groups(table):
+        parts += [f"\n**{heading}**\n", _line(HEADINGS), _line(["---"] * len(HEADINGS))]
+        parts += [_line(cells(row)) for row in rows]
+    return "\n".join(parts) + "\n"
+
+
+def _line(words: Sequence[str]) -> str:
+    return f"| {' | '.join(word.replace('|', '/') for word in words)} |"
+
+
+def plot(table: Mapping[str, Any]) -> str:
+    """Every figure with its interval; "" where nothing was compared."""
+    found = [
+        (heading, [Dot(row["method"], row["value"], *row["ci95"], is_base="difference" not in row) for row in rows])
+        for heading, rows in groups(table)
+    ]
+    return (
+        whiskers(f"{METRICS[table['task']]}, mean of {table['n_seeds']} seeds, 95 % intervals", found) if found else ""
+    )
