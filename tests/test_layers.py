@@ -27,7 +27,7 @@ BANDS = (
     {"gate", "judging"},
     {"filling"},
     {"pipeline"},
-    {"comparing", "evaluating", "variety", "demo", "exporting", "forecast", "understand"},
+    {"comparing", "evaluating", "matching", "variety", "demo", "exporting", "forecast", "understand"},
     {"cli"},
 )
 """From the ground up. Those of the surface, from settings on, build on each other in this order."""

@@ -24,6 +24,7 @@ from facsynth.cli import (
     explaining,
     exporting,
     fill,
+    matching,
     measuring,
     proving,
     varied,
@@ -36,7 +37,7 @@ PANELS: dict[str, Panel] = {
     "Explain": explaining.COMMANDS,
     "Fill": {**fill.COMMANDS, **exporting.COMMANDS},
     "Prove": {**proving.COMMANDS, **evaluating.COMMANDS},
-    "Advanced": {**advanced.COMMANDS, **calls.COMMANDS},
+    "Advanced": {**advanced.COMMANDS, **matching.COMMANDS, **calls.COMMANDS},
 }
 MACHINE = {
     errno.ENOSPC: "the disk is full",
