@@ -1,4 +1,4 @@
-"""Counterparts in another space: planted truth, chance, a second opinion in numpy, and folders through real encoding."""
+"""Counterparts in another space: planted truth, chance, a second opinion in numpy, folders of `encode`."""
 
 from __future__ import annotations
 
@@ -39,18 +39,13 @@ def matched(a: Matrix, b: Matrix, rng_seed: int = 0, **settings: Any) -> Matches
     return match(csr_array(a), csr_array(b), n_tokens, **asked)
 
 
-def pairs(found: Matches) -> dict[int, int]:
-    kept = found.is_counterpart
-    return dict(zip(found.feature_a[kept].tolist(), found.feature_b[kept].tolist(), strict=True))
-
-
 def test_features_that_were_permuted_scaled_and_blurred_are_all_found_among_noise() -> None:
     rng = np.random.default_rng(0)
     a, order = fired(500, 200, rng), rng.permutation(200)
     blurred = a[:, order] * rng.uniform(0.5, 2, 200) * np.exp(0.3 * rng.normal(size=a.shape))
     found = matched(a, np.hstack([blurred, fired(500, 100, rng)]).astype(np.float32))
     expected = {int(i): place for place, i in enumerate(order) if (a[:, i] > 0).sum() >= 5}
-    assert pairs(found) == expected
+    assert found.counterparts == expected
     assert (found.support_a == (a > 0).sum(axis=0)[found.feature_a]).all()
     assert found.eligible_a.tolist() == sorted(expected)
 
@@ -59,7 +54,7 @@ def test_unrelated_spaces_have_no_counterparts_though_many_are_mutual_neighbours
     rng = np.random.default_rng(1)
     found = [matched(fired(400, 150, rng), fired(400, 150, rng), seed) for seed in range(12)]
     assert np.mean([len(one.feature_a) for one in found]) > 30
-    assert sum(len(pairs(one)) > 0 for one in found) <= 1
+    assert sum(len(one.counterparts) > 0 for one in found) <= 1
     assert all(0 < group.null < 1 and group.paired_by_chance > 0.2 for one in found for group in one.groups)
 
 
@@ -67,7 +62,7 @@ def test_a_half_that_is_related_is_told_from_the_half_that_is_not() -> None:
     rng = np.random.default_rng(2)
     a, b = fired(500, 160, rng), fired(500, 160, rng)
     b[:, :80] = a[:, :80] * rng.uniform(0.5, 2, (500, 80))
-    told = pairs(matched(a, b))
+    told = matched(a, b).counterparts
     wrong = {i: j for i, j in told.items() if i != j}
     assert len(told) - len(wrong) >= 75
     assert len(wrong) <= 0.1 * len(told)
@@ -80,7 +75,7 @@ def test_length_alone_makes_no_counterparts() -> None:
     a, b = (np.where(rng.random(part.shape) < part, rng.gamma(2, 1, part.shape), 0) for part in chance)
     found = match(csr_array(a), csr_array(b), n_tokens, min_support=5, n_shuffles=5)
     assert np.median(np.corrcoef(a.T, b.T)[:100, 100:]) > 0.05, "longer samples fire everything more"
-    assert len(pairs(found)) <= 2
+    assert len(found.counterparts) <= 2
 
 
 def test_pairs_are_those_of_all_correlations_at_once_in_numpy() -> None:
@@ -103,7 +98,7 @@ def test_block_size_changes_nothing_and_constant_or_rare_features_are_left_out()
     a[:, 0], a[:, 1] = 2.0, 0.0
     a[:4, 1] = 1.0
     whole, small = matched(a, b), matched(a, b, block_entries=100)
-    assert pairs(whole) == pairs(small)
+    assert whole.counterparts == small.counterparts
     assert (whole.q_values == small.q_values).all() and whole.groups == small.groups
     assert not {0, 1} & set(whole.eligible_a.tolist())
     nothing = matched(np.zeros_like(a), b)

@@ -26,12 +26,14 @@ from facsynth.lock import locked
 from facsynth.meaning.sheet import SHEET, Note, read_notes, write_notes
 from facsynth.profile import check_same_space
 from facsynth.records import Progress, no_progress
-from facsynth.report.shapes import BEFORE, is_count, list_of, read_object
+from facsynth.report.shapes import AFTER, BEFORE, is_count, list_of, read_object
 from facsynth.store import Artifact, file_sha256, read_json, write_json, write_jsonl, write_text
 
 STAGE, RECORD, PAIRS = "match", "match.json", "pairs.jsonl"
 CARRIED = "carried"
 """Folder that a run in B's space can be begun from."""
+BEFORE_FILE, AFTER_FILE, PLAN = Path("coverage", "before.json"), Path("coverage", "after.json"), Path("plan.csv")
+"""Of a run."""
 N_SHUFFLES = 5
 FEWEST = 50
 """Samples that both must have: fewer correlate at random."""
@@ -56,7 +58,7 @@ class Side:
         plan = place / "plan.json"
         if plan.is_file() and read_json(plan).get("stage") == "run":
             shape = {**BEFORE, "covered": list_of(is_count)}
-            before = read_object(place / "coverage" / "before.json", shape)
+            before = read_object(place / BEFORE_FILE, shape)
             return cls(place, Encoded.open(place / "features" / "anchor"), before)
         return cls(place, Encoded.open(place), None)
 
@@ -70,10 +72,10 @@ class Side:
         """Sorted ids of the run's target features; None of a corpus alone."""
         return np.union1d(self.missing, np.array(self.before["covered"], np.int64)) if self.before else None
 
-    def parents(self, name: str) -> dict[str, str]:
-        """Fingerprints of all that is read of it."""
-        files = ("coverage/before.json", "plan.csv", str(SHEET)) if self.before else ()
-        found = {f"{name} {file}": file_sha256(self.place / file) for file in files if (self.place / file).exists()}
+    def parents(self, name: str, *files: Path) -> dict[str, str]:
+        """Fingerprints of what is read of it; `files` are those of a run, as far as they are there."""
+        there = [file for file in (BEFORE_FILE, *files) if self.before and (self.place / file).exists()]
+        found = {f"{name} {file}": file_sha256(self.place / file) for file in there}
         return {name: str(self.encoded.manifest["fingerprint"]), **found}
 
 
@@ -105,8 +107,9 @@ def match_spaces(
     """
     sides = Side.open(a), Side.open(b)
     written = None if accepted is None else _open_accepted(accepted, sides)
-    parents = sides[0].parents("a") | sides[1].parents("b")
-    parents |= {"accepted": str(written.manifest["fingerprint"])} if written else {}
+    parents = sides[0].parents("a", SHEET) | sides[1].parents("b", PLAN)
+    if written is not None:
+        parents |= sides[0].parents("a", AFTER_FILE) | {"accepted": str(written.manifest["fingerprint"])}
     asked = {"min_support": min_support, "n_shuffles": N_SHUFFLES}
     with locked(out):
         artifact = Artifact(out, STAGE, asked, parents)
@@ -115,7 +118,7 @@ def match_spaces(
             found = match(
                 matrix_a, matrix_b, n_tokens, min_support=min_support, n_shuffles=N_SHUFFLES, progress=progress
             )
-            counterparts = dict(zip(*(ids[found.is_counterpart].tolist() for ids in _ids(found)), strict=True))
+            counterparts = found.counterparts
             record = {**asked, **_figures(found, sides, counterparts), "n_samples": len(n_tokens)}
             record["accepted"] = None if written is None else _fired(written, sides, counterparts)
             record["names"] = {"a": str(a), "b": str(b)}
@@ -144,17 +147,15 @@ def _joined(a: Side, b: Side) -> tuple[csr_array, csr_array, Ints]:
     Raises:
         MismatchError: they are too few.
     """
-    of_a, of_b = _activations(a.encoded), _activations(b.encoded)
-    shared, rows_a, rows_b = np.intersect1d(of_a[0], of_b[0], return_indices=True)
+    (ids_a, of_a, n_tokens), (ids_b, of_b, _) = _activations(a.encoded), _activations(b.encoded)
+    shared, rows_a, rows_b = np.intersect1d(ids_a, ids_b, return_indices=True)
     if len(shared) < FEWEST:
-        width = max(len(str(side.place)) for side in (a, b))
-        told = "\n".join(f"  {side.place!s:<{width}}  {len(ids):,} samples" for side, (ids, _, _) in
-                         ((a, of_a), (b, of_b)))  # fmt: skip
         raise MismatchError(
             f"{a.place} and {b.place} are not of one corpus: {len(shared)} samples are in both, {FEWEST} are needed\n"
-            f"{told}\nEncode the same file in both spaces, with the same --form."
+            f"  {a.place}  {len(ids_a):,} samples\n  {b.place}  {len(ids_b):,} samples\n"
+            "Encode the same file in both spaces, with the same --form."
         )
-    return of_a[1][rows_a], of_b[1][rows_b], of_a[2][rows_a]
+    return of_a[rows_a], of_b[rows_b], n_tokens[rows_a]
 
 
 def _activations(encoded: Encoded) -> tuple[Ids, csr_array, Ints]:
@@ -170,10 +171,6 @@ def _activations(encoded: Encoded) -> tuple[Ids, csr_array, Ints]:
     places = np.concatenate(sample), np.concatenate([part.feature for part in parts])
     shape = int(starts[-1]), encoded.profile.d_sae
     return np.concatenate(ids), csr_array((values, places), shape=shape), np.concatenate(tokens)
-
-
-def _ids(found: Matches) -> tuple[Ints, Ints]:
-    return found.feature_a, found.feature_b
 
 
 def _figures(found: Matches, sides: tuple[Side, Side], counterparts: Mapping[int, int]) -> dict[str, Any]:
@@ -227,9 +224,9 @@ def _fired(written: Encoded, sides: tuple[Side, Side], counterparts: Mapping[int
         "chance": rarefied(corpus, aims, thresholds, n_drawn, support) if pairs else None,
         "recovered": None,
     }  # fmt: skip
-    after = a.place / "coverage" / "after.json"
+    after = a.place / AFTER_FILE
     if after.exists():
-        left = set(read_json(after, "missing")["missing"])
+        left = set(read_object(after, AFTER)["missing"])
         recovered = [j for i, j in pairs if i not in left]
         found["recovered"] = {"n": len(recovered), "n_fired": sum(bool(fires[j]) for j in recovered)}
     return found
@@ -258,17 +255,14 @@ def _carry(sides: tuple[Side, Side], counterparts: Mapping[int, int], out: Path)
     told = {counterparts[i]: note for i, note in read_notes(a.place / SHEET).items() if i in counterparts}
     explained = {j: note for j, note in told.items() if note.explanation}
     if explained:
-        write_notes(
-            out / SHEET,
-            [Note(j, note.explanation, note.explained_by) for j, note in explained.items()],
-        )
+        write_notes(out / SHEET, (Note(j, note.explanation, note.explained_by) for j, note in explained.items()))
     if b.before is not None:
         wanted = {counterparts[i] for i in a.missing.tolist() if i in counterparts}
-        rows = read_plan(b.place / "plan.csv", {*b.before["missing"], *b.before["under"]})
+        rows = read_plan(b.place / PLAN, {*b.before["missing"], *b.before["under"]})
         kept = [
             replace(row, explanation=row.explanation or explained.get(row.feature_id, Note(0)).explanation)
             if row.feature_id in wanted
             else replace(row, keep=False, why=row.why or "no counterpart of a feature that the other run misses")
             for row in rows
         ]
-        write_text(out / "plan.csv", plan_text(kept))
+        write_text(out / PLAN, plan_text(kept))

@@ -67,6 +67,12 @@ class Matches:
         """[n_pairs], whether the correlation is higher than chance explains."""
         return (self.q_values <= FALSE_SHARE) & (self.correlation > self.null)
 
+    @property
+    def counterparts(self) -> dict[int, int]:
+        """Feature of A to feature of B."""
+        pairs = (ids[self.is_counterpart].tolist() for ids in (self.feature_a, self.feature_b))
+        return dict(zip(*pairs, strict=True))
+
 
 def match(
     a: csr_array,
