@@ -27,7 +27,7 @@ BANDS = (
     {"gate", "judging"},
     {"filling"},
     {"pipeline"},
-    {"comparing", "evaluating", "variety", "demo", "exporting", "forecast", "understand"},
+    {"comparing", "evaluating", "matching", "variety", "demo", "exporting", "forecast", "understand"},
     {"experimenting"},
     {"cli"},
 )

@@ -55,6 +55,7 @@ def _coverage_json(
         "n_missing": len(found.missing),
         "n_under": len(under.feature_ids),
         "n_thin": found.n_thin,
+        "covered": found.covered.tolist(),
         "missing": found.missing.tolist(),
         "under": under.feature_ids.tolist(),
         "threshold": settings.coverage.threshold,

@@ -25,6 +25,7 @@ from facsynth.cli import (
     explaining,
     exporting,
     fill,
+    matching,
     measuring,
     proving,
     varied,
@@ -37,7 +38,7 @@ PANELS: dict[str, Panel] = {
     "Explain": explaining.COMMANDS,
     "Fill": {**fill.COMMANDS, **exporting.COMMANDS},
     "Prove": {**proving.COMMANDS, **evaluating.COMMANDS},
-    "Advanced": {**advanced.COMMANDS, **calls.COMMANDS, **experimenting.COMMANDS},
+    "Advanced": {**advanced.COMMANDS, **experimenting.COMMANDS, **matching.COMMANDS, **calls.COMMANDS},
 }
 MACHINE = {
     errno.ENOSPC: "the disk is full",
