@@ -42,7 +42,7 @@ def toxicity(
         from facsynth.evaluating.toxicity import evaluate_toxicity
 
         folder = evaluate_toxicity(
-            train, test, _block(model, device, dtype), label=label, seeds=range(n_seeds), out=out,
+            train, test, model_block(model, device, dtype), label=label, seeds=range(n_seeds), out=out,
             cache=cache_folder(), progress=progress,
         )  # fmt: skip
         record = read_result(folder).record
@@ -55,7 +55,8 @@ def toxicity(
         note(f"note: {record['n_seen']:,} of the test samples are in training too: {apart}")
 
 
-def _block(model: str, device: str, dtype: str) -> ModelBlock:
+def model_block(model: str, device: str, dtype: str) -> ModelBlock:
+    """The model that a command names."""
     from facsynth.blocks import parse_block
     from facsynth.settings import ModelBlock
 
