@@ -99,9 +99,7 @@ def _notes(record: dict[str, Any]) -> list[str]:
         apart = "no figure is left without them" if record["unseen"] is None else "the figure without them is below it"
         found.append(f"{record['n_seen']:,} of the instructions are in training too: {apart}")
     if record["n_left_out"]:
-        found.append(
-            f"{record['n_left_out']:,} answers have no verdict in both orders and do not count: failures.jsonl"
-        )
+        found.append(f"{record['n_left_out']:,} answers lack a verdict and do not count: failures.jsonl")
     if record["n_cut"]:
         found.append(f"{record['n_cut']:,} answers were cut at {record['answer_tokens']:,} tokens: --answer-tokens")
     if record["n_twice"]:

@@ -63,7 +63,8 @@ def evaluate_instruction(
         train: files of chats, together the training set; none: the model as it is, or with `adapter`.
         test: files of instructions.
         reference: a file of outputs, in AlpacaEval's layout or as chats, for each of them.
-        model, settings: what is tuned, and how.
+        model: what is tuned.
+        settings: how.
         adapter: a PEFT folder that was trained elsewhere, in the place of `train`.
         judge: who compares; where none is given, the model itself, before training.
         out: folder of the result; the same call goes on with it, or changes nothing.
@@ -85,13 +86,11 @@ def evaluate_instruction(
     opponents = Opponents(model, model_folder(model.path, cache), cache, adapter, judge)
     test_set, chats = read_items(test, reference, progress), read_chats(train, progress) if train else None
     asked, parents = _plan(opponents, test_set, chats, settings)
-    names = {"model": model.path, "train": [*train], "test": [*test], "reference": reference}
-    names |= {"adapter": str(adapter), "adapter_base": base_of(adapter)} if adapter else {}
+    names = _names(opponents, train, test, reference)
     with locked(out):
         artifact = Artifact(out, STAGE, asked, parents)
         if artifact.manifest is None:
-            with Ledger.open(out / "ledger.sqlite") as ledger:
-                found = _played(Match(artifact, opponents, test_set.items, ledger, progress), test_set, chats, settings)
+            found = _played(artifact, opponents, test_set, chats, settings, progress=progress)
             keep_result(artifact, found._replace(record=asked | found.record | {"names": names}))
     return out
 
@@ -107,13 +106,24 @@ def _plan(
     return asked if chats else asked | {"recipe": None}, parents
 
 
-def _played(match: Match, test_set: Items, chats: Chats | None, settings: InstructionSettings) -> Result:
-    probe = match.probe()
+def _names(opponents: Opponents, train: Sequence[str], test: Sequence[str], reference: str) -> dict[str, Any]:
+    adapter = opponents.adapter
+    names = {"model": opponents.model.path, "train": [*train], "test": [*test], "reference": reference}
+    return names | ({"adapter": str(adapter), "adapter_base": base_of(adapter)} if adapter else {})
+
+
+def _played(
+    artifact: Artifact, opponents: Opponents, test_set: Items, chats: Chats | None, settings: InstructionSettings,
+    *, progress: Progress,
+) -> Result:  # fmt: skip
     trained = settings.seeds if chats else settings.seeds[:1]
-    for seed in trained:
-        match.answer(seed, chats, settings.recipe, settings.answer_tokens)
-        match.judge(seed)
-    found = _result(match.artifact.folder, test_set, chats, trained, len(settings.seeds))
+    with Ledger.open(artifact.folder / "ledger.sqlite") as ledger:
+        match = Match(artifact, opponents, test_set.items, ledger, progress)
+        probe = match.probe()
+        for seed in trained:
+            match.answer(seed, chats, settings.recipe, settings.answer_tokens)
+            match.judge(seed)
+    found = _result(artifact.folder, test_set, chats, trained, len(settings.seeds))
     return found._replace(record={"probe": probe, **found.record})
 
 

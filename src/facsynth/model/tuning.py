@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,6 +88,7 @@ def train_adapter(
     with (
         tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as work,
         _seeded(rng_seed, backbone.device),
+        _without_advice(),
     ):
         trainer = _trainer(backbone, examples, recipe, rng_seed=rng_seed, work=Path(work), progress=progress)
         trainer.train()
@@ -142,6 +144,15 @@ def _trainer(
 
 
 @contextmanager
+def _without_advice() -> Iterator[None]:
+    """What transformers, TRL and PEFT tell each other of names that will change is nothing to a user."""
+    with warnings.catch_warnings():
+        for kind in (FutureWarning, DeprecationWarning):
+            warnings.simplefilter("ignore", kind)
+        yield
+
+
+@contextmanager
 def _seeded(rng_seed: int, device: torch.device) -> Iterator[None]:
     """What transformers draws from the process's own generators, drawn from a seed; they go on as if it had not."""
     kept_random, kept_numpy = random.getstate(), np.random.get_state()
@@ -168,7 +179,8 @@ def wear_adapter(backbone: Backbone, folder: Path) -> Backbone:
     except ImportError as err:
         raise missing_extra("peft", "downstream") from err
     try:
-        PeftModel.from_pretrained(backbone.model, folder, torch_device=str(backbone.device))  # in its linear layers
+        with _without_advice():  # it goes into the linear layers of the model itself
+            PeftModel.from_pretrained(backbone.model, folder, torch_device=str(backbone.device))
     except (ValueError, RuntimeError, KeyError, TypeError) as err:
         raise ModelError(f"the adapter in {folder} cannot be read: {err}\nGet its files again.") from err
     known_by = fingerprint([backbone.fingerprint, adapter_hash(folder)])
