@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from fault_server import Act, FaultServer, refused
 from tiny import save_model, tokenizer
 from tiny_cli import Done, facsynth
 
+HAS_ALPACA_EVAL = find_spec("alpaca_eval") is not None and find_spec("pkg_resources") is not None
 Better = Callable[[str, str], str]
 """Of the answers shown as A and B, what is said."""
 
@@ -119,18 +121,27 @@ def test_a_base_model_is_asked_in_the_frame_of_alpaca() -> None:
     assert template.tokenizer.decode(reply) == "granite</s>\n\n"
 
 
-def test_a_preference_that_length_explains_is_none_at_equal_length() -> None:
-    rng = np.random.default_rng(0)
-    ours, others = (["x" * int(n) for n in rng.integers(50, 400, 200)] for _ in range(2))
-    liked = np.array([float(len(a) > len(b) - 60) for a, b in zip(ours, others, strict=True)])
-    try:
-        import alpaca_eval  # noqa: F401
-    except ImportError:
-        with pytest.raises(InputError, match="it needs alpaca-eval.*pip install"):
-            length_controlled(liked, ours, others)
-        return
-    assert length_controlled(np.ones(200), ours, others) > 0.9
-    assert abs(length_controlled(liked, ours, others) - 0.5) < abs(liked.mean() - 0.5) + 0.2
+def of_length(n: int, rng_seed: int) -> list[str]:
+    """Answers of 50 to 400 letters."""
+    return ["x" * int(size) for size in np.random.default_rng(rng_seed).integers(50, 400, n)]
+
+
+@pytest.mark.skipif(HAS_ALPACA_EVAL, reason="it is installed")
+def test_where_alpaca_eval_is_not_installed_the_way_out_is_said() -> None:
+    with pytest.raises(InputError, match="it needs alpaca-eval, and .* is not installed: pip install"):
+        length_controlled(np.ones(30), of_length(30, 0), of_length(30, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_ALPACA_EVAL, reason="alpaca-eval, or pkg_resources of setuptools below 81, is not there")
+def test_a_preference_for_length_alone_is_near_none_at_equal_length() -> None:
+    ours, others = of_length(300, 0), ["x" * 120] * 300
+    longer_by = np.array([len(answer) - 120 for answer in ours])
+    liked = (np.random.default_rng(1).random(300) < 1 / (1 + np.exp(-longer_by / 60))).astype(np.float64)
+    assert liked.mean() > 0.7 and abs(length_controlled(liked, ours, others) - 0.5) < 0.12
+    assert length_controlled(np.ones(300), ours, others) > 0.9
+    other = np.random.default_rng(2).permutation(liked)
+    assert abs(length_controlled(other, ours, others) - liked.mean()) < 0.05, "what length has no part in stays"
     with pytest.raises(InputError, match=f"needs {FEWEST} items"):
         length_controlled(liked[:5], ours[:5], others[:5])
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from facsynth.asked import EndpointBlock
 from facsynth.errors import InputError, MismatchError, SettingsError
 from facsynth.evaluating.instruction import InstructionSettings, evaluate_instruction
 from facsynth.evaluating.results import read_result
@@ -48,6 +49,7 @@ def logits(model: Backbone) -> torch.Tensor:
     return found
 
 
+@pytest.mark.slow
 def test_an_adapter_adds_its_product_to_the_weights_it_was_made_for(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "model", n_blocks=2)
     place = adapter(tmp_path / "adapter")
@@ -82,19 +84,27 @@ def test_an_adapter_for_another_base_is_refused_and_both_are_named(tmp_path: Pat
         wear_adapter(model, place)
 
 
-def test_the_command_refuses_it_before_anything_is_answered(tmp_path: Path, server: FaultServer) -> None:
-    model = save_model(tmp_path / "model", n_blocks=2)
+def words(tmp_path: Path, server: FaultServer) -> tuple[object, ...]:
+    """The command on a tiny model that is not trained."""
     reference = tmp_path / "ref.json"
     reference.write_text(json.dumps([{"instruction": f"Say {k}.", "output": "x" * (k + 1)} for k in range(4)]))
     server.script = prefers_granite
-    words = (
-        "eval", "instruction", "--test", reference, "--reference", reference, "--model", model, "--dtype", "float32",
-        "--answer-tokens", 4, "--seeds", 1, "--judge-url", server.url, "--judge-model", "scripted",
+    return (
+        "eval", "instruction", "--test", reference, "--reference", reference, "--dtype", "float32", "--model",
+        save_model(tmp_path / "model", n_blocks=2), "--answer-tokens", 4, "--seeds", 1, "--judge-url", server.url,
+        "--judge-model", "scripted", "-o", tmp_path / "r",
     )  # fmt: skip
-    done = facsynth(*words, "--adapter", adapter(tmp_path / "wide", width=64), "-o", tmp_path / "a")
+
+
+def test_the_command_refuses_it_before_anybody_is_asked(tmp_path: Path, server: FaultServer) -> None:
+    done = facsynth(*words(tmp_path, server), "--adapter", adapter(tmp_path / "wide", width=64))
     assert done.code == 1
     assert "is for another base" in done.stderr and "a/base" in done.stderr and not server.answered
-    done = facsynth(*words, "--adapter", adapter(tmp_path / "fits"), "-o", tmp_path / "b")
+
+
+@pytest.mark.slow
+def test_one_that_fits_answers_though_it_names_another_base(tmp_path: Path, server: FaultServer) -> None:
+    done = facsynth(*words(tmp_path, server), "--adapter", adapter(tmp_path / "fits"))
     assert done.code == 0, done.stderr
     assert "the adapter says it was trained on a/base; its matrices fit" in done.stderr
 
@@ -127,14 +137,12 @@ def test_a_model_that_is_taught_a_word_wins_under_a_judge_that_wants_it(tmp_path
     rows = [{"instruction": f"Which stone is number {k}?", "output": f"slate {k}"} for k in range(28, 40)]
     reference.write_text(json.dumps(rows))
     server.script = prefers_granite
-    judge: Any = {"url": server.url, "model": "scripted"}
+    judge = EndpointBlock(url=server.url, model="scripted")
 
     def evaluate(train: list[str], out: str, **more: Any) -> dict[str, Any]:
-        from facsynth.asked import EndpointBlock
-
         settings = InstructionSettings((0, 1), FAST, 8)
         folder = evaluate_instruction(
-            train, [str(reference)], str(reference), model, settings, judge=EndpointBlock(**judge),
+            train, [str(reference)], str(reference), model, settings, judge=judge,
             out=tmp_path / out, cache=tmp_path / "cache", **more,
         )  # fmt: skip
         return read_result(folder).record
