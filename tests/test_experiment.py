@@ -6,11 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 import tiny_run
-from facsynth.experimenting.settings import load_experiment
 from test_toxicity import labelled
 from tiny_cli import facsynth
 
@@ -29,7 +27,7 @@ def config(folder: Path, **changes: Any) -> Path:
         "seeds": [0, 1],
     } | changes
     path = folder / "experiment.yaml"
-    path.write_text(yaml.safe_dump(raw))
+    path.write_text(yaml.safe_dump(raw, sort_keys=False))
     return path
 
 

@@ -84,7 +84,7 @@ def opened_model(
         check_allowed(block, which)
         more = len(json.dumps(block.extra))
         budget = Budget(settings.caps, price_of(block), ledger.spent(but=ROLES["draft"]), more_bytes=more)
-        with _opened_endpoint(block, budget, role, ledger, progress) as writer:
+        with opened_endpoint(block, budget, role, ledger, progress) as writer:
             yield writer
 
 
@@ -111,9 +111,11 @@ def _recorded(ledger: Ledger, role: str) -> Writer:
 
 
 @contextmanager
-def _opened_endpoint(
+def opened_endpoint(
     block: EndpointBlock, budget: Budget, role: str, ledger: Ledger, progress: Progress
 ) -> Iterator[Writer]:
+    """The model at an endpoint, through a ledger, within a budget."""
+
     def tell(seconds: float, why: str) -> None:
         progress(f"waiting: {seconds:.0f} s, the endpoint: {why}", 0, None)
 

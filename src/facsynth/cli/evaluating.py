@@ -49,7 +49,7 @@ def toxicity(
         from facsynth.evaluating.toxicity import evaluate_toxicity
 
         folder = evaluate_toxicity(
-            train, test, _block(model, device, dtype), label=label, adapt=adapt, seeds=range(n_seeds), out=out,
+            train, test, model_block(model, device, dtype), label=label, adapt=adapt, seeds=range(n_seeds), out=out,
             cache=cache_folder(), progress=progress,
         )  # fmt: skip
         record = read_result(folder).record
@@ -85,7 +85,7 @@ def reward(
         from facsynth.evaluating.reward import evaluate_reward
 
         folder = evaluate_reward(
-            train, test, _block(model, device, dtype), adapt=adapt, seeds=range(n_seeds), out=out,
+            train, test, model_block(model, device, dtype), adapt=adapt, seeds=range(n_seeds), out=out,
             cache=cache_folder(), progress=progress,
         )  # fmt: skip
         record = read_result(folder).record
@@ -139,7 +139,7 @@ def steering(
         from facsynth.evaluating.steering import evaluate_steering
 
         folder = evaluate_steering(
-            train, test, _block(model, device, dtype, hook_point), strength=strength, flip=flip or [], out=out,
+            train, test, model_block(model, device, dtype, hook_point), strength=strength, flip=flip or [], out=out,
             cache=cache_folder(), progress=progress,
         )  # fmt: skip
         record = read_result(folder).record
@@ -151,7 +151,8 @@ def steering(
         note(f"note: {text}")
 
 
-def _block(model: str, device: str, dtype: str, hook_point: str | None = None) -> ModelBlock:
+def model_block(model: str, device: str, dtype: str, hook_point: str | None = None) -> ModelBlock:
+    """The model that a command names."""
     from facsynth.blocks import parse_block
     from facsynth.settings import ModelBlock
 

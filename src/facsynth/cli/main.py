@@ -25,6 +25,7 @@ from facsynth.cli import (
     explaining,
     exporting,
     fill,
+    instructing,
     matching,
     measuring,
     proving,
@@ -33,6 +34,7 @@ from facsynth.cli import (
 from facsynth.cli.console import Panel, note
 from facsynth.errors import FacsynthError
 
+evaluating.app.command("instruction")(instructing.instruction)
 PANELS: dict[str, Panel] = {
     "Measure": {**checking.COMMANDS, **measuring.COMMANDS, **comparing.COMMANDS, **varied.COMMANDS},
     "Explain": explaining.COMMANDS,

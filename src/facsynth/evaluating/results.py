@@ -15,7 +15,7 @@ from facsynth.bins import Doubles
 from facsynth.errors import InputError, MismatchError
 from facsynth.names import names_of
 from facsynth.store import RESTORE, Artifact, read_json, read_jsonl, write_json, write_jsonl
-from facsynth.tasks import reward, steering, toxicity
+from facsynth.tasks import instruction, reward, steering, toxicity
 from facsynth.tasks.resample import Difference, Metric, difference, figure, holm, mean_over_seeds
 
 STAGE, RESULT, ITEMS = "eval", "result.json", "items.jsonl"
@@ -23,6 +23,7 @@ METRICS: Mapping[str, Callable[[Sequence[Mapping[str, Any]]], Metric]] = {
     "toxicity": toxicity.metric,
     "reward": reward.metric,
     "steering": steering.metric,
+    "instruction": instruction.metric,
 }
 """By task, the metric of test items; each item is a row of `items.jsonl` without its scores."""
 
@@ -34,7 +35,7 @@ class Result(NamedTuple):
     items: list[dict[str, Any]]
     """Of each test item its `sample_id`, and what the metric needs of it."""
     scores: Doubles
-    """[n_seeds, n_items]"""
+    """[n_seeds, n_items]; NaN where an item has none, null in the file."""
     record: dict[str, Any]
     """`result.json`"""
 
@@ -56,7 +57,8 @@ def measured(task: str, items: Sequence[Mapping[str, Any]], scores: Doubles) -> 
 
 def keep_result(artifact: Artifact, result: Result) -> None:
     """Write a result down, the last thing that its folder gets."""
-    rows = zip(result.items, result.scores.T.tolist(), strict=True)
+    columns = [[score if np.isfinite(score) else None for score in column] for column in result.scores.T.tolist()]
+    rows = zip(result.items, columns, strict=True)
     write_jsonl(artifact.folder / ITEMS, ({**item, "scores": column} for item, column in rows))
     write_json(artifact.folder / RESULT, result.record)
     artifact.finish(n_items=len(result.items))
@@ -118,6 +120,7 @@ def _check_alike(first: Result, other: Result, where: Path, of_other: Path) -> N
         ("tasks", first.task, other.task),
         ("numbers of seeds", len(first.scores), len(other.scores)),
         ("test items", len(first.items), len(other.items)),
+        ("judges", first.record.get("judge"), other.record.get("judge")),
     )
     for what, a, b in found:
         if a != b:

@@ -61,12 +61,14 @@ def _line(words: Sequence[str]) -> str:
     return f"| {' | '.join(word.replace('|', '/') for word in words)} |"
 
 
+def _dot(row: Mapping[str, Any]) -> Dot:
+    low, high = row["ci95"]
+    return Dot(row["method"], row["value"], low, high, is_base="difference" not in row)
+
+
 def plot(table: Mapping[str, Any]) -> str:
     """Every figure with its interval; "" where nothing was compared."""
-    found = [
-        (heading, [Dot(row["method"], row["value"], *row["ci95"], is_base="difference" not in row) for row in rows])
-        for heading, rows in groups(table)
-    ]
+    found = [(heading, [_dot(row) for row in rows]) for heading, rows in groups(table)]
     return (
         whiskers(f"{METRICS[table['task']]}, mean of {table['n_seeds']} seeds, 95 % intervals", found) if found else ""
     )
