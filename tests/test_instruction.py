@@ -20,6 +20,7 @@ from facsynth.llm import ScriptedWriter
 from facsynth.meaning.asking import AskingSettings
 from facsynth.records import Message, Request, Sample
 from facsynth.tasks.instruction import Duel, Verdict, bias_of, check_judge, judge_duels, metric
+from facsynth.tasks.resample import of_all
 from facsynth.text.template import Template
 from fault_server import Act, FaultServer, refused
 from tiny import save_model, tokenizer
@@ -88,8 +89,8 @@ def test_a_reply_that_cannot_be_read_is_a_failure_and_no_tie() -> None:
     (failure,) = found.failures
     assert (failure.where, failure.raw) == ("s0, our answer first", "Both are fine.")
     of_drawn = metric([{}, {}])
-    assert of_drawn(np.arange(2), np.array([np.nan, 0.5])) == 0.5
-    assert np.isnan(of_drawn(np.arange(2), np.array([np.nan, np.nan])))
+    assert of_all(of_drawn, np.array([np.nan, 0.5])) == 0.5
+    assert np.isnan(of_all(of_drawn, np.array([np.nan, np.nan])))
 
 
 def test_the_loss_is_of_the_last_reply_and_its_end_alone() -> None:

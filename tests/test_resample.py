@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facsynth.bins import Doubles, Ints
+from facsynth.bins import Doubles
 from facsynth.errors import InputError
 from facsynth.tasks.resample import difference, figure, holm
 
 
-def mean(items: Ints, scores: Doubles) -> float:
-    return float(scores.mean())
+def mean(scores: Doubles, counts: Doubles) -> Doubles:
+    return np.asarray(counts @ scores / counts.sum(axis=1))
 
 
 def test_the_figure_is_the_mean_over_seeds_and_its_interval_covers_the_truth() -> None:
@@ -28,7 +28,7 @@ def test_nothing_and_figures_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(InputError, match="0 test items"):
         figure(mean, np.zeros((2, 0)))
     with pytest.raises(InputError, match="no number"):
-        figure(lambda items, scores: float("nan"), np.zeros((2, 3)))
+        figure(lambda scores, counts: np.full(len(counts), np.nan), np.zeros((2, 3)))
 
 
 def test_a_difference_is_paired_and_finds_what_items_share() -> None:

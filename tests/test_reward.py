@@ -20,6 +20,7 @@ from facsynth.evaluating.reward import evaluate_reward, read_pairs
 from facsynth.model.adapter import open_base
 from facsynth.records import no_progress
 from facsynth.settings import ModelBlock
+from facsynth.tasks.resample import of_all
 from facsynth.tasks.reward import SECTION_OF, SECTIONS, STRENGTHS, check_subsets, metric, pair_scores
 from tiny import files, save_model
 from tiny_cli import facsynth
@@ -71,13 +72,13 @@ def test_a_section_weighs_its_subsets_by_prompts_and_a_tie_counts_one_half() -> 
     by_hand = ((984 * 3 / 4 + 164 * 1.5 / 2) / (984 + 164) + 1 / 3) / 2
     items = [{"subset": subset} for subset in subsets]
     figure = metric(items)
-    everything = np.arange(9)
-    assert figure(everything, scores) == pytest.approx(by_hand)
+    assert of_all(figure, scores) == pytest.approx(by_hand)
     order = np.random.default_rng(0).permutation(9)
-    assert metric([items[n] for n in order])(everything, scores[order]) == pytest.approx(by_hand), "in any order"
-    without_go = np.array([0, 1, 2, 3, 6, 6, 7, 8])
-    assert figure(without_go, scores[without_go]) == pytest.approx((3 / 4 + (0 + 0 + 0.5 + 0.5) / 4) / 2)
-    assert np.isnan(figure(everything[:6], scores[:6])), "nothing drawn of Safety"
+    assert of_all(metric([items[n] for n in order]), scores[order]) == pytest.approx(by_hand), "in any order"
+    without_go, without_safety = [1, 1, 1, 1, 0, 0, 2, 1, 1], [1, 1, 1, 1, 1, 1, 0, 0, 0]
+    found = figure(scores, np.array([without_go, without_safety], float))
+    assert found[0] == pytest.approx((3 / 4 + (0 + 0 + 0.5 + 0.5) / 4) / 2)
+    assert np.isnan(found[1])
 
 
 def test_sections_equal_a_slow_second_way() -> None:
@@ -88,7 +89,7 @@ def test_sections_equal_a_slow_second_way() -> None:
     for names in SECTIONS.values():
         parts = [(n, np.mean(scores[[s == name for s in subsets]] > 0)) for name, n in names.items() if name in subsets]
         means.append(sum(n * share for n, share in parts) / sum(n for n, _ in parts))
-    assert metric([{"subset": s} for s in subsets])(np.arange(200), scores) == pytest.approx(np.mean(means))
+    assert of_all(metric([{"subset": s} for s in subsets]), scores) == pytest.approx(np.mean(means))
 
 
 def test_without_subsets_it_is_plain_accuracy_and_its_interval_covers_it() -> None:

@@ -15,6 +15,7 @@ from facsynth.errors import InputError
 from facsynth.evaluating.fitting import tokenized
 from facsynth.model.final import final_states
 from facsynth.records import Message, Sample
+from facsynth.tasks.resample import of_all
 from facsynth.tasks.toxicity import check_both_kinds, head_scores, is_wanted, metric
 from tiny import backbone, save_model
 from tiny_cli import Parts, facsynth
@@ -64,9 +65,18 @@ def test_a_head_finds_a_planted_direction_and_each_seed_has_folds_of_its_own() -
     assert scores.shape == (3, 100)
     assert (scores[0] == scores[2]).all()
     auprc = metric([{"label": int(label)} for label in labels[200:]])
-    assert auprc(np.arange(100), scores[0]) > 0.85
-    assert auprc(np.arange(100), scores[0]) == average_precision_score(labels[200:], scores[0])
-    assert np.isnan(auprc(np.flatnonzero(labels[200:]), scores[0][labels[200:]])), "positive ones alone"
+    assert of_all(auprc, scores[0]) > 0.85
+    assert np.isnan(auprc(scores[0], labels[None, 200:].astype(float))[0]), "positive ones alone"
+
+
+def test_average_precision_of_draws_is_that_of_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.random(60) < 0.3
+    scores = rng.integers(0, 12, 60) / 12  # with ties
+    counts = rng.integers(0, 4, (20, 60)).astype(float)
+    found = metric([{"label": int(label)} for label in labels])(scores, counts)
+    expected = [average_precision_score(labels, scores, sample_weight=one) for one in counts]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_labels_of_one_kind_are_refused() -> None:

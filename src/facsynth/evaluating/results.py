@@ -16,7 +16,7 @@ from facsynth.errors import InputError, MismatchError
 from facsynth.names import names_of
 from facsynth.store import RESTORE, Artifact, read_json, read_jsonl, write_json, write_jsonl
 from facsynth.tasks import instruction, reward, steering, toxicity
-from facsynth.tasks.resample import Difference, Metric, difference, figure, holm, mean_over_seeds
+from facsynth.tasks.resample import Difference, Metric, difference, figure, holm, mean_over_seeds, of_all
 
 STAGE, RESULT, ITEMS = "eval", "result.json", "items.jsonl"
 METRICS: Mapping[str, Callable[[Sequence[Mapping[str, Any]]], Metric]] = {
@@ -48,10 +48,9 @@ def measured(task: str, items: Sequence[Mapping[str, Any]], scores: Doubles) -> 
     """
     metric = METRICS[task](items)
     found = figure(metric, scores)
-    everything = np.arange(len(items))
     return {
         "value": found.value, "ci95": [found.low, found.high],
-        "by_seed": [metric(everything, row) for row in scores], "n_test": len(items),
+        "by_seed": [of_all(metric, row) for row in scores], "n_test": len(items),
     }  # fmt: skip
 
 

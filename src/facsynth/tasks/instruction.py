@@ -11,18 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, NamedTuple
 
-import numpy as np
 from pydantic import BeforeValidator
 
 from facsynth import prompts
-from facsynth.bins import Doubles, Ints
 from facsynth.errors import IncompleteError, ModelError
 from facsynth.llm.endpoint_writer import is_passing
 from facsynth.llm.structured import Answer, ask_json
 from facsynth.meaning.asking import AskingSettings, question
 from facsynth.protocols import Writer
 from facsynth.records import Failure, Request
-from facsynth.tasks.resample import Metric
+from facsynth.tasks.resample import Metric, mean_metric
 
 Letter = Literal["A", "B", "tie"]
 ONE_LETTER = 0.95
@@ -152,9 +150,4 @@ def check_judge(verdicts: Sequence[Verdict], judge: str) -> None:
 def metric(items: Sequence[Mapping[str, Any]]) -> Metric:
     """Mean preference; items without one are left out."""
     del items
-
-    def win_rate(drawn_items: Ints, scores: Doubles) -> float:
-        known = scores[np.isfinite(scores)]
-        return float(known.mean()) if len(known) else float("nan")
-
-    return win_rate
+    return mean_metric

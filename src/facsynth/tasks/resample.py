@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from facsynth.bins import Doubles, Ints
+from facsynth.bins import Doubles
 from facsynth.errors import InputError
 
 N_DRAWS, LEVEL = 1_000, 0.95
-Metric = Callable[[Ints, Doubles], float]
-"""`metric(items, scores)`: the figure of a model that gives these test items [n] these scores [n]."""
+Metric = Callable[[Doubles, Doubles], Doubles]
+"""`metric(scores, counts)`: figures [n_draws] of a model that gives test items these scores [n_items], where each draw
+has so many of each item: counts [n_draws, n_items]. NaN of a draw in which there is no such figure."""
 
 
 class Figure(NamedTuple):
@@ -66,9 +67,16 @@ def difference(metric: Metric, first: Doubles, other: Doubles, *, rng_seed: int 
     return Difference(value, *_interval(drawn), min(1.0, 2 * (n_beyond + 1) / (len(drawn) + 1)))
 
 
-def mean_metric(items: Ints, scores: Doubles) -> float:
-    """The mean score of the drawn items."""
-    return float(scores.mean())
+def of_all(metric: Metric, scores: Doubles) -> float:
+    """The figure of the items themselves."""
+    return float(metric(scores, np.ones((1, len(scores))))[0])
+
+
+def mean_metric(scores: Doubles, counts: Doubles) -> Doubles:
+    """The mean score of the drawn items that have one: a score that is NaN is none."""
+    is_known = np.isfinite(scores)
+    n = counts @ is_known
+    return np.asarray(np.where(n > 0, counts @ np.where(is_known, scores, 0.0) / np.maximum(n, 1), np.nan))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -89,8 +97,7 @@ def mean_over_seeds(metric: Metric, scores: Doubles) -> float:
     """
     if not scores.size:
         raise InputError(f"nothing to measure: {scores.shape[0]} seeds, {scores.shape[1]} test items")
-    items = np.arange(scores.shape[1])
-    value = float(np.mean([metric(items, row) for row in scores]))
+    value = float(np.mean([of_all(metric, row) for row in scores]))
     if not np.isfinite(value):
         raise InputError("the figure is no number on these test items: are there items of both kinds?")
     return value
@@ -103,12 +110,9 @@ def _interval(drawn: Doubles) -> tuple[float, float]:
 
 def _drawn(metric: Metric, scores: Doubles, rng_seed: int) -> Doubles:
     """[n_results, N_DRAWS] of scores [n_results, n_seeds, n_items]; all results are drawn alike."""
-    rng, (n_results, n_seeds, n_items) = np.random.default_rng(rng_seed), scores.shape
-    found = np.empty((n_results, N_DRAWS))
-    for draw in range(N_DRAWS):
-        items = np.asarray(rng.integers(0, n_items, n_items), np.int64)
-        seeds = np.asarray(rng.integers(0, n_seeds, max(1, n_seeds - 1)), np.int64)
-        for result in range(n_results):
-            by_seed = {seed: metric(items, scores[result, seed, items]) for seed in set(seeds.tolist())}
-            found[result, draw] = np.mean([by_seed[seed] for seed in seeds.tolist()])
-    return found
+    rng, (_, n_seeds, n_items) = np.random.default_rng(rng_seed), scores.shape
+    items = rng.multinomial(n_items, np.full(n_items, 1 / n_items), size=N_DRAWS).astype(np.float64)
+    n_drawn = max(1, n_seeds - 1)
+    seeds = rng.multinomial(n_drawn, np.full(n_seeds, 1 / n_seeds), size=N_DRAWS).T / n_drawn
+    by_seed = np.array([[metric(row, items) for row in result] for result in scores])
+    return np.asarray((np.where(seeds > 0, by_seed, 0.0) * seeds).sum(axis=1))

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from facsynth.bins import Doubles, Floats, Ints
+from facsynth.bins import Doubles, Floats
 from facsynth.errors import InputError, missing_extra
-from facsynth.tasks.resample import Metric
+from facsynth.tasks.resample import Metric, mean_metric
 
 N_FOLDS = 5
 FEWEST = 2 * N_FOLDS
@@ -113,17 +113,17 @@ def metric(items: Sequence[Mapping[str, Any]]) -> Metric:
     subsets: list[str] = [item.get("subset") or "" for item in items]
     names = sorted(set(subsets) & SECTION_OF.keys())
     if not names:
-        return lambda drawn_items, scores: float(_right(scores).mean())
-    codes = np.array([names.index(subset) for subset in subsets], np.int64)
+        return lambda scores, counts: mean_metric(_right(scores), counts)
+    is_of = np.array([[subset == name for name in names] for subset in subsets], np.float64)
     sections = [section for section in SECTIONS if any(SECTION_OF[name] == section for name in names)]
     weights = np.array([[SECTIONS[section].get(name, 0) for name in names] for section in sections], np.float64)
 
-    def mean_of_sections(drawn_items: Ints, scores: Doubles) -> float:
-        drawn = codes[drawn_items]
-        n = np.bincount(drawn, minlength=len(names))
-        accuracy = np.bincount(drawn, _right(scores), minlength=len(names)) / np.maximum(n, 1)
-        weight = weights @ (n > 0)
-        return float(np.mean(weights @ accuracy / weight)) if weight.all() else float("nan")
+    def mean_of_sections(scores: Doubles, counts: Doubles) -> Doubles:
+        n = counts @ is_of
+        accuracy = (counts * _right(scores)) @ is_of / np.maximum(n, 1)
+        weight = (n > 0) @ weights.T
+        of_sections = accuracy @ weights.T / np.maximum(weight, 1)
+        return np.asarray(np.where((weight > 0).all(axis=1), of_sections.mean(axis=1), np.nan))
 
     return mean_of_sections
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from facsynth.bins import Doubles, Floats, Ints
+from facsynth.bins import Doubles, Floats
 from facsynth.errors import InputError, missing_extra
 from facsynth.tasks.resample import Metric
 
@@ -82,13 +82,21 @@ def head_scores(train: Floats, labels: Labels, test: Floats, seeds: Sequence[int
 
 
 def metric(items: Sequence[Mapping[str, Any]]) -> Metric:
-    """Average precision on test items by their `label`; not a number where none or all of the drawn are positive."""
-    from sklearn.metrics import average_precision_score  # noqa: PLC0415
+    """Average precision on test items by their `label`, Σ (R_k - R_k-1) P_k over distinct scores; as scikit-learn's.
 
-    labels = np.array([item["label"] for item in items], np.bool_)
+    No number where none or all of the drawn are positive.
+    """
+    labels = np.array([item["label"] for item in items], np.float64)
 
-    def auprc(drawn_items: Ints, scores: Doubles) -> float:
-        drawn = labels[drawn_items]
-        return float(average_precision_score(drawn, scores)) if drawn.any() and not drawn.all() else float("nan")
+    def auprc(scores: Doubles, counts: Doubles) -> Doubles:
+        order = np.argsort(-scores, kind="stable")
+        ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))
+        drawn = counts[:, order]
+        n_found = (drawn * labels[order]).cumsum(axis=1)[:, ends]
+        n_taken = drawn.cumsum(axis=1)[:, ends]
+        n_positive = n_found[:, -1]
+        gains = np.diff(n_found, axis=1, prepend=0.0) / np.maximum(n_positive, 1)[:, None]
+        found = (gains * n_found / np.maximum(n_taken, 1)).sum(axis=1)
+        return np.asarray(np.where((n_positive > 0) & (n_positive < n_taken[:, -1]), found, np.nan))
 
     return auprc

@@ -1,0 +1,105 @@
+"""The files that the experiments of docs/RESULTS.md draw from, out of public data sets: parts that share no text.
+
+    python benchmarks/experiment_data.py DATA OUT
+
+OUT/toxicity: labelled messages. anchor: half of the toxic rows of ToxicChat's training part and all red-team
+instructions, with as many others; known: the other half of the toxic rows, benign: instructions, from which seed sets
+are drawn; pool: further rows of ToxicChat, mostly not toxic; test: its validation part. They hold offensive texts.
+OUT/steering, OUT/reward: halves of the training parts, and the validation parts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+BEHAVIOURS = (
+    "sycophancy", "survival-instinct", "myopic-reward", "refusal", "corrigible-neutral-HHH", "coordinate-other-ais",
+)  # fmt: skip
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text(text, encoding="utf-8")
+
+
+def message(text: str, label: int) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}], "label": label}
+
+
+def once(rows: Iterable[dict[str, Any]], known: set[str]) -> list[dict[str, Any]]:
+    """Rows whose text is not known yet."""
+    found = []
+    for row in rows:
+        text = row["messages"][0]["content"].strip()
+        if text and text not in known:
+            known.add(text)
+            found.append(row)
+    return found
+
+
+def chats(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [message(row["instance"], int(row["annotations"]["toxicity"]["majority_human"])) for row in rows]
+
+
+def instructions(rows: list[dict[str, Any]], label: int) -> list[dict[str, Any]]:
+    return [message(f"{row['instruction']}\n\n{row.get('input') or ''}".strip(), label) for row in rows]
+
+
+def toxicity(data: Path, out: Path) -> None:
+    known: set[str] = set()
+    rng = random.Random("toxicity")
+    test = once(chats(read(data / "toxicchat_validation.jsonl.gz")), known)
+    train = once(chats(read(data / "toxicchat_train.jsonl.gz")), known)
+    red = once(instructions(read(data / "redteam_instructions.jsonl.gz"), 1), known)
+    benign = once(instructions(read(data / "benign_instructions.jsonl.gz"), 0), known)
+    rng.shuffle(train)
+    rng.shuffle(benign)
+    toxic, others = ([row for row in train if row["label"] == label] for label in (1, 0))
+    half = len(toxic) // 2
+    positive = [*toxic[:half], *red]
+    n_chats = min(len(others) // 2, len(positive))
+    negative = [*others[:n_chats], *benign[: len(positive) - n_chats]]
+    write(out / "anchor.jsonl", [*positive, *negative])
+    write(out / "known.jsonl", toxic[half:])
+    write(out / "benign.jsonl", benign[len(positive) - n_chats :])
+    write(out / "pool.jsonl", others[n_chats:])
+    write(out / "test.jsonl", test)
+
+
+def halves(rows: list[dict[str, Any]], key: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    rng = random.Random(key)
+    shuffled = rng.sample(rows, len(rows))
+    return shuffled[: len(rows) // 2], shuffled[len(rows) // 2 :]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    asked = parser.parse_args()
+    toxicity(asked.data / "toxicity", asked.out / "toxicity")
+    for name in BEHAVIOURS:
+        anchor, rest = halves(read(asked.data / "steering" / f"{name}_train.jsonl.gz"), name)
+        write(asked.out / "steering" / name / "anchor.jsonl", anchor)
+        write(asked.out / "steering" / name / "rest.jsonl", rest)
+        write(asked.out / "steering" / name / "test.jsonl", read(asked.data / "steering" / f"{name}_validation.jsonl.gz"))
+    anchor, rest = halves(read(asked.data / "reward" / "hh_harmless_base_train.jsonl.gz"), "reward")
+    write(asked.out / "reward" / "anchor.jsonl", anchor)
+    write(asked.out / "reward" / "rest.jsonl", rest)
+    write(asked.out / "reward" / "test.jsonl", read(asked.data / "reward" / "hh_harmless_base_validation.jsonl.gz"))
+
+
+if __name__ == "__main__":
+    main()
