@@ -94,7 +94,9 @@ def main() -> None:
         anchor, rest = halves(read(asked.data / "steering" / f"{name}_train.jsonl.gz"), name)
         write(asked.out / "steering" / name / "anchor.jsonl", anchor)
         write(asked.out / "steering" / name / "rest.jsonl", rest)
-        write(asked.out / "steering" / name / "test.jsonl", read(asked.data / "steering" / f"{name}_validation.jsonl.gz"))
+        write(
+            asked.out / "steering" / name / "test.jsonl", read(asked.data / "steering" / f"{name}_validation.jsonl.gz")
+        )
     anchor, rest = halves(read(asked.data / "reward" / "hh_harmless_base_train.jsonl.gz"), "reward")
     write(asked.out / "reward" / "anchor.jsonl", anchor)
     write(asked.out / "reward" / "rest.jsonl", rest)

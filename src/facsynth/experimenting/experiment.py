@@ -19,13 +19,14 @@ from facsynth.evaluating.reward import evaluate_reward
 from facsynth.evaluating.steering import evaluate_steering
 from facsynth.evaluating.toxicity import evaluate_toxicity
 from facsynth.experimenting.cells import Bench, Made
+from facsynth.experimenting.correlating import correlations, measures
 from facsynth.experimenting.settings import NOTHING_WRITTEN, ExperimentSettings
 from facsynth.lock import locked
 from facsynth.records import Progress, no_progress
 from facsynth.store import write_json, write_jsonl
 from facsynth.tasks.resample import holm
 
-TABLE = "table.json"
+TABLE, MEASURES = "table.json", "measures.jsonl"
 SAMPLES, TOKENS = "samples", "tokens"
 """What a budget counts."""
 
@@ -70,6 +71,14 @@ def run_experiment(
         if checked.get("is_measurable", True):
             found = {point: [_trained(bench, point, seed) for seed in settings.seeds] for point in points(settings)}
             table |= {"rows": _rows(settings, found), "n_seeds": len(settings.seeds)}
+            figures = {
+                (point.method, point.budget, seed): trained.result.record["value"]
+                for point, by_seed in found.items() if point.axis == SAMPLES
+                for seed, trained in zip(settings.seeds, by_seed, strict=True)
+            }  # fmt: skip
+            rows = measures(bench, figures)
+            write_jsonl(out / MEASURES, rows)
+            table |= {"correlations": correlations(rows)}
         write_json(out / TABLE, table)
     return table
 

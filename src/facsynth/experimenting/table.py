@@ -12,7 +12,7 @@ from typing import Any
 
 from facsynth.report.whiskers import Dot, whiskers
 
-HEADINGS = ("method", "samples", "tokens", "mean", "95 %", "difference", "95 %", "p (Holm)")
+HEADINGS = ("method", "samples", "mean", "95 %", "differs by", "95 %", "p")
 METRICS = {
     "toxicity": "AUPRC", "reward": "accuracy", "steering": "control rate",
 }  # fmt: skip
@@ -33,12 +33,9 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     told = ("", "", "")
     if "difference" in row:
         low, high = row["difference_ci95"]
-        told = (f"{row['difference']:+.3f}", f"{low:+.3f} to {high:+.3f}", f"{row['p_holm']:.3f}")
+        told = (f"{row['difference']:+.3f}", f"{low:+.2f} to {high:+.2f}", f"{row['p_holm']:.3f}")
     low, high = row["ci95"]
-    return (
-        row["method"], f"{fmean(row['n_samples']):,.0f}", f"{row['tokens']:,.0f}", f"{row['value']:.3f}",
-        f"{low:.3f} to {high:.3f}", *told,
-    )  # fmt: skip
+    return (row["method"], f"{fmean(row['n_samples']):,.0f}", f"{row['value']:.3f}", f"{low:.2f}-{high:.2f}", *told)
 
 
 def markdown(table: Mapping[str, Any]) -> str:
@@ -50,7 +47,7 @@ def markdown(table: Mapping[str, Any]) -> str:
             f"{found['ci95'][0]:.3f} to {found['ci95'][1]:.3f}), is not above its null, {found['null_limit']:.3f}. "
             "No method is compared.\n"
         )
-    parts = [f"{METRICS[table['task']]}, {table['n_seeds']} seeds; differences to {table['against']}.\n"]
+    parts = [f"{METRICS[table['task']]}, {table['n_seeds']} seeds; differences to {table['against']}, p after Holm.\n"]
     for heading, rows in groups(table):
         parts += [f"\n**{heading}**\n", _line(HEADINGS), _line(["---"] * len(HEADINGS))]
         parts += [_line(cells(row)) for row in rows]

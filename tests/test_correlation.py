@@ -1,0 +1,54 @@
+"""Correlations of measures with a task: exact where they can be, and blind to what methods have in common."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from facsynth.errors import InputError
+from facsynth.tasks.correlation import between, partial, within
+
+
+def test_between_methods_it_is_spearmans_with_an_exact_p() -> None:
+    rng = np.random.default_rng(0)
+    for n in (4, 6):
+        x, y = rng.normal(size=n), rng.integers(0, 4, n).astype(float)
+        found = between(x.tolist(), y.tolist())
+        assert found.rho == pytest.approx(spearmanr(x, y).statistic)
+        all_rho = [abs(spearmanr(x[list(order)], y).statistic) for order in itertools.permutations(range(n))]
+        assert found.p == pytest.approx(np.mean(np.array(all_rho) >= abs(found.rho) - 1e-9))
+    assert between([1, 2, 3, 4], [2, 3, 4, 5]).p == pytest.approx(2 / 24)
+    assert between(list(range(12)), list(range(12))).p < 0.001
+
+
+def test_methods_alone_make_no_correlation_within() -> None:
+    rng = np.random.default_rng(1)
+    method = [str(m) for m in range(6) for _ in range(5)]
+    level = np.repeat(np.arange(6.0), 5)
+    x, y = level + 0.1 * rng.normal(size=30), level + 0.1 * rng.normal(size=30)
+    assert spearmanr(x, y).statistic > 0.9
+    assert within(x.tolist(), y.tolist(), method).p > 0.05
+    shared = rng.normal(size=30)
+    told = within((level + shared).tolist(), (shared - level).tolist(), method)
+    assert told.rho > 0.9 and told.p < 0.01
+
+
+def test_a_budget_that_moves_both_makes_no_partial_correlation() -> None:
+    rng, told = np.random.default_rng(2), 0
+    method = [str(m) for m in range(4) for _ in range(12)]
+    budget = [float(b) for _ in range(4) for b in (50, 100, 200, 400) for _ in range(3)]
+    for _ in range(20):
+        x, y = (np.log(budget) + 0.3 * rng.normal(size=48) for _ in range(2))
+        assert spearmanr(x, y).statistic > 0.5
+        told += partial(x.tolist(), y.tolist(), method, budget, rng_seed=0).p < 0.05
+    assert told <= 4, told
+
+
+def test_too_few_points_are_refused() -> None:
+    with pytest.raises(InputError, match="three are needed"):
+        between([1, 2], [1, 2])
+    with pytest.raises(InputError, match="no method has two points"):
+        within([1, 2], [1, 2], ["a", "b"])
