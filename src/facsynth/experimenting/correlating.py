@@ -1,8 +1,8 @@
 """Does what coverage and other measures say of a set agree with what a model learns from it?
 
-Before: the cells of an experiment and their figures. After: `table.json`. Measured are the samples alone, at each budget
-of samples; ranks are compared at the largest budget between methods and within them, and at all budgets given method
-and budget.
+Before: the cells of an experiment and their figures. After: `table.json`. Measured are the samples alone, at each
+budget of samples; ranks are compared at the largest budget between methods and within them, and at all budgets given
+method and budget.
 """
 
 from __future__ import annotations
