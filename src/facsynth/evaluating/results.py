@@ -93,7 +93,7 @@ def compare_results(folders: Sequence[Path]) -> dict[str, Any]:
     for folder, other in zip(folders[1:], others, strict=True):
         _check_alike(first, other, folders[0], folder)
     metric = METRICS[first.task](first.items)
-    told = [difference(metric, first.scores, other.scores) for other in others]
+    told = [difference(metric, *_both(first.scores, other.scores)) for other in others]
     return {
         "task": first.task, "metric": first.record["metric"], "n_test": len(first.items),
         "n_seeds": len(first.scores),
@@ -106,6 +106,12 @@ def compare_results(folders: Sequence[Path]) -> dict[str, Any]:
             for name, d, p in zip(names[1:], told, holm([d.p for d in told]), strict=True)
         ],
     }  # fmt: skip
+
+
+def _both(first: Doubles, other: Doubles) -> tuple[Doubles, Doubles]:
+    """Without the scores of an item and seed that one of them lacks."""
+    lacks = np.isnan(first) | np.isnan(other)
+    return np.where(lacks, np.nan, first), np.where(lacks, np.nan, other)
 
 
 def _check_alike(first: Result, other: Result, where: Path, of_other: Path) -> None:
