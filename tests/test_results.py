@@ -61,3 +61,17 @@ def test_results_that_do_not_belong_together_are_refused(tmp_path: Path) -> None
     assert (broken.code, "has no scores of every item and seed" in broken.stderr) == (1, True)
     (other / "manifest.json").unlink()
     assert "is not finished" in facsynth("compare", a, other).stderr
+
+
+def test_an_item_that_one_result_lacks_counts_for_neither(tmp_path: Path) -> None:
+    scores = {"a": [[1.0, 0.0, np.nan, 0.5]], "b": [[1.0, np.nan, 1.0, 1.0]]}
+    for name, rows in scores.items():
+        items = [{"sample_id": f"{n:016x}"} for n in range(4)]
+        found = np.array(rows)
+        record = {"task": "instruction", "metric": "win rate", **measured("instruction", items, found)}
+        artifact = Artifact(tmp_path / name, STAGE, {"task": "instruction"}, {"who": name})
+        keep_result(artifact, Result("instruction", items, found, record))
+    assert np.isnan(read_result(tmp_path / "b").scores[0, 1])
+    compared = compare_results([tmp_path / "a", tmp_path / "b"])
+    assert [one["value"] for one in compared["results"]] == [0.5, 1.0]
+    assert compared["pairs"][0]["difference"] == pytest.approx(np.mean([1.0, 1.0]) - np.mean([1.0, 0.5]))

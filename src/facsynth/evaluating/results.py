@@ -83,7 +83,7 @@ def read_result(folder: Path) -> Result:
 
 def difference_of(task: str, items: Sequence[Mapping[str, Any]], first: Doubles, other: Doubles) -> Difference:
     """`other` less `first`, both [n_seeds, n_items] of these test items."""
-    return difference(METRICS[task](items), first, other)
+    return difference(METRICS[task](items), *_both(first, other))
 
 
 def compare_results(folders: Sequence[Path]) -> dict[str, Any]:
@@ -112,6 +112,12 @@ def compare_results(folders: Sequence[Path]) -> dict[str, Any]:
             for name, d, p in zip(names[1:], told, holm([d.p for d in told]), strict=True)
         ],
     }  # fmt: skip
+
+
+def _both(first: Doubles, other: Doubles) -> tuple[Doubles, Doubles]:
+    """Without the scores of an item and seed that one of them lacks."""
+    lacks = np.isnan(first) | np.isnan(other)
+    return np.where(lacks, np.nan, first), np.where(lacks, np.nan, other)
 
 
 def _check_alike(first: Result, other: Result, where: Path, of_other: Path) -> None:
