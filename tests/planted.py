@@ -26,7 +26,7 @@ from rivals import WORDS
 from tiny import CHATML, SPECIAL, save_model
 from tiny_cli import facsynth
 
-MARKED, OTHERS = WORDS[:16], WORDS[16:]
+MARKED, OTHERS = WORDS[:16], WORDS[16:36]
 N_KNOWN = 4
 WIDTH = 128
 
@@ -103,7 +103,7 @@ def experiment(folder: Path, server: FaultServer, **changes: Any) -> Path:
             "asks_for": "messages with marks"}  # fmt: skip
     (folder / "task.yaml").write_text(yaml.safe_dump(task))
     raw = {
-        "evaluate": {"task": "toxicity", "test": str(messages(folder / "test.jsonl", 64, 128, 3)), "model": model},
+        "evaluate": {"task": "toxicity", "test": str(messages(folder / "test.jsonl", 160, 320, 3)), "model": model},
         "run": {
             "task": str(folder / "task.yaml"),
             "model": model,
@@ -117,8 +117,8 @@ def experiment(folder: Path, server: FaultServer, **changes: Any) -> Path:
             {"path": str(messages(folder / "known.jsonl", 120, 0, 4, MARKED[:N_KNOWN])), "n": 40},
             {"path": str(messages(folder / "rest.jsonl", 0, 300, 5)), "n": 120},
         ],
-        "methods": {"random-features": None, "fac": None, "none": None},
-        "budgets": [12, 24],
+        "methods": {"random-features": None, "fac": None, "none": None, "anchor": None},
+        "budgets": [24, 48],
         "seeds": [0, 1, 2, 3, 4],
     } | changes
     path = folder / "experiment.yaml"

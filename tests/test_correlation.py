@@ -52,3 +52,5 @@ def test_too_few_points_are_refused() -> None:
         between([1, 2], [1, 2])
     with pytest.raises(InputError, match="no method has two points"):
         within([1, 2], [1, 2], ["a", "b"])
+    with pytest.raises(InputError, match="the same everywhere"):
+        between([1, 1, 1], [1, 2, 3])

@@ -12,7 +12,7 @@ from typing import Any
 
 from facsynth.report.whiskers import Dot, whiskers
 
-HEADINGS = ("method", "samples", "mean", "95 %", "differs by", "95 %", "p")
+HEADINGS = ("method", "samples", "mean", "95 %", "change", "95 %", "p")
 METRICS = {
     "toxicity": "AUPRC", "reward": "accuracy", "steering": "control rate",
 }  # fmt: skip

@@ -35,7 +35,7 @@ def between(measure: Sequence[float], task: Sequence[float], *, rng_seed: int = 
     """Spearman's correlation of means, a point a method, with a permutation p: exact for `EXACT` points and fewer.
 
     Raises:
-        InputError: fewer than three points.
+        InputError: fewer than three points, or one of the two does not vary.
     """
     x, y = _ranks(np.array(measure)), _ranks(np.array(task))
     if len(x) < 3:
@@ -52,7 +52,7 @@ def within(measure: Sequence[float], task: Sequence[float], method: Sequence[str
     """Correlation of ranks within each method, all methods together; p by orders within methods.
 
     Raises:
-        InputError: no method has two points.
+        InputError: no method has two points, or one of the two does not vary.
     """
     groups = _groups(method)
     x, y = (np.concatenate([_ranks(np.array(values)[g]) for g in groups]) for values in (measure, task))
@@ -66,6 +66,9 @@ def partial(
     """Correlation of ranks over all points, given method and log budget: what is left after a linear fit of both.
 
     p by orders within methods.
+
+    Raises:
+        InputError: as `within`.
     """
     groups = _groups(method)
     given = np.column_stack([
@@ -93,7 +96,9 @@ def _groups(method: Sequence[str]) -> list[Ints]:
 
 def _correlation(x: Doubles, y: Doubles) -> float:
     length = math.sqrt(float(x @ x) * float(y @ y))
-    return float(x @ y) / length if length > 1e-12 else float("nan")
+    if length < 1e-12:
+        raise InputError("one of the two is the same everywhere: there is nothing to correlate")
+    return float(x @ y) / length
 
 
 def _stratified(x: Doubles, y: Doubles, groups: Sequence[Ints], rng_seed: int) -> Correlation:
