@@ -66,21 +66,33 @@ def run_experiment(
     """
     with locked(out):
         bench = Bench(settings, out, cache, progress)
-        checked = _check_measurable(bench)
-        table: dict[str, Any] = {"task": settings.evaluate.task, "against": next(iter(settings.methods)), **checked}
-        if checked.get("is_measurable", True):
-            found = {point: [_trained(bench, point, seed) for seed in settings.seeds] for point in points(settings)}
-            table |= {"rows": _rows(settings, found), "n_seeds": len(settings.seeds)}
-            figures = {
-                (point.method, point.budget, seed): trained.result.record["value"]
-                for point, by_seed in found.items() if point.axis == SAMPLES
-                for seed, trained in zip(settings.seeds, by_seed, strict=True)
-            }  # fmt: skip
-            rows = measures(bench, figures)
+        table = {"task": settings.evaluate.task, "against": next(iter(settings.methods)), **_check_measurable(bench)}
+        found: dict[Point, list[Trained]] = {point: [] for point in points(settings)}
+        for n, seed in enumerate(settings.seeds, start=1):
+            if not table.get("is_measurable", True):
+                break
+            for point, trained in found.items():
+                trained.append(_trained(bench, point, seed))
+            table |= {"seeds": list(settings.seeds[:n]), "rows": _rows(settings, found)}
+            write_json(out / TABLE, table)
+        if "rows" in table:
+            rows = measures(bench, _figures(settings, found))
             write_jsonl(out / MEASURES, rows)
-            table |= {"correlations": correlations(rows)}
+            table["correlations"] = correlations(rows)
         write_json(out / TABLE, table)
     return table
+
+
+def _figures(
+    settings: ExperimentSettings, found: Mapping[Point, Sequence[Trained]]
+) -> dict[tuple[str, int, int], float]:
+    """By method, budget of samples and seed."""
+    return {
+        (point.method, point.budget, seed): trained.result.record["value"]
+        for point, by_seed in found.items()
+        if point.axis == SAMPLES
+        for seed, trained in zip(settings.seeds, by_seed, strict=True)
+    }
 
 
 def points(settings: ExperimentSettings) -> list[Point]:

@@ -47,7 +47,9 @@ def markdown(table: Mapping[str, Any]) -> str:
             f"{found['ci95'][0]:.3f} to {found['ci95'][1]:.3f}), is not above its null, {found['null_limit']:.3f}. "
             "No method is compared.\n"
         )
-    parts = [f"{METRICS[table['task']]}, {table['n_seeds']} seeds; differences to {table['against']}, p after Holm.\n"]
+    parts = [
+        f"{METRICS[table['task']]}, {len(table['seeds'])} seeds; differences to {table['against']}, p after Holm.\n"
+    ]
     for heading, rows in groups(table):
         parts += [f"\n**{heading}**\n", _line(HEADINGS), _line(["---"] * len(HEADINGS))]
         parts += [_line(cells(row)) for row in rows]
@@ -67,5 +69,7 @@ def plot(table: Mapping[str, Any]) -> str:
     """Every figure with its interval; "" where nothing was compared."""
     found = [(heading, [_dot(row) for row in rows]) for heading, rows in groups(table)]
     return (
-        whiskers(f"{METRICS[table['task']]}, mean of {table['n_seeds']} seeds, 95 % intervals", found) if found else ""
+        whiskers(f"{METRICS[table['task']]}, mean of {len(table['seeds'])} seeds, 95 % intervals", found)
+        if found
+        else ""
     )
