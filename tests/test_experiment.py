@@ -1,4 +1,4 @@
-"""Methods side by side on tiny parts: what each is given, equal budgets, what goes on, and what is refused."""
+"""Methods side by side: what each is given, equal budgets, planted truth, what goes on, and what is refused."""
 
 from __future__ import annotations
 
@@ -6,35 +6,169 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import yaml
 
-import tiny_run
-from test_toxicity import labelled
+import planted
+from facsynth.coverage.plan import PlanRow
+from facsynth.errors import SettingsError
+from facsynth.experimenting.cells import Made
+from facsynth.experimenting.choosing import _exchanged
+from facsynth.experimenting.experiment import Point, points
+from facsynth.experimenting.settings import load_experiment
+from facsynth.records import Span
+from fault_server import FaultServer
 from tiny_cli import facsynth
 
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples" / "experiments").glob("*.yaml"))
+MINIMAL: dict[str, Any] = {
+    "evaluate": {"task": "toxicity", "test": "test.jsonl"},
+    "run": {"task": "toxicity", "data": {"anchor": "anchor.jsonl"}},
+    "draw": [{"path": "rest.jsonl", "n": 10}],
+    "methods": {"none": None, "fac": {}},
+}
 
-def config(folder: Path, **changes: Any) -> Path:
-    """An experiment on a model with random weights."""
-    run = tiny_run.parts(folder)
-    run["data"] = {"anchor": [str(labelled(folder / "anchor.jsonl", 60, 2))]}
-    run |= {"task": "toxicity"}
-    raw = {
-        "evaluate": {"task": "toxicity", "test": str(labelled(folder / "test.jsonl", 40, 5)), "model": run["model"]},
-        "run": run,
-        "draw": [{"path": str(labelled(folder / "rest.jsonl", 60, 9)), "n": 30}],
-        "methods": {"none": None, "plain": None, "fac": None, "random-features": None},
-        "budgets": [2, 4],
-        "seeds": [0, 1],
-    } | changes
+
+def written(folder: Path, **changes: Any) -> Path:
     path = folder / "experiment.yaml"
-    path.write_text(yaml.safe_dump(raw, sort_keys=False))
+    path.write_text(yaml.safe_dump(MINIMAL | changes, sort_keys=False))
     return path
 
 
-def test_an_experiment_on_tiny_parts_gives_a_table_and_a_plot_and_goes_on(tmp_path: Path) -> None:
-    path = config(tmp_path, tokens_of="fac")
-    done = facsynth("experiment", path, "-o", tmp_path / "out")
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_examples_are_experiments(path: Path) -> None:
+    found = load_experiment(path)
+    assert len(points(found)) >= 2
+    assert all(found.kind(name) for name in found.methods)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"methods": {"none": None, "fca": None}}, "did you mean `fac`?"),
+        ({"methods": {"none": None, "mine": {"kind": "plain", "share": 0.5}}}, "mine has no features"),
+        ({"methods": {"none": None, "real": None}}, "name the files of real"),
+        ({"methods": {"none": None, "pool": None}}, "names none"),
+        ({"methods": {"none": None}}, "at least 2"),
+        ({"methods": {"none": None, "fac": {"set": {"writer.temprature": 1}}}}, "did you mean `temperature`?"),
+        ({"tokens_of": "none"}, "no method that writes"),
+        ({"budgets": [50, 50]}, "twice"),
+        ({"run": {"task": "toxicity", "data": {"anchor": "a.jsonl", "seed": "s.jsonl"}}}, "The seed set is drawn"),
+        ({"base": "experiment.yaml"}, "Name another experiment's file"),
+        ({"sweep": 1}, "unknown key `sweep`"),
+    ],
+)  # fmt: skip
+def test_an_experiment_that_means_nothing_is_refused(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_experiment(written(tmp_path, **changes))
+    assert told in str(caught.value)
+
+
+def test_a_file_says_only_what_differs_from_its_base(tmp_path: Path) -> None:
+    written(tmp_path)
+    (tmp_path / "more.yaml").write_text("base: experiment.yaml\nseeds: [7]\n")
+    found = load_experiment(tmp_path / "more.yaml")
+    assert (found.seeds, list(found.methods)) == ((7,), ["none", "fac"])
+    run = found.run_of("fac", tmp_path / "seed.jsonl", 7)
+    assert (run.rng_seed, run.data.holdout) == (7, ("test.jsonl",)), "nothing that is tested with is written"
+
+
+def test_the_axis_of_tokens_has_what_writes_and_what_is_compared_with(tmp_path: Path) -> None:
+    methods = {"none": None, "anchor": None, "fac": None, "plain": None}
+    found = points(load_experiment(written(tmp_path, methods=methods, tokens_of="fac", budgets=[5, 9])))
+    assert [p for p in found if p.axis == "tokens" and p.budget == 9] == [
+        Point(name, "tokens", 9) for name in ("none", "fac", "plain")
+    ]
+    assert sum(p.axis == "samples" for p in found) == 8
+
+
+def test_budgets_are_nested() -> None:
+    made = Made([{"n": n} for n in range(4)], [10, 10, 25, 40])
+    assert made.first(3) == made.first(4)[:3]
+    assert [made.tokens_for(n) for n in (1, 2, 3, 9)] == [10, 10, 25, 40]
+    assert [len(made.within(tokens)) for tokens in (9, 10, 24, 40)] == [0, 2, 2, 4]
+    assert Made([], []).tokens_for(5) == 0
+
+
+def test_shuffled_spans_are_those_of_another_feature() -> None:
+    rows = [PlanRow(n, "missing", 1, 0.1, 0.0, keep=True, explanation=f"e{n}") for n in range(5)]
+    spans = {n: [Span(n, f"text {n}", "t", 1.0, "id", 0)] for n in range(5)}
+    changed, given = _exchanged(rows, spans, np.random.default_rng(0))
+    assert [row.feature_id for row in changed] == list(range(5))
+    for row in changed:
+        (span,) = given[row.feature_id]
+        assert span.feature_id != row.feature_id
+        assert row.explanation == f"e{span.feature_id}"
+    assert sorted(s.feature_id for (s,) in given.values()) == list(range(5))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FACSYNTH_CACHE", str(tmp_path / "cache"))
+
+
+def test_an_experiment_goes_on_and_takes_more_seeds_later(tmp_path: Path) -> None:
+    with FaultServer(planted.writes) as server:
+        small: dict[str, Any] = {"methods": {"none": None, "fac": None, "plain": None}, "budgets": [4], "seeds": [0]}
+        config = planted.experiment(tmp_path, server, **small, tokens_of="fac")
+        out = tmp_path / "out"
+        done = facsynth("experiment", config, "-o", out)
+        assert done.code == 0, done.stderr
+        assert "4 samples" in done.stdout and "as many written tokens as 4 samples took" in done.stdout
+        table, n_asked = (out / "table.json").read_bytes(), sum(server.answered.values())
+        found = json.loads(facsynth("experiment", config, "-o", out, "--json").stdout)
+        assert (out / "table.json").read_bytes() == table
+        assert sum(server.answered.values()) == n_asked, "what is there is not asked for again"
+        rows = {(row["axis"], row["method"]): row for row in found["rows"]}
+        assert rows["samples", "none"]["n_samples"] == [0] and "difference" not in rows["samples", "none"]
+        assert rows["samples", "fac"]["n_samples"] == rows["samples", "plain"]["n_samples"] == [4]
+        assert rows["tokens", "plain"]["tokens"] == rows["samples", "fac"]["tokens"] > 0
+        assert "fewer than 10" in found["correlations"]["notes"][0]
+        assert (out / "plot.svg").read_text().startswith("<svg") and "| fac | 4 |" in (out / "table.md").read_text()
+        seed_set = [json.loads(line) for line in (out / "seeds" / "0.jsonl").read_text().splitlines()]
+        assert sum(row["label"] for row in seed_set) == 40 and len(seed_set) == 160
+        raw = yaml.safe_load(config.read_text()) | {"seeds": [0, 1]}
+        config.write_text(yaml.safe_dump(raw, sort_keys=False))
+        more = json.loads(facsynth("experiment", config, "-o", out, "--json").stdout)
+        assert (more["seeds"], len(more["rows"][0]["by_seed"])) == ([0, 1], 2)
+        raw["draw"][0]["n"] = 10_000
+        config.write_text(yaml.safe_dump(raw | {"seeds": [2]}, sort_keys=False))
+        few = facsynth("experiment", config, "-o", out)
+        assert (few.code, "and 10000 are to be drawn" in few.stderr) == (1, True)
+
+
+@pytest.mark.slow
+def test_planted_features_are_worth_more_than_random_ones(tmp_path: Path) -> None:
+    with FaultServer(planted.writes) as server:
+        done = facsynth("experiment", planted.experiment(tmp_path, server), "-o", tmp_path / "out", "--json")
     assert done.code == 0, done.stderr
-    table = json.loads((tmp_path / "out" / "table.json").read_text())
-    print(done.stdout)
-    assert [row["method"] for row in table["rows"][:4]] == ["none", "plain", "fac", "random-features"]
+    rows = {(row["budget"], row["method"]): row for row in json.loads(done.stdout)["rows"]}
+    for budget in (24, 48):
+        assert rows[budget, "fac"]["against"] == "random-features"
+        assert rows[budget, "fac"]["difference_ci95"][0] > 0
+    assert rows[48, "fac"]["p_holm"] < 0.05
+
+
+@pytest.mark.slow
+def test_where_features_do_not_matter_no_difference_is_told(tmp_path: Path) -> None:
+    """Labels drawn at random: of 20 experiments at most two tell one."""
+    n_told = 0
+    with FaultServer(planted.writes) as server:
+        config = planted.experiment(tmp_path, server, budgets=[24], methods={"random-features": None, "fac": None})
+        raw = yaml.safe_load(config.read_text())
+        test = (tmp_path / "test.jsonl").read_text().splitlines()
+        for repetition in range(20):
+            rng = np.random.default_rng(repetition)
+            rows = [json.loads(line) | {"label": int(rng.random() < 0.3)} for line in test]
+            (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            out = tmp_path / f"out-{repetition}"
+            for part in ("seeds", "cells", "features"):
+                if repetition:
+                    out.mkdir(exist_ok=True)
+                    (out / part).symlink_to(tmp_path / "out-0" / part)
+            config.write_text(yaml.safe_dump(raw, sort_keys=False))
+            done = facsynth("experiment", config, "-o", out, "--json")
+            assert done.code == 0, done.stderr
+            n_told += any(row.get("p_holm", 1) < 0.05 for row in json.loads(done.stdout)["rows"])
+    assert n_told <= 2, n_told

@@ -135,7 +135,7 @@ def load_experiment(path: Path) -> ExperimentSettings:
     Raises:
         SettingsError: an unknown key, a missing one, or a value that means nothing; of the run's settings too.
     """
-    raw = read_yaml(path)
+    raw = _with_base(path)
     found = parse_block(ExperimentSettings, raw, str(path))
     if "seed" in found.run.get("data", {}):
         raise SettingsError(f"{path} names run.data.seed\nThe seed set is drawn: name its files under draw.")
@@ -144,3 +144,15 @@ def load_experiment(path: Path) -> ExperimentSettings:
         if found.kind(name) == "pool" and not run.data.pool:
             raise SettingsError(f"{name} selects from a pool, and {path} names none\nName one: run.data.pool.")
     return found
+
+
+def _with_base(path: Path) -> Any:
+    """What a file says, over what the file that it names as `base`, beside it, says."""
+    raw = read_yaml(path, fresh="examples/experiments has some that are.")
+    if not isinstance(raw, dict) or "base" not in raw:
+        return raw
+    base, own = raw["base"], {key: value for key, value in raw.items() if key != "base"}
+    if not isinstance(base, str) or (path.parent / base).resolve() == path.resolve():
+        raise SettingsError(f"{path}: base is {base!r}\nName another experiment's file, as toxicity.yaml.")
+    found = _with_base(path.parent / base)
+    return {**found, **own} if isinstance(found, dict) else found
