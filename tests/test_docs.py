@@ -58,6 +58,9 @@ def corpora(folder: Path) -> None:
     ):  # fmt: skip
         for name in names:
             (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+    for name, part in (("labelled", seed[:20]), ("more-labelled", anchor[40:60]), ("labelled-test", seed[20:40])):
+        labelled = [row | {"label": n % 2} for n, row in enumerate(part)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labelled), encoding="utf-8")
 
 
 def models(folder: Path) -> None:
