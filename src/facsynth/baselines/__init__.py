@@ -1,9 +1,10 @@
-"""The rival methods and the plain control, a file each, by the names that commands know them by."""
+"""The rival methods, and the controls that name no features, a file each, by the names that commands know."""
 
 from __future__ import annotations
 
 from facsynth.baselines import (
     cot_self_instruct,
+    dense_clusters,
     evol_instruct,
     magpie,
     plain,
@@ -16,6 +17,7 @@ from facsynth.baselines.given import Method
 
 METHODS: dict[str, Method] = {
     "plain": plain.waves,
+    "dense-clusters": dense_clusters.waves,
     "self-instruct": self_instruct.waves,
     "evol-instruct": evol_instruct.waves,
     "magpie": magpie.waves,

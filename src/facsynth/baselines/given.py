@@ -41,6 +41,8 @@ class Given:
     """What is wanted, its longest message, temperature and random numbers: those of samples written for features."""
     shown: tuple[str, ...]
     """Messages of the anchor that a prompt may show."""
+    have: tuple[str, ...] = ()
+    """Messages of the seed set: what is there already."""
     embed: Embed | None = None
     gradients: Gradients | None = None
     reward: Reward | None = None

@@ -7,31 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from facsynth.assemble import open_holdout, open_space, read_data
 from facsynth.baselines import METHODS
-from facsynth.baselines.frame import COSTS, SAMPLES, Cap, collect, messages_of
-from facsynth.baselines.given import Embed, Given
-from facsynth.bins import Floats
+from facsynth.baselines.frame import COSTS, SAMPLES, Cap
 from facsynth.errors import InputError
 from facsynth.evaluating.data import Rows
 from facsynth.evaluating.fitting import KnownStates
 from facsynth.experimenting.choosing import chooser
+from facsynth.experimenting.rivals import write
 from facsynth.experimenting.settings import BY_FEATURES, ExperimentSettings
-from facsynth.llm import Ledger
-from facsynth.model.encoder import open_encoder
-from facsynth.model.writer import LocalWriter
 from facsynth.pipeline import run
 from facsynth.records import Progress, Sample, no_progress
 from facsynth.settings import RunSettings
 from facsynth.store import read_json, read_jsonl, write_jsonl
-from facsynth.synthesis.seen import Seen
-from facsynth.writers import opened_model
 
 _T = TypeVar("_T")
 USUALLY_SHOWN = 64
@@ -146,30 +138,13 @@ class Bench:
         return Made(rows, [] if kind == "pool" else _tokens_of_run(out, len(rows)))
 
     def _by_rival(self, kind: str, method: str, seed: int, cap: Cap, name: str) -> Made:
-        asked, out = self.run_of(method, seed), self.cell(method, seed)
-        anchor = read_data(asked.data, "anchor", self.progress)
-        seed_set = read_data(asked.data, "seed", self.progress)
-        shown = messages_of(self._shown(asked, seed), asked.data.form)
-        clean = asked.synthesis.clean
-        encode = None if clean.alike is None else open_encoder(clean.encoder)
-        texts = ((sample.sample_id, sample.text) for corpus in (anchor, seed_set) for sample in corpus)
-        seen = Seen.of(texts, clean, open_holdout(asked.data), encode)
-        out.mkdir(parents=True, exist_ok=True)
-        with (
-            Ledger.open(out / "ledger.sqlite") as ledger,
-            opened_model(asked, "writer", ledger, lambda: self._local(asked), progress=self.progress) as writer,
-        ):
-            collect(
-                kind, METHODS[kind], Given(asked.synthesis, shown, embed=_later(clean.encoder)), writer, cap,
-                out=out / name, seen=seen, parents={"anchor": anchor.fingerprint, "seed": seed_set.fingerprint},
-                progress=self.progress,
-            )  # fmt: skip
-        costs = [cost["written_tokens"] for cost in read_jsonl(out / name / COSTS)]
-        return Made(read_jsonl(out / name / SAMPLES), costs)
-
-    def _local(self, asked: RunSettings) -> LocalWriter:
-        space = open_space(asked, self.cache)
-        return LocalWriter(space.backbone, space.template.prompt_ids, {}, batch_size=asked.writer.batch_size)
+        asked = self.run_of(method, seed)
+        folder = write(
+            kind, asked, self._shown(asked, seed), cap, out=self.cell(method, seed), name=name, cache=self.cache,
+            progress=self.progress,
+        )  # fmt: skip
+        costs = [cost["written_tokens"] for cost in read_jsonl(folder / COSTS)]
+        return Made(read_jsonl(folder / SAMPLES), costs)
 
     def _shown(self, asked: RunSettings, seed: int) -> list[Sample]:
         """Anchor samples, drawn at random; of labelled ones, those with the label that written samples get."""
@@ -203,13 +178,3 @@ def _tokens_of_run(out: Path, n_accepted: int) -> list[int]:
         found += [spent for row in rows if not row["reason"]]
     assert len(found) == n_accepted, "each accepted sample lies in a wave"
     return found
-
-
-def _later(place: str) -> Embed:
-    """The sentence encoder, opened when a method first asks for it."""
-    opened = cache(open_encoder)
-
-    def embed(texts: Sequence[str]) -> Floats:
-        return opened(place)(texts)
-
-    return embed

@@ -1,0 +1,93 @@
+"""The samples of a rival method, with all that it may be given: the writer, anchor texts, vectors and gradients.
+
+Before: the settings of a run. After: `experimenting.cells`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from facsynth.assemble import open_holdout, open_space, read_data
+from facsynth.baselines import METHODS
+from facsynth.baselines.frame import Cap, collect, messages_of
+from facsynth.baselines.given import Embed, Given
+from facsynth.bins import Floats
+from facsynth.features.encode import FeatureSpace
+from facsynth.llm import Ledger
+from facsynth.model.encoder import open_encoder
+from facsynth.model.gradients import loss_gradients
+from facsynth.model.writer import LocalWriter
+from facsynth.records import Message, Progress, Sample
+from facsynth.settings import RunSettings
+from facsynth.synthesis.seen import Seen
+from facsynth.text.corpus import Corpus
+from facsynth.writers import opened_model
+
+
+class _Models:
+    """What is opened when a method first asks for it."""
+
+    def __init__(self, asked: RunSettings, cache: Path) -> None:
+        self._asked, self._cache = asked, cache
+
+    @cached_property
+    def _space(self) -> FeatureSpace:
+        return open_space(self._asked, self._cache)
+
+    def writer(self) -> LocalWriter:
+        """The model of the run, not steered."""
+        space = self._space
+        return LocalWriter(space.backbone, space.template.prompt_ids, {}, batch_size=self._asked.writer.batch_size)
+
+    @cached_property
+    def _encode(self) -> Embed:
+        return open_encoder(self._asked.synthesis.clean.encoder)
+
+    def embed(self, texts: Sequence[str]) -> Floats:
+        """By the sentence encoder."""
+        return self._encode(texts)
+
+    def gradients(self, texts: Sequence[str]) -> Floats:
+        """Of the model of the run, as the proxy."""
+        tokens = self._space.read([Sample((Message("user", text),)) for text in texts]).tokens
+        return loss_gradients(self._space.backbone, [t.ids for t in tokens], [t.content for t in tokens])
+
+
+def write(
+    kind: str, asked: RunSettings, shown: Sequence[Sample], cap: Cap, *, out: Path, name: str, cache: Path,
+    progress: Progress,
+) -> Path:  # fmt: skip
+    """Let a method write; the folder `name` in `out`, as `collect` leaves it, beside the ledger that all caps share.
+
+    Args:
+        kind: of the method.
+        asked: settings of the run that it stands beside.
+        shown: anchor samples that prompts may show.
+        cap: where it stops.
+        out: of the cell.
+        name: of the folder.
+        cache: for models and hashes.
+        progress: told of accepted samples.
+    """
+    anchor, seed_set = (read_data(asked.data, which, progress) for which in ("anchor", "seed"))
+    models, clean, form = _Models(asked, cache), asked.synthesis.clean, asked.data.form
+    given = Given(
+        asked.synthesis, messages_of(shown, form), messages_of([*seed_set], form), embed=models.embed,
+        gradients=models.gradients,
+    )  # fmt: skip
+    encode = None if clean.alike is None else models.embed
+    seen = Seen.of(_texts(anchor, seed_set), clean, open_holdout(asked.data), encode)
+    out.mkdir(parents=True, exist_ok=True)
+    with (
+        Ledger.open(out / "ledger.sqlite") as ledger,
+        opened_model(asked, "writer", ledger, models.writer, progress=progress) as writer,
+    ):
+        parents = {"anchor": anchor.fingerprint, "seed": seed_set.fingerprint}
+        collect(kind, METHODS[kind], given, writer, cap, out=out / name, seen=seen, parents=parents, progress=progress)
+    return out / name
+
+
+def _texts(*corpora: Corpus) -> list[tuple[str, str]]:
+    return [(sample.sample_id, sample.text) for corpus in corpora for sample in corpus]
