@@ -79,6 +79,7 @@ def _filter(given: Given, scribe: Scribe, messages: Sequence[str]) -> list[str]:
 def _votes(given: Given, scribe: Scribe, messages: Sequence[str]) -> list[str]:
     """Ask of each message whether it is what was wanted; a vote that cannot be read is none for it."""
     asked = [prompts.fill("cot_vote", text=prompts.quoted(message), **given.what) for message in messages]
-    votes = scribe.ask([prompt for prompt in asked for _ in range(N_VOTES)], max_tokens=8)
-    n_yes = np.array([bool(_YES.match(vote.text)) for vote in votes]).reshape(-1, N_VOTES).sum(axis=1)
+    many = [prompt for prompt in asked for _ in range(N_VOTES)]
+    votes = scribe.verdicts(many, "Answer:", given.settings.temperature)
+    n_yes = np.array([bool(_YES.match(vote)) for vote in votes]).reshape(-1, N_VOTES).sum(axis=1)
     return ["" if n > N_VOTES / 2 else OUTVOTED for n in n_yes]

@@ -73,8 +73,8 @@ def _drop_equal(scribe: Scribe, before: Sequence[str], replies: Sequence[Reply],
     asked = [
         prompts.fill("evol_equal", one=prompts.quoted(before[i]), other=prompts.quoted(replies[i].text)) for i in left
     ]
-    for i, verdict in zip(left, scribe.ask(asked, max_tokens=8, temperature=0.0), strict=True):
-        if re.match(r"(?i)\W*equal\b", verdict.text):
+    for i, verdict in zip(left, scribe.verdicts(asked, "They are"), strict=True):
+        if re.match(r"(?i)\W*equal\b", verdict):
             reasons[i] = SAME
 
 

@@ -92,12 +92,7 @@ def collect(
             return artifact.manifest
         desk = _Desk(given, Scribe(writer, s), cap, seen, score)
         reason = desk.run(method, lambda: progress(f"samples by {name}", len(desk.rows), cap.n))
-        for file, rows in {SAMPLES: desk.rows, COSTS: desk.costs, REJECTED: desk.rejected}.items():
-            write_jsonl(out / file, rows)
-        return artifact.finish(
-            n_accepted=len(desk.rows), n_rejected=dict(Counter(row["reason"] for row in desk.rejected).most_common()),
-            **desk.scribe.spent, n_failed_calls=desk.scribe.n_failed, stop_reason=reason, notes=desk.scribe.notes,
-        )  # fmt: skip
+        return desk.keep(artifact, reason)
 
 
 def within(folder: Path, cap: Cap) -> list[dict[str, Any]]:
@@ -149,6 +144,16 @@ class _Desk:
                 return NO_TOKENS if self._is_spent() else NOTHING_NEW
         told()
         return ALL_THERE
+
+    def keep(self, artifact: Artifact, reason: str) -> dict[str, Any]:
+        """Write everything down, and the manifest with why there is no more."""
+        for file, rows in {SAMPLES: self.rows, COSTS: self.costs, REJECTED: self.rejected}.items():
+            write_jsonl(artifact.folder / file, rows)
+        n_rejected = Counter(row["reason"] for row in self.rejected)
+        return artifact.finish(
+            n_accepted=len(self.rows), n_rejected=dict(n_rejected.most_common()), **self.scribe.spent,
+            n_failed_calls=self.scribe.n_failed, stop_reason=reason, notes=self.scribe.notes,
+        )  # fmt: skip
 
     def _is_spent(self) -> bool:
         most = self.cap.written_tokens

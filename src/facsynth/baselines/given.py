@@ -21,6 +21,8 @@ from facsynth.records import Message, Reply, Request
 from facsynth.synthesis.accept import clean_text
 from facsynth.synthesis.requests import FEATURE_STRIDE, SynthesisSettings
 
+VERDICT = 8
+"""Tokens of a word or two."""
 WAVE = 32
 """Drafts that are decided on together, in most methods. What a wave cost counts before its first sample."""
 Embed = Callable[[Sequence[str]], Floats]
@@ -124,6 +126,11 @@ class Scribe:
     def ask(self, prompts: Sequence[str], **changes: Any) -> list[Reply]:
         """A reply to each prompt; `changes` are values that its request has instead of the settings'."""
         return self.answers([replace(self.request(), messages=(Message("user", p),), **changes) for p in prompts])
+
+    def verdicts(self, prompts: Sequence[str], begin: str, temperature: float = 0.0) -> list[str]:
+        """The word or two that each prompt asks for; a writer whose reply can be begun goes on from `begin`."""
+        prefix = begin if self.settings.asks == "continue" else ""
+        return [r.text for r in self.ask(prompts, max_tokens=VERDICT, temperature=temperature, prefix=prefix)]
 
     def answers(self, requests: Sequence[Request]) -> list[Reply]:
         """Replies without the prefix that they were given."""

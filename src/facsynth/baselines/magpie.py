@@ -32,8 +32,8 @@ def magpie(given: Given, scribe: Scribe) -> Generator[list[Draft], list[str], No
         replies = cleaned(scribe.answers(requests))
         sound = [i for i, reply in enumerate(replies) if reply.text]
         asked = [prompts.fill("magpie_quality", text=prompts.quoted(replies[i].text), **given.what) for i in sound]
-        rated = dict(zip(sound, scribe.ask(asked, max_tokens=24, temperature=0.0), strict=True))
-        yield [Draft(reply, reason=_why_not(rated[i].text) if i in rated else "") for i, reply in enumerate(replies)]
+        rated = dict(zip(sound, scribe.verdicts(asked, "Rating:"), strict=True))
+        yield [Draft(reply, reason=_why_not(rated[i]) if i in rated else "") for i, reply in enumerate(replies)]
 
 
 def _why_not(rating: str) -> str:

@@ -58,5 +58,5 @@ def _better(scribe: Scribe, messages: Sequence[str], ones: Sequence[Reply], othe
         )
         for m, a, b in zip(messages, ones, others, strict=True)
     ]  # fmt: skip
-    verdicts = [reply.text for reply in scribe.ask(asked, max_tokens=8, temperature=0.0)]
+    verdicts = scribe.verdicts(asked, "The better reply is the")
     return [1 if _FIRST.match(text) else 2 if _SECOND.match(text) else 0 for text in verdicts]

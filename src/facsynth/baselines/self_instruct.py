@@ -3,7 +3,7 @@
 Source: arXiv 2212.10560, and `generate_instruction.py` of Stanford Alpaca: three examples of the given ones alone, up
 to twenty items a list, the last one dropped where the list is cut, and its rules of length, words and ROUGE-L.
 Differs: a message is asked for, as for every method, and what answers it afterwards; temperature is everybody's, 1.0
-there; examples are on one line; a list is asked for as far as one message's `max_tokens` for each item goes.
+there; examples are on one line; a list has half of a message's `max_tokens` for each item.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from facsynth.baselines.given import Draft, Given, Scribe, part_of
 from facsynth.diversity import words_of
 from facsynth.records import Reply
 
-N_SHOWN, N_ITEMS, N_LISTS = 3, 20, 4
+N_SHOWN, N_ITEMS, N_LISTS = 3, 20, 8
 """Examples and the last item of a list, and lists a wave."""
 MIN_WORDS, MAX_WORDS, ALIKE = 4, 150, 0.7
 BEYOND_TEXT: frozenset[str] = frozenset(
@@ -27,7 +27,7 @@ _ITEM = re.compile(r"(?m)^\s*\d{1,2}[.)]\s*")
 
 
 def self_instruct(given: Given, scribe: Scribe) -> Generator[list[Draft], list[str], None]:
-    """Lists of messages, four at a time."""
+    """Lists of messages, eight at a time."""
     rng, known = given.rng, words_of(given.shown)
     goes_on = given.settings.asks == "continue"
     while True:
@@ -39,7 +39,7 @@ def self_instruct(given: Given, scribe: Scribe) -> Generator[list[Draft], list[s
             first = len(told) + 1
             asked.append(prompts.fill("self_instruct", items=items, first=str(first), last=str(N_ITEMS), **given.what))
         first = min(N_SHOWN, len(given.shown)) + 1
-        room = given.settings.max_tokens * (N_ITEMS - first + 1)
+        room = max(given.settings.max_tokens * (N_ITEMS - first + 1) // 2, 1)
         replies = scribe.ask(asked, max_tokens=room, prefix=f"{first}." if goes_on else "")
         drafts: list[Draft] = []
         new: list[list[str]] = []
@@ -54,8 +54,8 @@ def self_instruct(given: Given, scribe: Scribe) -> Generator[list[Draft], list[s
 
 
 def items_of(reply: Reply) -> list[str]:
-    """The items of a list, without the last where the list is cut; none of what failed."""
-    found = [text.strip() for text in _ITEM.split(reply.text) if text.strip()]
+    """The items of a list, a line each, without the last where the list is cut; none of what failed."""
+    found = [text.strip().splitlines()[0] for text in _ITEM.split(reply.text) if text.strip()]
     return found[:-1] if reply.finish_reason == "length" else found
 
 
