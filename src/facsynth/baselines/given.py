@@ -55,6 +55,11 @@ class Given:
         return {"many": self.settings.wanted.many, "one": self.settings.wanted.one}
 
     @property
+    def goes_on(self) -> bool:
+        """Whether the writer can be given the beginning of its reply."""
+        return self.settings.asks == "continue"
+
+    @property
     def rng(self) -> np.random.Generator:
         """Random numbers from their beginning."""
         return np.random.default_rng(self.settings.rng_seed)

@@ -16,7 +16,7 @@ import numpy as np
 from facsynth import prompts
 from facsynth.baselines.geometry import clusters, nearest
 from facsynth.baselines.given import WAVE, Draft, Given, Scribe, cleaned, needed, part_of
-from facsynth.baselines.self_instruct import items_of
+from facsynth.baselines.self_instruct import items_of, numbered
 from facsynth.bins import Doubles
 
 N_SHOWN, N_NEW = 5, 2
@@ -29,18 +29,16 @@ def prismatic(given: Given, scribe: Scribe) -> Generator[list[Draft], list[str],
     vectors, rng = needed(given.gradients, "gradients of a proxy model"), given.rng
     pool, x = [*given.shown], vectors(given.shown)
     while True:
-        asked = []
-        for _ in range(WAVE // N_NEW):
-            shown = rng.permutation(len(pool))[:N_SHOWN]
-            items = "\n".join(f"{n}. {prompts.apart(' '.join(pool[i].split()))}" for n, i in enumerate(shown, start=1))
-            first, last = str(len(shown) + 1), str(len(shown) + N_NEW)
-            asked.append(prompts.fill("prismatic", items=items, first=first, last=last, **given.what))
-        first = f"{min(N_SHOWN, len(pool)) + 1}." if given.settings.asks == "continue" else ""
-        replies = scribe.ask(asked, max_tokens=N_NEW * given.settings.max_tokens, prefix=first)
+        n_shown = min(N_SHOWN, len(pool))
+        values = {"first": str(n_shown + 1), "last": str(n_shown + N_NEW), **given.what}
+        shown = [rng.permutation(len(pool))[:n_shown] for _ in range(WAVE // N_NEW)]
+        asked = [prompts.fill("prismatic", items=numbered([pool[i] for i in chosen]), **values) for chosen in shown]
+        begin = f"{n_shown + 1}." if given.goes_on else ""
+        replies = scribe.ask(asked, max_tokens=N_NEW * given.settings.max_tokens, prefix=begin)
         drafts = [
             Draft(part, prompt)
             for reply, prompt in zip(replies, asked, strict=True)
-            for part in cleaned([part_of(reply, text) for text in items_of(reply)[:N_NEW]] or [reply])
+            for part in cleaned([part_of(reply, text) for text in items_of(reply, given.goes_on)[:N_NEW]] or [reply])
         ]
         sound = [i for i, draft in enumerate(drafts) if draft.message.text]
         if not sound:

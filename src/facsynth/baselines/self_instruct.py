@@ -29,22 +29,20 @@ _ITEM = re.compile(r"(?m)^\s*\d{1,2}[.)]\s*")
 def self_instruct(given: Given, scribe: Scribe) -> Generator[list[Draft], list[str], None]:
     """Lists of messages, eight at a time."""
     rng, known = given.rng, words_of(given.shown)
-    goes_on = given.settings.asks == "continue"
+    n_shown = min(N_SHOWN, len(given.shown))
+    values = {"first": str(n_shown + 1), "last": str(N_ITEMS), **given.what}
+    room = max(given.settings.max_tokens * (N_ITEMS - n_shown) // 2, 1)
     while True:
-        asked = []
-        for _ in range(N_LISTS):
-            examples = rng.permutation(len(given.shown))[:N_SHOWN]
-            told = [prompts.apart(" ".join(given.shown[i].split())) for i in examples]
-            items = "\n".join(f"{number}. {text}" for number, text in enumerate(told, start=1))
-            first = len(told) + 1
-            asked.append(prompts.fill("self_instruct", items=items, first=str(first), last=str(N_ITEMS), **given.what))
-        first = min(N_SHOWN, len(given.shown)) + 1
-        room = max(given.settings.max_tokens * (N_ITEMS - first + 1) // 2, 1)
-        replies = scribe.ask(asked, max_tokens=room, prefix=f"{first}." if goes_on else "")
+        shown = [rng.permutation(len(given.shown))[:n_shown] for _ in range(N_LISTS)]
+        asked = [
+            prompts.fill("self_instruct", items=numbered([given.shown[i] for i in chosen]), **values)
+            for chosen in shown
+        ]
+        replies = scribe.ask(asked, max_tokens=room, prefix=f"{n_shown + 1}." if given.goes_on else "")
         drafts: list[Draft] = []
         new: list[list[str]] = []
         for prompt, reply in zip(asked, replies, strict=True):
-            for text in items_of(reply):
+            for text in items_of(reply, given.goes_on):
                 (words,) = words_of([text])
                 drafts.append(Draft(part_of(reply, text), prompt, reason=why_not(text, words, [*known, *new])))
                 if not drafts[-1].reason:
@@ -53,9 +51,19 @@ def self_instruct(given: Given, scribe: Scribe) -> Generator[list[Draft], list[s
         known += words_of(text for text in accepted if text)
 
 
-def items_of(reply: Reply) -> list[str]:
-    """The items of a list, a line each, without the last where the list is cut; none of what failed."""
-    found = [text.strip().splitlines()[0] for text in _ITEM.split(reply.text) if text.strip()]
+def numbered(texts: Sequence[str]) -> str:
+    """A list of untrusted texts, a line each."""
+    return "\n".join(f"{n}. {prompts.apart(' '.join(text.split()))}" for n, text in enumerate(texts, start=1))
+
+
+def items_of(reply: Reply, goes_on: bool) -> list[str]:
+    """The items of a list, a line each, without the last where the list is cut; none of what failed.
+
+    Where the reply does not go on with a number that it was given, what stands before the first one is no item.
+    """
+    pieces = _ITEM.split(reply.text)
+    pieces = pieces if goes_on or len(pieces) == 1 else pieces[1:]
+    found = [text.strip().splitlines()[0] for text in pieces if text.strip()]
     return found[:-1] if reply.finish_reason == "length" else found
 
 
