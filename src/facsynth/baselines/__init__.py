@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from facsynth.baselines.cot_self_instruct import cot_self_instruct
-from facsynth.baselines.evol_instruct import evol_instruct
+from facsynth.baselines import (
+    cot_self_instruct,
+    evol_instruct,
+    magpie,
+    plain,
+    prismatic,
+    sao,
+    self_instruct,
+    synalign,
+)
 from facsynth.baselines.given import Method
-from facsynth.baselines.magpie import magpie
-from facsynth.baselines.plain import plain
-from facsynth.baselines.prismatic import prismatic
-from facsynth.baselines.sao import sao
-from facsynth.baselines.self_instruct import self_instruct
-from facsynth.baselines.synalign import synalign
 
 METHODS: dict[str, Method] = {
-    "plain": plain,
-    "self-instruct": self_instruct,
-    "evol-instruct": evol_instruct,
-    "magpie": magpie,
-    "cot-self-instruct": cot_self_instruct,
-    "sao": sao,
-    "prismatic": prismatic,
-    "synalign": synalign,
+    "plain": plain.waves,
+    "self-instruct": self_instruct.waves,
+    "evol-instruct": evol_instruct.waves,
+    "magpie": magpie.waves,
+    "cot-self-instruct": cot_self_instruct.waves,
+    "sao": sao.waves,
+    "prismatic": prismatic.waves,
+    "synalign": synalign.waves,
 }

@@ -1,10 +1,10 @@
 """CoT-Self-Instruct: two examples are analysed and a plan is made before one new message is written; then a filter.
 
 Source: arXiv 2507.23751 (RIP: arXiv 2501.18578). The two examples are of one cluster out of eight where an encoder is
-given, else any two. Of a task with a label the filter is answer consistency: a message stays where most of eight votes
-say that it is what was asked for, which is its label. Of any other it is RIP, where a reward model is given: eight
-replies to each message are marked, and the half of a wave whose lowest mark is lowest is dropped; without one there is
-no filter, which is noted. Differs: temperature is everybody's, 0.7 there.
+given and the cluster holds two, else any. Of a task with a label the filter is answer consistency: a message stays
+where most of eight votes say that it is what was asked for, which is its label. Of any other it is RIP, where a reward
+model is given: eight replies to each message are marked, and the half of a wave whose lowest mark is lowest is dropped;
+without one there is no filter, which is noted. Differs: temperature is everybody's, 0.7 there.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ _FINAL = re.compile(r"(?i)\W*\bFINAL\b\W*?:\**")
 _YES = re.compile(r"(?i)\W*yes\b")
 
 
-def cot_self_instruct(given: Given, scribe: Scribe) -> Generator[list[Draft], list[str], None]:
+def waves(given: Given, scribe: Scribe) -> Generator[list[Draft], list[str], None]:
     """Messages at the end of an analysis and a plan."""
     rng, groups = given.rng, _groups(given)
     while True:
         asked = []
         for _ in range(WAVE):
             first = int(rng.integers(len(given.shown)))
-            others = np.flatnonzero((groups == groups[first]) & (np.arange(len(groups)) != first))
-            chosen = [first, *rng.permutation(others)[: N_SHOWN - 1].tolist()]
+            others = [i for i in rng.permutation(len(groups)).tolist() if i != first]
+            others.sort(key=lambda i: groups[i] != groups[first])
+            chosen = [first, *others[: N_SHOWN - 1]]
             examples = "\n".join(prompts.quoted(given.shown[i]) for i in chosen)
             asked.append(prompts.fill("cot_self_instruct", examples=examples, **given.what))
         replies = cleaned(final(r) for r in scribe.ask(asked, max_tokens=THOUGHT + given.settings.max_tokens))

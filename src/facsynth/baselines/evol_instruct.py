@@ -35,7 +35,7 @@ _STOP = (
 _LEFT_OVER = re.compile(r"(?i)\b(?:given|rewritten|created|new|original) (?:prompt|text)\b|#(?:given|rewritten)")
 
 
-def evol_instruct(given: Given, scribe: Scribe) -> Generator[list[Draft], list[str], None]:
+def waves(given: Given, scribe: Scribe) -> Generator[list[Draft], list[str], None]:
     """Messages of a pool that grows, each changed in one way."""
     rng, wanted = given.rng, given.settings.wanted
     is_answered = wanted.label is None and wanted.form != "ab"

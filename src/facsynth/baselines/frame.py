@@ -184,7 +184,8 @@ class _Desk:
         at_hand = {"assistant": draft.reply, "worse": draft.worse}
         sample = Written(self.scribe.request(), at_hand={part: r for part, r in at_hand.items() if r is not None})
         self.samples.take_message(sample, draft.message, draft.shown)
-        sample.reason = sample.reason or draft.reason
+        if draft.reason and not draft.message.error:
+            sample.reason = draft.reason
         return sample
 
     def _judge(self, written: Sequence[Written], rows: Sequence[dict[str, Any]]) -> None:

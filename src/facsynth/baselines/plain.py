@@ -8,7 +8,7 @@ from facsynth.baselines.given import WAVE, Draft, Given, Scribe
 from facsynth.synthesis.requests import plain_request
 
 
-def plain(given: Given, scribe: Scribe) -> Generator[list[Draft], list[str], None]:
+def waves(given: Given, scribe: Scribe) -> Generator[list[Draft], list[str], None]:
     """Plain requests, as `synthesis.requests` has them."""
     index = 0
     while True:

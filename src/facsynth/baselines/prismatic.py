@@ -24,7 +24,7 @@ SHARE_OF_CLUSTERS, FEWEST_CLUSTERS = 0.1, 8
 CROWDED = "its cluster is among the larger half"
 
 
-def prismatic(given: Given, scribe: Scribe) -> Generator[list[Draft], list[str], None]:
+def waves(given: Given, scribe: Scribe) -> Generator[list[Draft], list[str], None]:
     """Messages of sparse places, shown those of a pool that grows."""
     vectors, rng = needed(given.gradients, "gradients of a proxy model"), given.rng
     pool, x = [*given.shown], vectors(given.shown)
@@ -57,6 +57,6 @@ def is_crowded(pool: Doubles, new: Doubles, rng: np.random.Generator) -> list[bo
     """Of each new unit vector [n, d], whether it falls into none of the smaller half of the clusters of a pool."""
     k = max(round(SHARE_OF_CLUSTERS * len(pool)), FEWEST_CLUSTERS)
     found = clusters(pool, k, rng)
-    sizes = np.bincount(found.of, minlength=len(found.centres))
+    held, sizes = np.unique(found.of, return_counts=True)
     small = np.argsort(sizes, kind="stable")[: (len(sizes) + 1) // 2]
-    return [place not in small for place in nearest(new, found.centres)]
+    return [place not in small for place in nearest(new, found.centres[held])]

@@ -19,7 +19,7 @@ TIE = "no reply is better in both orders"
 _FIRST, _SECOND = re.compile(r"(?i)\W*first\b"), re.compile(r"(?i)\W*second\b")
 
 
-def sao(given: Given, scribe: Scribe) -> Generator[list[Draft], list[str], None]:
+def waves(given: Given, scribe: Scribe) -> Generator[list[Draft], list[str], None]:
     """What personas ask, and for pairs both answers."""
     rng, personas = given.rng, prompts.fill("sao_personas").splitlines()
     queue: list[str] = []

@@ -26,7 +26,7 @@ BEYOND_TEXT: frozenset[str] = frozenset(
 _ITEM = re.compile(r"(?m)^\s*\d{1,2}[.)]\s*")
 
 
-def self_instruct(given: Given, scribe: Scribe) -> Generator[list[Draft], list[str], None]:
+def waves(given: Given, scribe: Scribe) -> Generator[list[Draft], list[str], None]:
     """Lists of messages, eight at a time."""
     rng, known = given.rng, words_of(given.shown)
     n_shown = min(N_SHOWN, len(given.shown))

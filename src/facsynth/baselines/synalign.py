@@ -24,7 +24,7 @@ KEPT = 0.5
 NO_WEIGHT = "does little to match the examples"
 
 
-def synalign(given: Given, scribe: Scribe) -> Generator[list[Draft], list[str], None]:
+def waves(given: Given, scribe: Scribe) -> Generator[list[Draft], list[str], None]:
     """Messages after descriptions, the heavier half of each wave."""
     vectors = needed(given.embed, "a sentence encoder")
     real = vectors(given.shown)
