@@ -218,6 +218,9 @@ def test_the_identity_is_the_model_and_not_where_it_is() -> None:
 
 
 def test_what_an_endpoint_cannot_do_is_refused(server: FaultServer, tmp_path: Path) -> None:
+    spoken = Request((), 16, 1.0, 1.0, 0, role="user")
+    with pytest.raises(SettingsError, match="an endpoint writes no turn of the user"):
+        write(tmp_path / "l", server, [spoken])
     steered = Request((Message("user", "a"),), 16, 1.0, 1.0, 0, steering=((1, 0.5),))
     begun = Request((Message("user", "a"),), 16, 1.0, 1.0, 0, prefix="1.")
     for request in (steered, begun):

@@ -142,6 +142,17 @@ def test_a_prompt_is_the_start_of_the_whole_chat(name: str) -> None:
     assert str(template.tokenizer.decode(whole.ids)).startswith(text.removesuffix("Very").rstrip())
 
 
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_turn_of_the_user_begins_where_the_whole_chat_has_it(name: str) -> None:
+    template = template_of(name)
+    for before in ((), (("system", "Be brief."),)):
+        prompt = template.prompt_ids([Message(*turn) for turn in before], role="user")
+        whole = template.tokenize(chat(*before, ("user", "How warm?")), CHAT, 4096)
+        text, all_of_it = (str(template.tokenizer.decode(ids)) for ids in (prompt, whole.ids))
+        assert all_of_it.startswith(f"{text}How warm?")
+        assert ("Be brief." in text) == bool(before)
+
+
 def test_a_slow_tokenizer_is_refused() -> None:
     class Slow:
         is_fast = False

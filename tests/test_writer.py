@@ -51,6 +51,20 @@ def test_greedy_writing_equals_generate(kind: str) -> None:
         assert reply.finish_reason == ("stop" if stopped else "length")
 
 
+def test_a_turn_of_the_user_is_written_from_where_it_begins(llama: Backbone) -> None:
+    template, writer = Template(llama.tokenizer), writer_of(llama)
+    spoken = replace(request("", temperature=0.0), messages=(), role="user")
+    told = replace(spoken, messages=(Message("system", "Be brief."),))
+    replies = writer.write([spoken, told, replace(spoken, prefix="Hi", sample_index=1), request("Be brief.")])
+    assert replies[0].prompt_tokens == len(template.prompt_ids((), "", "user")) < replies[1].prompt_tokens
+    ids = torch.tensor([template.prompt_ids((), "", "user")])
+    first = int(llama.model(input_ids=ids).logits[0, -1].argmax())
+    assert replies[0].text.startswith(llama.tokenizer.decode([first]).rstrip("\ufffd"))
+    assert replies[2].text.startswith("Hi")
+    assert "role" not in request("a").as_json(), "what was asked before roles has the key that it had"
+    assert spoken.as_json()["role"] == "user"
+
+
 def test_batch_order_and_padding_change_nothing(llama: Backbone) -> None:
     vectors = {3: vector(0, 4.0), 5: vector(1, 4.0)}
     steering = [(), ((3, 1.0),), ((5, 0.5), (3, -1.0))]
