@@ -28,7 +28,7 @@ WORDS = TEXT.split()
 MARKS = {
     "self_instruct": "Go on with the list from number",
     "prismatic": "Write the items",
-    "evol": "Write it anew, as a somewhat more demanding",
+    "evol": "Write it anew, as a somewhat more complex",
     "breadth": "Let it lead you to an entirely different",
     "equal": "Are both equal",
     "rating": "Answer with one rating",

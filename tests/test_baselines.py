@@ -161,9 +161,9 @@ def test_failed_calls_are_said_and_those_that_may_do_better_are_asked_again(tmp_
     def failing(error: str, every: int) -> object:
         return lambda r: Reply("", "error", 0, 0, 0.0, error) if r.sample_index % every == 0 else answered(r)
 
-    with pytest.raises(IncompleteError, match="left 32 of 32 requests: timeout: no answer\nThe same command"):
+    with pytest.raises(IncompleteError, match="left 16 of 16 requests: timeout: no answer\nThe same command"):
         written(tmp_path / "a", "plain", Cap(3), failing("timeout: no answer", 1))
-    with pytest.raises(ModelError, match="answered none of 32 requests: prompt too long: 99"):
+    with pytest.raises(ModelError, match="answered none of 16 requests: prompt too long: 99"):
         written(tmp_path / "b", "plain", Cap(3), failing("prompt too long: 99", 1))
     found, asked = written(tmp_path / "c", "evol-instruct", Cap(20), failing("filter: no", 3))
     assert found["n_failed_calls"] == sum(request.sample_index % 3 == 0 for request in asked) > 0

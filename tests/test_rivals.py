@@ -43,7 +43,7 @@ def messages(folder: Path) -> list[str]:
 
 def test_plain_asks_what_the_control_of_a_run_asks(tmp_path: Path) -> None:
     _, asked = run(tmp_path / "a", "plain", {}, n=40)
-    assert asked == [plain_request(n, given().settings) for n in range(64)]
+    assert asked == [plain_request(n, given().settings) for n in range(48)]
 
 
 def test_self_instruct_asks_for_lists_after_three_examples_and_drops_what_it_should(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_self_instruct_asks_for_lists_after_three_examples_and_drops_what_it_sho
         examples = re.findall(r"(?m)^\d\. (.*)", request.messages[0].content)
         assert len(set(examples)) == 3 and set(examples) <= {*SHOWN}
         assert (request.prefix, request.max_tokens) == ("4.", 30 * 17 // 2)
-    assert len(asked) == self_instruct.N_LISTS
+    assert len(asked) == 2 * self_instruct.N_LISTS
     assert found["n_rejected"] == {
         "much like another one": 8, "asks for what is no text: draw": 8, "not 4 to 150 words": 8,
         "begins as no item may": 16,
@@ -157,7 +157,7 @@ def test_cot_takes_what_stands_behind_the_last_mark(tmp_path: Path) -> None:
         return plans[request.sample_index % 3].format(sentence(request.sample_index))
 
     found, asked = run(tmp_path / "a", "cot-self-instruct", {"plan": planned})
-    assert found["n_rejected"] == {cot_self_instruct.NO_MESSAGE: 10}
+    assert found["n_rejected"] == {cot_self_instruct.NO_MESSAGE: 11}
     assert {len(re.findall('(?m)^"', r.messages[0].content)) for r in asked} == {2}
     assert all(text.startswith("the ") for text in messages(tmp_path / "a"))
     assert "no filter" in found["notes"][0]
@@ -210,7 +210,7 @@ def test_sao_makes_pairs_of_what_is_better_in_both_orders(tmp_path: Path) -> Non
     found, _ = run(tmp_path / "b", "sao", {"better": " first"}, form="preference")
     assert found["n_accepted"] == 0 and set(found["n_rejected"]) == {sao.TIE}
     found, asked = run(tmp_path / "c", "sao", {}, form="chat")
-    assert Counter(map(kind_of, asked)) == {"persona": WAVE, "reply": WAVE}
+    assert Counter(map(kind_of, asked)) == {"persona": 2 * WAVE, "reply": 2 * WAVE}
 
 
 def test_prismatic_keeps_what_falls_into_small_clusters_and_shows_it(tmp_path: Path) -> None:

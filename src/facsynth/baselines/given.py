@@ -23,7 +23,7 @@ from facsynth.synthesis.requests import FEATURE_STRIDE, SynthesisSettings
 
 VERDICT = 8
 """Tokens of a word or two."""
-WAVE = 32
+WAVE = 16
 """Drafts that are decided on together, in most methods. What a wave cost counts before its first sample."""
 Embed = Callable[[Sequence[str]], Floats]
 """Texts in, vectors [n, d] of length 1 out, as `model.encoder.open_encoder` gives it."""

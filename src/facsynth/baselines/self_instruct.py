@@ -16,7 +16,7 @@ from facsynth.baselines.given import Draft, Given, Scribe, part_of
 from facsynth.diversity import words_of
 from facsynth.records import Reply
 
-N_SHOWN, N_ITEMS, N_LISTS = 3, 20, 8
+N_SHOWN, N_ITEMS, N_LISTS = 3, 20, 4
 """Examples and the last item of a list, and lists a wave."""
 MIN_WORDS, MAX_WORDS, ALIKE = 4, 150, 0.7
 BEYOND_TEXT: frozenset[str] = frozenset(
@@ -27,7 +27,7 @@ _ITEM = re.compile(r"(?m)^\s*\d{1,2}[.)]\s*")
 
 
 def waves(given: Given, scribe: Scribe) -> Generator[list[Draft], list[str], None]:
-    """Lists of messages, eight at a time."""
+    """Lists of messages, four at a time."""
     rng, known = given.rng, words_of(given.shown)
     n_shown = min(N_SHOWN, len(given.shown))
     values = {"first": str(n_shown + 1), "last": str(N_ITEMS), **given.what}
