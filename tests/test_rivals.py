@@ -247,7 +247,8 @@ def test_synalign_describes_each_group_once_and_keeps_the_heavier_half(tmp_path:
     assert kinds["describe"] == len(SHOWN)
     assert found["n_rejected"] == {synalign.NO_WEIGHT: kinds["aligned"] // 2}
     for request in asked:
-        assert len(re.findall('(?m)^"', request.messages[0].content)) == synalign.N_SHOWN
+        assert len(re.findall(r"(?m)^\d\. ", request.messages[0].content)) == synalign.N_SHOWN
+        assert (request.prefix, request.stop) == (("4.", "\n") if kind_of(request) == "aligned" else ("", ""))
     first = list(dict.fromkeys(r.messages[0].content for r in asked if kind_of(r) == "aligned"))
     assert all(any(text in prompt for prompt in first) for text in SHOWN)
     assert r'"calm tone\nplain style"' in first[0]

@@ -17,6 +17,7 @@ import numpy as np
 from facsynth import prompts
 from facsynth.baselines.geometry import matching_weights, most_uncertain, rbf, width_of
 from facsynth.baselines.given import WAVE, Draft, Given, Scribe, cleaned, needed
+from facsynth.baselines.self_instruct import numbered
 
 N_SHOWN, DESCRIPTION, N_EACH = 3, 64, 4
 """Examples of a prompt, the tokens of what is said of them, and messages of a wave after one description."""
@@ -31,12 +32,13 @@ def waves(given: Given, scribe: Scribe) -> Generator[list[Draft], list[str], Non
     width = width_of(real)
     order = most_uncertain(rbf(real, real, width), len(real))
     groups = [np.argsort(-(real @ real[i]), kind="stable")[:N_SHOWN].tolist() for i in order]
+    begin = {"prefix": f"{len(groups[0]) + 1}.", "stop": "\n"} if given.goes_on else {}
     described: dict[int, str] = {}
     accepted, turn = real[:0], 0
     while True:
         turns = [n % len(groups) for n in range(turn, turn + WAVE // N_EACH)]
         turn += len(turns)
-        examples = {n: "\n".join(prompts.quoted(given.shown[i]) for i in groups[n]) for n in turns}
+        examples = {n: numbered([given.shown[i] for i in groups[n]]) for n in turns}
         open_ = [n for n in examples if n not in described]
         asked = [prompts.fill("synalign_describe", examples=examples[n], **given.what) for n in open_]
         described |= {n: r.text for n, r in zip(open_, scribe.ask(asked, max_tokens=DESCRIPTION), strict=True)}
@@ -44,7 +46,7 @@ def waves(given: Given, scribe: Scribe) -> Generator[list[Draft], list[str], Non
             prompts.fill("synalign_write", about=prompts.quoted(described[n]), examples=examples[n], **given.what)
             for n in turns for _ in range(N_EACH)
         ]  # fmt: skip
-        replies = cleaned(scribe.ask(asked))
+        replies = cleaned(scribe.ask(asked, **begin))
         drafts = [Draft(reply, prompt) for reply, prompt in zip(replies, asked, strict=True)]
         sound = [i for i, reply in enumerate(replies) if reply.text]
         if not sound:
