@@ -47,7 +47,7 @@ def varieties(data: DataBlock, encoder: str, tagger: str = "", progress: Progres
     names = names_of(data.seed)
     if 0 in sizes:
         raise InputError(f"{names[sizes.index(0)]} holds no words\nGive texts, or name the field that holds them.")
-    encode, notes = _encoder(encoder)
+    encode, notes = encoder_if_there(encoder)
     if importlib.util.find_spec("nltk") is None:
         notes.append("self-BLEU is left out: nltk is not installed (pip install 'facsynth[text]')")
     for name, one in zip(names, sets, strict=True):
@@ -94,7 +94,7 @@ def _texts(data: DataBlock, source: str, progress: Progress) -> _Texts:
     return _Texts(texts, ids[kept], len(ids), notes)
 
 
-def _encoder(place: str) -> tuple[Callable[[Sequence[str]], Any] | None, list[str]]:
+def encoder_if_there(place: str) -> tuple[Callable[[Sequence[str]], Any] | None, list[str]]:
     """The encoder, if there is one, and what is to be said where there is none."""
     if place == OFF:
         return None, []

@@ -19,12 +19,12 @@ from facsynth.errors import InputError
 from facsynth.experimenting.cells import Bench
 from facsynth.filling import encode_part
 from facsynth.incidence import Incidence, joined
-from facsynth.model.encoder import open_encoder
 from facsynth.scale import aims_of
 from facsynth.tasks.correlation import Correlation, between, partial, within
 from facsynth.tasks.resample import holm
 from facsynth.text.corpus import Corpus
 from facsynth.text.forms import to_sample
+from facsynth.variety import encoder_if_there
 
 COVERAGE, PER_TOKEN = "coverage", "covered_per_1000_tokens"
 FEWEST_METHODS = 10
@@ -45,7 +45,7 @@ def measures(bench: Bench, figures: Mapping[tuple[str, int, int], float]) -> lis
         read_data(asked.data, "anchor"), space, bench.out / "features" / "anchor", bench.cache, bench.progress
     )
     thresholds, _, aims = aims_of(anchor.profile, open_background(asked, space), asked)
-    encode, rows = open_encoder("embedded"), []
+    (encode, _), rows = encoder_if_there("embedded"), []
     for method, seed in dict.fromkeys((method, seed) for method, _, seed in figures):
         made = bench.make(method, seed).rows
         samples = [to_sample(row, asked.data.form).sample for row in made]
@@ -59,7 +59,7 @@ def measures(bench: Bench, figures: Mapping[tuple[str, int, int], float]) -> lis
             ids = np.array([int(sample.sample_id, 16) for sample in kept], np.uint64)
             texts = [sample.text for sample in kept]
             told = _coverage(fired, ids, len(aims.feature_ids))
-            told |= diversity.of_words(texts, ids) | diversity.of_vectors(texts, encode)
+            told |= diversity.of_words(texts, ids) | (diversity.of_vectors(texts, encode) if encode else {})
             point = {"method": method, "budget": budget, "seed": seed, "task": figures[method, budget, seed]}
             rows.append(point | {"measures": told})
     return rows
