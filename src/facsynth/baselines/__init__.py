@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from facsynth.baselines import (
     cot_self_instruct,
-<<<<<<< HEAD
     dense_clusters,
-=======
->>>>>>> rivals
     evol_instruct,
     magpie,
     plain,
@@ -20,10 +17,7 @@ from facsynth.baselines.given import Method
 
 METHODS: dict[str, Method] = {
     "plain": plain.waves,
-<<<<<<< HEAD
     "dense-clusters": dense_clusters.waves,
-=======
->>>>>>> rivals
     "self-instruct": self_instruct.waves,
     "evol-instruct": evol_instruct.waves,
     "magpie": magpie.waves,
