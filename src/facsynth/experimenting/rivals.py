@@ -21,6 +21,7 @@ from facsynth.model.gradients import loss_gradients
 from facsynth.model.writer import LocalWriter
 from facsynth.records import Message, Progress, Sample
 from facsynth.settings import RunSettings
+from facsynth.store import fingerprint
 from facsynth.synthesis.seen import Seen
 from facsynth.text.corpus import Corpus
 from facsynth.writers import opened_model
@@ -78,13 +79,15 @@ def write(
         gradients=models.gradients,
     )  # fmt: skip
     encode = None if clean.alike is None else models.embed
-    seen = Seen.of(_texts(anchor, seed_set), clean, open_holdout(asked.data), encode)
+    holdout = open_holdout(asked.data)
+    seen = Seen.of(_texts(anchor, seed_set), clean, holdout, encode)
     out.mkdir(parents=True, exist_ok=True)
     with (
         Ledger.open(out / "ledger.sqlite") as ledger,
         opened_model(asked, "writer", ledger, models.writer, progress=progress) as writer,
     ):
-        parents = {"anchor": anchor.fingerprint, "seed": seed_set.fingerprint}
+        parents = {"anchor": anchor.fingerprint, "seed": seed_set.fingerprint, "encoder": clean.encoder}
+        parents |= {"holdout": fingerprint(holdout.fingerprints)} if holdout else {}
         collect(kind, METHODS[kind], given, writer, cap, out=out / name, seen=seen, parents=parents, progress=progress)
     return out / name
 
