@@ -80,7 +80,7 @@ def messages(path: Path, n_positive: int, n_other: int, rng_seed: int, marked: l
 def writes(body: dict[str, Any], times: int) -> Act:
     """Of examples, the word that most of them have, among others; of a plain request, a word that all know."""
     prompt = body["messages"][-1]["content"]
-    rng = np.random.default_rng(int(hashlib.sha256(json.dumps([body, times]).encode()).hexdigest()[:12], 16))
+    rng = np.random.default_rng(int(hashlib.sha256(json.dumps(body).encode()).hexdigest()[:12], 16))
     words = rng.choice(OTHERS, 7).tolist()
     shown = [set(re.findall(r"[a-z]+", line)) & set(WORDS) for line in re.findall(r"^\d+\. (.*)", prompt, re.MULTILINE)]
     counts = Counter(word for line in shown for word in line)
@@ -99,7 +99,7 @@ def experiment(folder: Path, server: FaultServer, **changes: Any) -> Path:
     space = ("--model", model["path"], "--sae", folder / "sae", "--dtype", "float32", "--sae-check", "off")
     done = facsynth("encode", negative, "-o", folder / "background", *space)
     assert done.code == 0, done.stderr
-    task = {"name": "planted", "definition": "Messages with marks.", "rubric": ["Marks"], "label": 1,
+    task = {"name": "planted", "definition": "Messages with marks.", "rubric": ["Marks"], "label": "toxic",
             "asks_for": "messages with marks"}  # fmt: skip
     (folder / "task.yaml").write_text(yaml.safe_dump(task))
     raw = {

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,9 @@ from facsynth.coverage.plan import PlanRow
 from facsynth.errors import SettingsError
 from facsynth.experimenting.cells import Made
 from facsynth.experimenting.choosing import _exchanged
-from facsynth.experimenting.experiment import Point, points
+from facsynth.experimenting.experiment import Point, points, run_experiment
 from facsynth.experimenting.settings import load_experiment
-from facsynth.records import Span
+from facsynth.records import Progress, Span
 from fault_server import FaultServer
 from tiny_cli import facsynth
 
@@ -136,6 +139,32 @@ def test_an_experiment_goes_on_and_takes_more_seeds_later(tmp_path: Path) -> Non
         config.write_text(yaml.safe_dump(raw | {"seeds": [2]}, sort_keys=False))
         few = facsynth("experiment", config, "-o", out)
         assert (few.code, "and 10000 are to be drawn" in few.stderr) == (1, True)
+
+
+@pytest.mark.slow
+def test_one_that_was_interrupted_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    def stopping(left: int) -> Progress:
+        calls = itertools.count(1)
+
+        def progress(what: str, done: int, total: int | None) -> None:
+            if threading.current_thread() is threading.main_thread() and next(calls) == left:  # as Ctrl-C does
+                raise KeyboardInterrupt
+
+        return progress
+
+    with FaultServer(planted.writes) as server:
+        small: dict[str, Any] = {"methods": {"fac": None, "plain": None}, "budgets": [3], "seeds": [0]}
+        settings = load_experiment(planted.experiment(tmp_path, server, **small))
+        whole = run_experiment(settings, tmp_path / "whole", tmp_path / "cache")
+        n_stopped = 0
+        for left in (8, 30, 60, 90):
+            with contextlib.suppress(KeyboardInterrupt):
+                run_experiment(settings, tmp_path / "parts", tmp_path / "cache", stopping(left))
+                continue
+            n_stopped += 1
+        assert n_stopped >= 2
+        assert run_experiment(settings, tmp_path / "parts", tmp_path / "cache") == whole
+        assert (tmp_path / "parts" / "table.json").read_bytes() == (tmp_path / "whole" / "table.json").read_bytes()
 
 
 @pytest.mark.slow

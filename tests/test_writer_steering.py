@@ -86,7 +86,7 @@ def test_steering_leaves_the_prompt_untouched_and_starts_where_the_message_is_ne
 
 def test_a_prefix_that_merges_with_the_prompt_is_steered_from_where_they_part(llama: Backbone) -> None:
     joint = {"": [5, 6, 7], "a": [5, 6, 70, 8]}  # the last token of the prompt is another one before the prefix
-    writer = LocalWriter(llama, lambda messages, prefix: joint[prefix], {3: vector(0, 9.0)})
+    writer = LocalWriter(llama, lambda messages, prefix, role: joint[prefix], {3: vector(0, 9.0)})
     r = request("", prefix="a", max_tokens=1)
     with recorded(llama.model.model.layers[2]) as outputs:
         writer.write([r])

@@ -24,6 +24,7 @@ from facsynth.pipeline import run
 from facsynth.records import Progress, Sample, no_progress
 from facsynth.settings import RunSettings
 from facsynth.store import read_json, read_jsonl, write_jsonl
+from facsynth.tasks.toxicity import is_wanted
 
 _T = TypeVar("_T")
 USUALLY_SHOWN = 64
@@ -150,7 +151,7 @@ class Bench:
         """Anchor samples, drawn at random; of labelled ones, those with the label that written samples get."""
         label = asked.synthesis.wanted.label
         found = self._rows(asked.data.anchor, asked)
-        fit = [sample for sample, row in found if label is None or row.get("label") in {label, None}]
+        fit = [s for s, row in found if label is None or is_wanted(row.get("label"), str(label)) is not False]
         return _shuffled(fit, np.random.default_rng([seed, 2]))[: self._n_shown(seed)]
 
     def _n_shown(self, seed: int) -> int:
