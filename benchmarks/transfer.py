@@ -132,7 +132,7 @@ def main() -> None:
     asked = parser.parse_args()
     model = MiniLM()
     corpus = Corpus.join([read_corpus(source, form="chat", limit=asked.limit) for source in asked.train])
-    settings = TrainSettings(d_sae=asked.features, k=32, n_tokens=asked.tokens)
+    settings = TrainSettings(d_sae=asked.features, k=32, n_tokens=asked.tokens, batch_tokens=1024)
     figures = train(model, [sample.text for sample in corpus], asked.out / "sae", settings)
     sae = load_sae(asked.out / "sae")
     space = Space(model, sae, file_sha256(asked.out / "sae" / "sae_weights.safetensors"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ def match(
     b: Side,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the result.")],
     accepted: Annotated[
-        Path | None, typer.Option("--accepted", help="The samples of run A, encoded in the space of B.")
+        Path | None, typer.Option("--accepted", help="The samples.jsonl of run A, encoded in the space of B.")
     ] = None,
     min_support: Annotated[
         int, typer.Option("--min-support", min=1, help="Samples that must fire a feature, or it is not paired.")
@@ -38,7 +39,8 @@ def match(
     else:
         print_table(f"{a} in {b}, on {record['n_samples']:,} samples", ("", "", ""), _rows(record))
     if (out / CARRIED).is_dir():
-        note(f"for a run in the space of {b}: cp -r {out / CARRIED} NEW, then facsynth run SETTINGS -o NEW")
+        carried = shlex.quote(str(out / CARRIED))
+        note(f"to go on in the space of {b}: cp -r {carried} NEW && facsynth run SETTINGS -o NEW")
 
 
 def _rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
