@@ -111,6 +111,24 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FACSYNTH_CACHE", str(tmp_path / "cache"))
 
 
+def test_the_anchors_own_texts_are_a_method_and_seed_sets_are_drawn_from_the_rest(tmp_path: Path) -> None:
+    with FaultServer(planted.writes) as server:
+        small: dict[str, Any] = {"methods": {"none": None, "anchor": None}, "budgets": [8, 40], "seeds": [3]}
+        config = planted.experiment(tmp_path, server, **small)
+        done = facsynth("experiment", config, "-o", tmp_path / "out", "--json")
+        assert done.code == 0, done.stderr
+        assert not server.answered
+    found = json.loads(done.stdout)
+    assert [(row["method"], row["budget"], row["n_samples"]) for row in found["rows"]] == [
+        ("none", 8, [0]), ("anchor", 8, [8]), ("none", 40, [0]), ("anchor", 40, [40]),
+    ]  # fmt: skip
+    seed_set = [json.loads(line) for line in (tmp_path / "out" / "seeds" / "3.jsonl").read_text().splitlines()]
+    assert sum(row["label"] for row in seed_set) == 40 and len(seed_set) == 160
+    anchor = (tmp_path / "anchor.jsonl").read_text()
+    assert not any(json.dumps(row["messages"]) in anchor for row in seed_set)
+
+
+@pytest.mark.slow
 def test_an_experiment_goes_on_and_takes_more_seeds_later(tmp_path: Path) -> None:
     with FaultServer(planted.writes) as server:
         small: dict[str, Any] = {"methods": {"none": None, "fac": None, "plain": None}, "budgets": [4], "seeds": [0]}
@@ -129,8 +147,6 @@ def test_an_experiment_goes_on_and_takes_more_seeds_later(tmp_path: Path) -> Non
         assert rows["tokens", "plain"]["tokens"] == rows["samples", "fac"]["tokens"] > 0
         assert "fewer than 10" in found["correlations"]["notes"][0]
         assert (out / "plot.svg").read_text().startswith("<svg") and "| fac | 4 |" in (out / "table.md").read_text()
-        seed_set = [json.loads(line) for line in (out / "seeds" / "0.jsonl").read_text().splitlines()]
-        assert sum(row["label"] for row in seed_set) == 40 and len(seed_set) == 160
         raw = yaml.safe_load(config.read_text()) | {"seeds": [0, 1]}
         config.write_text(yaml.safe_dump(raw, sort_keys=False))
         more = json.loads(facsynth("experiment", config, "-o", out, "--json").stdout)

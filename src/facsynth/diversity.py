@@ -86,11 +86,13 @@ def self_bleu(words: Words, ids: Ids, rng_seed: int = 0) -> float | None:
 
     (order,) = orders(ids, 1, rng_seed)
     chosen = [list(words[index]) for index in order if words[index]][:N_BLEU]
+    if len(chosen) < 2:
+        return None
     smooth = SmoothingFunction().method1
     scores = [
         sentence_bleu(chosen[:i] + chosen[i + 1 :], text, smoothing_function=smooth) for i, text in enumerate(chosen)
     ]
-    return float(np.mean(scores)) if len(scores) > 1 else None
+    return float(np.mean(scores))
 
 
 def pos_distinct(texts: Sequence[str], tagger: str) -> float | None:
