@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,11 @@ def test_the_anchors_own_texts_are_a_method_and_seed_sets_are_drawn_from_the_res
     ]  # fmt: skip
     seed_set = [json.loads(line) for line in (tmp_path / "out" / "seeds" / "3.jsonl").read_text().splitlines()]
     assert sum(row["label"] for row in seed_set) == 40 and len(seed_set) == 160
+    raw = yaml.safe_load(config.read_text())
+    for key, value, told in (("budgets", [8, 50], "largest_budget"), ("draw", [raw["draw"][0] | {"n": 41}], "draw")):
+        config.write_text(yaml.safe_dump(raw | {key: value}, sort_keys=False))
+        other = facsynth("experiment", config, "-o", tmp_path / "out")
+        assert (other.code, f"was begun with another {told}" in other.stderr) == (1, True)
     anchor = (tmp_path / "anchor.jsonl").read_text()
     assert not any(json.dumps(row["messages"]) in anchor for row in seed_set)
 
@@ -152,8 +158,8 @@ def test_an_experiment_goes_on_and_takes_more_seeds_later(tmp_path: Path) -> Non
         more = json.loads(facsynth("experiment", config, "-o", out, "--json").stdout)
         assert (more["seeds"], len(more["rows"][0]["by_seed"])) == ([0, 1], 2)
         raw["draw"][0]["n"] = 10_000
-        config.write_text(yaml.safe_dump(raw | {"seeds": [2]}, sort_keys=False))
-        few = facsynth("experiment", config, "-o", out)
+        config.write_text(yaml.safe_dump(raw, sort_keys=False))
+        few = facsynth("experiment", config, "-o", tmp_path / "few")
         assert (few.code, "and 10000 are to be drawn" in few.stderr) == (1, True)
 
 
@@ -208,10 +214,9 @@ def test_where_features_do_not_matter_no_difference_is_told(tmp_path: Path) -> N
             rows = [json.loads(line) | {"label": int(rng.random() < 0.3)} for line in test]
             (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
             out = tmp_path / f"out-{repetition}"
-            for part in ("seeds", "cells", "features"):
-                if repetition:
-                    out.mkdir(exist_ok=True)
-                    (out / part).symlink_to(tmp_path / "out-0" / part)
+            if repetition:
+                kept_out = shutil.ignore_patterns("results", "table*", "measures*")
+                shutil.copytree(tmp_path / "out-0", out, ignore=kept_out)
             config.write_text(yaml.safe_dump(raw, sort_keys=False))
             done = facsynth("experiment", config, "-o", out, "--json")
             assert done.code == 0, done.stderr

@@ -69,6 +69,19 @@ class Bench:
         """Samples of the largest budget."""
         return self.settings.budgets[-1]
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What all cells are made with, whatever the methods and seeds."""
+        return {"largest_budget": self.most, "draw": [block.n for block in self.settings.draw]}
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """Fingerprints of the data that cells are made of and tested with."""
+        asked = self.settings.run_of(next(iter(self.settings.methods)), self.out, 0).data
+        parts = {"draw": [block.path for block in self.settings.draw], "anchor": asked.anchor}
+        parts["test"] = self.settings.evaluate.test
+        return {name: Rows(files, asked.form, no_progress).fingerprint() for name, files in parts.items()}
+
     def seed_set(self, seed: int) -> Path:
         """The seed set of a seed, drawn from the files of `draw`, without what is in the anchor or tested with."""
         path = self.out / "seeds" / f"{seed}.jsonl"

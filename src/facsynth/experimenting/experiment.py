@@ -1,8 +1,8 @@
 """An experiment: every method, seed and budget trained and tested, then set side by side.
 
 Before: `experimenting.cells` makes samples. After: `table.json`, which `experimenting.table` and the terminal show.
-Each part is an artifact of its own, so the same command goes on where it stopped, and more methods, seeds or budgets
-can be asked for later.
+Each part is an artifact of its own, so the same command goes on where it stopped, and more methods, seeds or smaller
+budgets can be asked for later.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from facsynth.experimenting.correlating import correlations, measures
 from facsynth.experimenting.settings import NOTHING_WRITTEN, ExperimentSettings
 from facsynth.lock import locked
 from facsynth.records import Progress, no_progress
-from facsynth.store import write_json, write_jsonl
+from facsynth.store import Artifact, write_json, write_jsonl
 from facsynth.tasks.resample import holm
 
-TABLE, MEASURES = "table.json", "measures.jsonl"
+STAGE, TABLE, MEASURES = "experiment", "table.json", "measures.jsonl"
 SAMPLES, TOKENS = "samples", "tokens"
 """What a budget counts."""
 
@@ -61,11 +61,12 @@ def run_experiment(
         progress: told of every stage.
 
     Raises:
-        MismatchError: the folder holds parts that were made with other settings.
+        MismatchError: the folder holds parts that were made with other settings or data, or for a smaller budget.
         InputError: too few rows to draw from, or rows that the task cannot be trained on.
     """
     with locked(out):
         bench = Bench(settings, out, cache, progress)
+        Artifact(out, STAGE, bench.asked, bench.parents)
         table = {"task": settings.evaluate.task, "against": next(iter(settings.methods)), **_check_measurable(bench)}
         found: dict[Point, list[Trained]] = {point: [] for point in points(settings)}
         for n, seed in enumerate(settings.seeds, start=1):
