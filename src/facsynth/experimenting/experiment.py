@@ -74,7 +74,8 @@ def run_experiment(
                 break
             for point, trained in found.items():
                 trained.append(_trained(bench, point, seed))
-            table |= {"seeds": list(settings.seeds[:n]), "rows": _rows(settings, found)}
+            metric = next(iter(found.values()))[0].result.record["metric"]
+            table |= {"seeds": list(settings.seeds[:n]), "metric": metric, "rows": _rows(settings, found)}
             write_json(out / TABLE, table)
         if "rows" in table:
             rows = measures(bench, _figures(settings, found))

@@ -13,9 +13,6 @@ from typing import Any
 from facsynth.report.whiskers import Dot, whiskers
 
 HEADINGS = ("method", "samples", "mean", "95 %", "change", "95 %", "p")
-METRICS = {
-    "toxicity": "AUPRC", "reward": "accuracy", "steering": "control rate",
-}  # fmt: skip
 
 
 def groups(table: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -47,9 +44,7 @@ def markdown(table: Mapping[str, Any]) -> str:
             f"{found['ci95'][0]:.3f} to {found['ci95'][1]:.3f}), is not above its null, {found['null_limit']:.3f}. "
             "No method is compared.\n"
         )
-    parts = [
-        f"{METRICS[table['task']]}, {len(table['seeds'])} seeds; differences to {table['against']}, p after Holm.\n"
-    ]
+    parts = [f"{table['metric']}, {len(table['seeds'])} seeds; differences to {table['against']}, p after Holm.\n"]
     for heading, rows in groups(table):
         parts += [f"\n**{heading}**\n", _line(HEADINGS), _line(["---"] * len(HEADINGS))]
         parts += [_line(cells(row)) for row in rows]
@@ -68,8 +63,4 @@ def _dot(row: Mapping[str, Any]) -> Dot:
 def plot(table: Mapping[str, Any]) -> str:
     """Every figure with its interval; "" where nothing was compared."""
     found = [(heading, [_dot(row) for row in rows]) for heading, rows in groups(table)]
-    return (
-        whiskers(f"{METRICS[table['task']]}, mean of {len(table['seeds'])} seeds, 95 % intervals", found)
-        if found
-        else ""
-    )
+    return whiskers(f"{table['metric']}, mean of {len(table['seeds'])} seeds, 95 % intervals", found) if found else ""
