@@ -3,9 +3,9 @@
     python benchmarks/experiment_data.py DATA OUT
 
 OUT/toxicity: labelled messages. anchor: half of the toxic rows of ToxicChat's training part and all red-team
-instructions; others: as many that are not toxic, half of ToxicChat's and instructions; known: the other half of the
-toxic rows, benign: further instructions, from which seed sets are drawn; pool: the other rows of ToxicChat, none
-of them toxic; test: its validation part. They hold offensive texts.
+instructions, and as many that are not toxic (others, by themselves): half of ToxicChat's, and instructions; known: the
+other half of the toxic rows, benign: further instructions, from which seed sets are drawn; pool: the other rows of
+ToxicChat, none of them toxic; test: its validation part. They hold offensive texts.
 OUT/steering, OUT/reward: halves of the training parts, and the validation parts.
 """
 
@@ -72,7 +72,7 @@ def toxicity(data: Path, out: Path) -> None:
     positive = [*toxic[:half], *red]
     n_chats = min(len(others) // 2, len(positive))
     negative = [*others[:n_chats], *benign[: len(positive) - n_chats]]
-    write(out / "anchor.jsonl", positive)
+    write(out / "anchor.jsonl", [*positive, *negative])
     write(out / "others.jsonl", negative)
     write(out / "known.jsonl", toxic[half:])
     write(out / "benign.jsonl", benign[len(positive) - n_chats :])

@@ -99,8 +99,8 @@ def experiment(folder: Path, server: FaultServer, **changes: Any) -> Path:
     space = ("--model", model["path"], "--sae", folder / "sae", "--dtype", "float32", "--sae-check", "off")
     done = facsynth("encode", negative, "-o", folder / "background", *space)
     assert done.code == 0, done.stderr
-    task = {"name": "planted", "definition": "Messages with marks.", "rubric": ["Marks"], "label": "toxic",
-            "asks_for": "messages with marks"}  # fmt: skip
+    task = {"name": "planted", "definition": "Messages with marks.", "rubric": ["Marks"]}
+    task |= {"labels": {"toxic": "messages with marks"}}
     (folder / "task.yaml").write_text(yaml.safe_dump(task))
     raw = {
         "evaluate": {"task": "toxicity", "test": str(messages(folder / "test.jsonl", 160, 320, 3)), "model": model},

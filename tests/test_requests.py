@@ -117,7 +117,7 @@ def test_no_sample_costs_more_than_the_most_it_may(form: str, is_drafted: bool) 
     writer = DraftingWriter(scripted, scripted, {1: in_common(task(1))}, draft_tokens=64) if is_drafted else scripted
     request = feature_request(task(1), 0, settings, strength=0.4)
     samples = SampleWriter(writer, wanted, CleanSettings(near=1), {""}, settings.n_tries)
-    (sample,) = samples.write([request])
+    (sample,) = samples.write([request], [None])
     spent = Amount(len(seen), sum(prompt + written for prompt, written in seen))
     assert sample.n_calls <= spent.calls
     worst = worst_amount(request, settings)

@@ -16,7 +16,8 @@ from facsynth.evaluating.fitting import tokenized
 from facsynth.model.final import final_states
 from facsynth.records import Message, Sample
 from facsynth.tasks.resample import of_all
-from facsynth.tasks.toxicity import check_both_kinds, head_scores, is_wanted, metric
+from facsynth.tasks.toxicity import check_both_kinds, head_scores, metric
+from facsynth.text.labels import is_wanted
 from tiny import backbone, save_model
 from tiny_cli import Parts, facsynth
 

@@ -22,6 +22,7 @@ from facsynth.store import read_json, write_json, write_jsonl
 from facsynth.synthesis.accept import NOTHING_FIRES, text_sha256
 from facsynth.synthesis.candidates import SELECTED, Candidate, Synthesis
 from facsynth.synthesis.requests import FeatureTask
+from facsynth.text.labels import Label
 
 SCORES = "scores.json"
 """What the judge said of samples, by source; only where one was asked."""
@@ -69,7 +70,9 @@ def _coverage_json(
     }
 
 
-def target_record(row: PlanRow, thresholds: Floats, spans: Sequence[Span]) -> dict[str, Any]:
+def target_record(
+    row: PlanRow, thresholds: Floats, spans: Sequence[Span], label: Label | None = None
+) -> dict[str, Any]:
     """One attempted feature in `targets.json`."""
     return {
         "feature_id": row.feature_id,
@@ -80,6 +83,7 @@ def target_record(row: PlanRow, thresholds: Floats, spans: Sequence[Span]) -> di
         "anchor_rate": row.anchor_rate,
         "seed_rate": row.seed_rate,
         "explanation": row.explanation,
+        "label": label,
         "spans": [asdict(span) for span in spans],
     }
 

@@ -7,6 +7,7 @@ the same folder goes on where it stopped.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,12 @@ from facsynth.assemble import (
     open_space,
 )
 from facsynth.curves import curves_after, curves_before
+from facsynth.errors import InputError
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded, encode
 from facsynth.filling import encode_part, fill, writer_of
 from facsynth.judging import judged_features
+from facsynth.labelling import read_labels
 from facsynth.lock import locked
 from facsynth.measure import Measured, check_background, measure
 from facsynth.planning import Choose, check_targets, fix_targets, keep_plan, planned
@@ -42,6 +45,7 @@ from facsynth.store import Artifact, write_json, write_jsonl
 from facsynth.synthesis.candidates import Synthesis
 from facsynth.text.corpus import Corpus
 from facsynth.text.forms import to_sample
+from facsynth.text.labels import Label
 from facsynth.writers import check_endpoints, check_replay
 
 
@@ -79,7 +83,8 @@ def run(
             with timed(out) as seconds:
                 before, space, anchor, seed_set = measure_run(settings, out, cache, corpora, progress, replay=replay)
                 measured(out)
-                tasks = fix_targets(before, settings, out, anchor, space, choose=choose)
+                labels = partial(anchor_labels, settings, corpora)
+                tasks = fix_targets(before, settings, out, anchor, space, choose=choose, labels=labels)
                 exact = open_space(settings, cache, dtype="float32")
                 written = fill(
                     tasks, settings, out, cache,
@@ -150,6 +155,20 @@ def _check(settings: RunSettings, replay: Path | None) -> None:
         check_endpoints(settings)
     else:
         check_replay(replay)
+
+
+def anchor_labels(settings: RunSettings, corpora: Corpora | None) -> dict[str, Label]:
+    """The labels of the anchor's samples by their ids, where the task has several; empty of an anchor without.
+
+    Raises:
+        InputError: one that the task does not know; or the anchor is gone.
+    """
+    names = [name for name, _ in settings.synthesis.wanted.labels]
+    if len(names) < 2:
+        return {}
+    if corpora is None:
+        raise InputError("the anchor came from stdin, and its labels are gone\nStart in a new folder, or give a file.")
+    return read_labels(corpora[0], names)
 
 
 def check_background_place(settings: RunSettings, cache: Path) -> None:

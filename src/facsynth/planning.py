@@ -22,6 +22,7 @@ from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded
 from facsynth.features.spans import best_spans
 from facsynth.incidence import joined
+from facsynth.labelling import labels_of_features
 from facsynth.meaning.sheet import HUMAN, SHEET, Note, read_notes
 from facsynth.measure import Measured
 from facsynth.profile import Profile
@@ -32,7 +33,10 @@ from facsynth.screening import Screened, screen
 from facsynth.settings import RunSettings
 from facsynth.store import file_sha256, fingerprint, read_json, write_json, write_text
 from facsynth.synthesis.requests import FeatureTask
+from facsynth.text.labels import Label
 
+N_SPANS, MOST_SPANS = 8, 16
+"""Spans of a feature that prompts may show, and that are looked through for them."""
 NOTHING_TOLD = frozenset({"cannot tell", "can't tell", "unknown", "unclear"})
 
 
@@ -99,28 +103,46 @@ def check_targets(before: Measured, out: Path) -> None:
 
 
 def fix_targets(
-    before: Measured, settings: RunSettings, out: Path, anchor: Encoded, space: FeatureSpace, *, choose: Choose
+    before: Measured,
+    settings: RunSettings,
+    out: Path,
+    anchor: Encoded,
+    space: FeatureSpace,
+    *,
+    choose: Choose,
+    labels: Callable[[], Mapping[str, Label]] = dict,
 ) -> list[FeatureTask]:
     """The attempted features, fixed in `targets.json` before the first sample is written; `choose` says which.
 
+    `labels` gives those of anchor samples, by their ids; it is called where nothing is fixed yet.
+
     Raises:
+        InputError: as `labels` does.
         MismatchError: plan.csv was edited after that, or `check_targets`.
     """
     path = out / "targets.json"
     if not path.exists():
         chosen, spans, n_planned = choose(before, settings, out, anchor, space)
+        of_samples = labels()
+        of = labels_of_features(anchor, of_samples, [*spans], before.thresholds) if of_samples else {}
         record = {
             "rng_seed": settings.rng_seed, "n_planned": n_planned,
             "plan_sha256": file_sha256(out / "plan.csv"), "targets_sha256": _fingerprint(before),
         }  # fmt: skip
-        attempts = [outcome.target_record(row, before.thresholds, spans[row.feature_id]) for row in chosen]
+        attempts = [
+            outcome.target_record(
+                row, before.thresholds,
+                _shown(spans[row.feature_id], of_samples, of.get(row.feature_id)), of.get(row.feature_id),
+            )
+            for row in chosen
+        ]  # fmt: skip
         write_json(path, {**record, "attempted": attempts})
     check_plan_file(out)
     check_targets(before, out)
     return [
         FeatureTask(
             t["feature_id"], t["threshold"], t["n_wanted"], tuple(Span(**s) for s in t["spans"]), t["through"],
-            t["explanation"],
+            t["explanation"], t.get("label"),
         )
         for t in read_json(path, "attempted")["attempted"]
     ]  # fmt: skip
@@ -136,7 +158,7 @@ class Chosen(NamedTuple):
 
     rows: list[PlanRow]
     spans: dict[int, list[Span]]
-    """Of each of their features, what its prompts show."""
+    """Of each of their features, what its prompts may show."""
     n_planned: int
     """Rows there were to choose from."""
 
@@ -152,8 +174,14 @@ def planned(before: Measured, settings: RunSettings, out: Path, anchor: Encoded,
         replace(row, explanation=_followed(row, notes.get(row.feature_id, Note(row.feature_id))))
         for row in attempted(rows, settings.budget.features, np.random.default_rng(settings.rng_seed))
     ]
-    spans = best_spans(anchor, space.backbone.tokenizer, [row.feature_id for row in chosen], n_spans=8)
+    spans = best_spans(anchor, space.backbone.tokenizer, [row.feature_id for row in chosen], n_spans=MOST_SPANS)
     return Chosen(chosen, spans, len(rows))
+
+
+def _shown(spans: Sequence[Span], labels: Mapping[str, Label], label: Label | None) -> list[Span]:
+    """What prompts show of a feature: spans of samples that have its label, where there are any."""
+    alike = [span for span in spans if label is not None and labels.get(span.sample_id) == label]
+    return list(alike or spans)[:N_SPANS]
 
 
 def _followed(row: PlanRow, note: Note) -> str:

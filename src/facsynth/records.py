@@ -89,8 +89,8 @@ class Task:
     """Of its samples."""
     asks_for: str = ""
     """What a writer is to write, as several are called."""
-    label: str | int | None = None
-    """Of a written message."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """Of written messages, each with what a writer is then to write; the first is the one that is looked for."""
 
 
 @dataclass(frozen=True)

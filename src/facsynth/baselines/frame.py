@@ -182,7 +182,10 @@ class _Desk:
 
     def _begun(self, draft: Draft) -> Written:
         at_hand = {"assistant": draft.reply, "worse": draft.worse}
-        sample = Written(self.scribe.request(), at_hand={part: r for part, r in at_hand.items() if r is not None})
+        label = self.given.settings.wanted.label
+        sample = Written(
+            self.scribe.request(), label, at_hand={part: r for part, r in at_hand.items() if r is not None}
+        )
         self.samples.take_message(sample, draft.message, draft.shown)
         if draft.reason and not draft.message.error:
             sample.reason = draft.reason

@@ -20,7 +20,8 @@ from facsynth.evaluating.results import Result, measured
 from facsynth.model.adapter import class_scores
 from facsynth.records import Progress, Sample, no_progress
 from facsynth.settings import ModelBlock
-from facsynth.tasks.toxicity import N_FOLDS, Labels, check_both_kinds, head_scores, is_wanted
+from facsynth.tasks.toxicity import N_FOLDS, Labels, check_both_kinds, head_scores
+from facsynth.text.labels import is_wanted
 from facsynth.text.template import Template
 
 TASK = "toxicity"

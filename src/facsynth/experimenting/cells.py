@@ -5,6 +5,9 @@ Before: `experimenting.settings`. After: `experimenting.experiment` trains on th
 
 from __future__ import annotations
 
+import json
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +27,6 @@ from facsynth.pipeline import run
 from facsynth.records import Progress, Sample, no_progress
 from facsynth.settings import RunSettings
 from facsynth.store import read_json, read_jsonl, write_jsonl
-from facsynth.tasks.toxicity import is_wanted
 
 _T = TypeVar("_T")
 USUALLY_SHOWN = 64
@@ -51,6 +53,20 @@ class Made(NamedTuple):
     def within(self, tokens: int) -> list[dict[str, Any]]:
         """A budget of written tokens."""
         return [row for row, spent in zip(self.rows, self.tokens, strict=True) if spent <= tokens]
+
+
+def mixed(parts: Sequence[tuple[float, Made]]) -> Made:
+    """Parts of one synthesis, each with its share, as if they had been written side by side; equal rows once."""
+    places = [(place / share, part) for part, (share, made) in enumerate(parts) for place in range(len(made.rows))]
+    rows, tokens, spent = dict[str, dict[str, Any]](), list[int](), [0] * len(parts)
+    at = [0] * len(parts)
+    for _, part in sorted(places):
+        made, place = parts[part][1], at[part]
+        at[part], spent[part] = place + 1, made.tokens[place]
+        if (text := json.dumps(made.rows[place].get("messages", made.rows[place]), sort_keys=True)) not in rows:
+            rows[text] = made.rows[place]
+            tokens.append(sum(spent))
+    return Made([*rows.values()], tokens)
 
 
 @dataclass(frozen=True)
@@ -152,20 +168,21 @@ class Bench:
         return Made(rows, [] if kind == "pool" else _tokens_of_run(out, len(rows)))
 
     def _by_rival(self, kind: str, method: str, seed: int, cap: Cap, name: str) -> Made:
-        asked = self.run_of(method, seed)
-        folder = write(
-            kind, asked, self._shown(asked, seed), cap, out=self.cell(method, seed), name=name, cache=self.cache,
-            progress=self.progress,
-        )  # fmt: skip
-        costs = [cost["written_tokens"] for cost in read_jsonl(folder / COSTS)]
-        return Made(read_jsonl(folder / SAMPLES), costs)
-
-    def _shown(self, asked: RunSettings, seed: int) -> list[Sample]:
-        """Anchor samples, drawn at random; of labelled ones, those with the label that written samples get."""
-        label = asked.synthesis.wanted.label
-        found = self._rows(asked.data.anchor, asked)
-        fit = [s for s, row in found if label is None or is_wanted(row.get("label"), str(label)) is not False]
-        return _shuffled(fit, np.random.default_rng([seed, 2]))[: self._n_shown(seed)]
+        asked, parts = self.run_of(method, seed), []
+        anchor = self._rows(asked.data.anchor, asked)
+        labels = Counter(row.get("label") for _, row in anchor if len(asked.synthesis.wanted.labels) > 1)
+        for number, (label, n) in enumerate(sorted(labels.items(), key=str) or [(None, len(anchor))]):
+            share = n / len(anchor)
+            own = [sample for sample, row in anchor if label is None or row.get("label") == label]
+            shown = _shuffled(own, np.random.default_rng([seed, 2]))[: math.ceil(share * self._n_shown(seed))]
+            tokens = None if cap.written_tokens is None else int(share * cap.written_tokens)
+            folder = write(
+                kind, asked, shown, Cap(math.ceil(share * cap.n), tokens), label=label, out=self.cell(method, seed),
+                name=f"{name}-{number}" if labels else name, cache=self.cache, progress=self.progress,
+            )  # fmt: skip
+            costs = [cost["written_tokens"] for cost in read_jsonl(folder / COSTS)]
+            parts.append((share, Made(read_jsonl(folder / SAMPLES), costs)))
+        return mixed(parts)
 
     def _n_shown(self, seed: int) -> int:
         """As many anchor texts as the first method by features shows its writer."""

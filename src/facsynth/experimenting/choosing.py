@@ -17,13 +17,12 @@ from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded
 from facsynth.features.spans import best_spans
 from facsynth.measure import Measured
-from facsynth.planning import Choose, Chosen, planned
+from facsynth.planning import MOST_SPANS, Choose, Chosen, planned
 from facsynth.records import Span
 from facsynth.settings import RunSettings
 
 SLACK = 1.25
 """Samples that features want together, as a multiple of the budget: some are given up."""
-N_SPANS = 8
 
 
 def chooser(kind: str, *, n: int, share: float = 1.0, wrong: float = 0.0) -> Choose:
@@ -54,7 +53,7 @@ def chooser(kind: str, *, n: int, share: float = 1.0, wrong: float = 0.0) -> Cho
         ]
         spans = {row.feature_id: found.spans[row.feature_id] for row in rows if row.feature_id in found.spans}
         ids = [row.feature_id for row in others]
-        spans |= best_spans(anchor, space.backbone.tokenizer, ids, n_spans=N_SPANS)
+        spans |= best_spans(anchor, space.backbone.tokenizer, ids, n_spans=MOST_SPANS)
         if kind == "shuffled-spans":
             rows, spans = _exchanged(rows, spans, rng)
         return Chosen(rows, spans, found.n_planned)

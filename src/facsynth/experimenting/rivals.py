@@ -6,6 +6,7 @@ Before: the settings of a run. After: `experimenting.cells`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from facsynth.settings import RunSettings
 from facsynth.store import fingerprint
 from facsynth.synthesis.seen import Seen
 from facsynth.text.corpus import Corpus
+from facsynth.text.labels import Label
 from facsynth.writers import opened_model
 
 
@@ -57,8 +59,8 @@ class _Models:
 
 
 def write(
-    kind: str, asked: RunSettings, shown: Sequence[Sample], cap: Cap, *, out: Path, name: str, cache: Path,
-    progress: Progress,
+    kind: str, asked: RunSettings, shown: Sequence[Sample], cap: Cap, *, label: Label | None, out: Path,
+    name: str, cache: Path, progress: Progress,
 ) -> Path:  # fmt: skip
     """Let a method write; the folder `name` in `out`, as `collect` leaves it, beside the ledger that all caps share.
 
@@ -67,6 +69,7 @@ def write(
         asked: settings of the run that it stands beside.
         shown: anchor samples that prompts may show.
         cap: where it stops.
+        label: of the samples; None: the task's own.
         out: of the cell.
         name: of the folder.
         cache: for models and hashes.
@@ -74,8 +77,9 @@ def write(
     """
     anchor, seed_set = (read_data(asked.data, which, progress) for which in ("anchor", "seed"))
     models, clean, form = _Models(asked, cache), asked.synthesis.clean, asked.data.form
+    settings = replace(asked.synthesis, wanted=asked.synthesis.wanted.of(label))
     given = Given(
-        asked.synthesis, messages_of(shown, form), messages_of([*seed_set], form), embed=models.embed,
+        settings, messages_of(shown, form), messages_of([*seed_set], form), embed=models.embed,
         gradients=models.gradients,
     )  # fmt: skip
     encode = None if clean.alike is None else models.embed

@@ -76,7 +76,7 @@ def _decide_all(waves: Waves, decider: Decider, writer: SampleWriter, lag: int, 
             while len(out) <= lag and (wave := waves.next()):
                 name, n = f"waves/{n:04d}.jsonl", n + 1
                 is_sent = bool(lag) and not decider.artifact.has(name)
-                out.append((name, wave, _written(writer, wave, beside if is_sent else None)))
+                out.append((name, wave, _written(writer, wave, waves, beside if is_sent else None)))
             if not out:
                 break
             name, wave, write = out.popleft()
@@ -93,14 +93,17 @@ def _control(waves: Waves, decider: Decider, writer: SampleWriter) -> list[Candi
     n_again = len(waves.plain_again)
     while plain := waves.next_control(control):
         name = f"waves/control{len(control):05d}.jsonl"
-        found = decider.decide(name, plain, _written(writer, plain), waves)
+        found = decider.decide(name, plain, _written(writer, plain, waves), waves)
         control += [c.changed(n_calls=0) for c in found] if len(control) < n_again else found
         if any(candidate.reason.startswith(f"{WRITER_ERROR}: {NOT_SENT}: ") for candidate in control):
             break
     return control
 
 
-def _written(writer: SampleWriter, wave: Wave, beside: ThreadPoolExecutor | None = None) -> Callable[[], list[Written]]:
+def _written(
+    writer: SampleWriter, wave: Wave, waves: Waves, beside: ThreadPoolExecutor | None = None
+) -> Callable[[], list[Written]]:
     """What gives the samples of a wave; `beside`: where they are written from now on, while something else is done."""
-    write = partial(writer.write, [request for _, request in wave])
+    labels = [waves.label_of(feature, request.sample_index) for feature, request in wave]
+    write = partial(writer.write, [request for _, request in wave], labels)
     return beside.submit(write).result if beside else write

@@ -32,6 +32,7 @@ from facsynth.synthesis.accept import (
 from facsynth.synthesis.rows import bare, row_of
 from facsynth.text.dirt import refuses
 from facsynth.text.forms import to_sample
+from facsynth.text.labels import Label, name_of
 from facsynth.text.layouts import RowError
 
 FLAWS = (
@@ -58,12 +59,19 @@ class Wanted:
     one: str = "message"
     behaviour: str = ""
     """Of an A/B question: what the matching answer shows."""
-    label: str | int | None = None
+    label: Label | None = None
     """Every sample of the form message gets it."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """Labels that there are, each with what is then asked for."""
     reply_tokens: int = 96
     """Longest reply."""
     turns: int = 1
     """Of the user; not of A/B questions."""
+
+    def of(self, label: Label | None) -> Wanted:
+        """Samples of one label, which a data set may have in another spelling; None: as it is."""
+        name = name_of(label, [name for name, _ in self.labels])
+        return self if name is None else replace(self, label=label, many=dict(self.labels)[name])
 
 
 MESSAGE = Wanted()
@@ -74,6 +82,8 @@ class Written:
     """One sample on its way: a text for each part, what it cost, and why it is none."""
 
     request: Request
+    label: Label | None = None
+    """What it gets."""
     turns: list[Message] = field(default_factory=list)
     """The message, and whatever is said after it."""
     parts: dict[str, str] = field(default_factory=dict)
@@ -111,9 +121,9 @@ class SampleWriter:
         self._writer, self._wanted, self._clean = writer, wanted, clean
         self._languages, self._n_tries = languages, n_tries
 
-    def write(self, requests: Sequence[Request]) -> list[Written]:
-        """A sample for each request for a message; one with a fault is asked for no further."""
-        samples = [Written(request) for request in requests]
+    def write(self, requests: Sequence[Request], labels: Sequence[Label | None]) -> list[Written]:
+        """A sample for each request for a message, labelled; one with a fault is asked for no further."""
+        samples = [Written(request, label) for request, label in zip(requests, labels, strict=True)]
         for sample, reply in zip(samples, write_to_end(self._writer, requests, self._n_tries), strict=True):
             self.take_message(sample, reply, sample.request.messages[-1].content)
         self.complete(samples)
@@ -135,7 +145,7 @@ class SampleWriter:
             self._ask(samples, "worse", worse_request, self._reply)
         for sample in samples:
             if not sample.reason:
-                sample.row, sample.reason = row_of(form, sample.turns, sample.parts, self._wanted.label)
+                sample.row, sample.reason = row_of(form, sample.turns, sample.parts, sample.label)
                 sample.reason = sample.reason or _unread(sample, form)
                 sample.fault_at = form if sample.reason and sample.row else ""
 
@@ -238,7 +248,7 @@ def _told(turns: Sequence[Message]) -> str:
 def longest(request: Request, wanted: Wanted, longer: int) -> list[Request]:
     """A request for a message and all that may follow it, with parts `longer` times as long as first asked for."""
     message, reply = ("x " * 2 * longer * n for n in (request.max_tokens, wanted.reply_tokens))
-    sample, found = Written(request, [Message("user", message)]), [request]
+    sample, found = Written(request, turns=[Message("user", message)]), [request]
     if wanted.form == "ab":
         return [request, *(choice_request(sample, wanted, which) for which in WHICH)]
     for turn in range(wanted.turns):

@@ -18,6 +18,7 @@ from facsynth.records import Message, Request, Span
 from facsynth.synthesis.accept import USUAL, CleanSettings
 from facsynth.synthesis.candidates import RUNGS, STEERED_RUNG
 from facsynth.synthesis.parts import MESSAGE, Wanted, longest
+from facsynth.text.labels import Label
 from facsynth.text.language import other_language
 
 FEATURE_STRIDE = 1 << 20
@@ -95,6 +96,8 @@ class FeatureTask:
     through: int | None = None
     """The feature of the same concept that is written for in its place; None where it is written for itself."""
     explanation: str = ""
+    label: Label | None = None
+    """What its samples are to be; None: what the task wants."""
 
 
 PROMPTS = {
@@ -137,7 +140,7 @@ def feature_request(
         "words": words,
         "about": in_common(task),
         "weak": prompts.apart(" ".join(pair.weak.split())) if pair else "",
-        **_what(settings),
+        **_what(settings.wanted.of(task.label)),
     }
     name = PROMPTS[goes_on, pair is not None]
     request = _request(prompts.fill(name, **values), index, settings)
@@ -157,17 +160,19 @@ def in_common(task: FeatureTask) -> str:
     return f", near the words {', '.join(firing_words(task.spans))}"
 
 
-def plain_request(index: int, settings: SynthesisSettings) -> Request:
-    """Ask for a message and nothing more: the control."""
+def plain_request(index: int, settings: SynthesisSettings, label: Label | None = None) -> Request:
+    """Ask for a message, of a label or of the task's own, and nothing more: the control."""
     goes_on = settings.asks == "continue"
     request = _request(
-        prompts.fill("write_plain" if goes_on else "write_plain_one", **_what(settings)), index, settings
+        prompts.fill("write_plain" if goes_on else "write_plain_one", **_what(settings.wanted.of(label))),
+        index,
+        settings,
     )
     return replace(request, prefix="1." if goes_on else "")
 
 
-def _what(settings: SynthesisSettings) -> dict[str, str]:
-    return {"many": settings.wanted.many, "one": settings.wanted.one}
+def _what(wanted: Wanted) -> dict[str, str]:
+    return {"many": wanted.many, "one": wanted.one}
 
 
 def _request(prompt: str, index: int, settings: SynthesisSettings) -> Request:

@@ -12,6 +12,7 @@ from typing import Any
 
 from facsynth.records import Message
 from facsynth.synthesis.candidates import CHOICES
+from facsynth.text.labels import Label
 from facsynth.text.overlap import WordRuns
 
 LENGTHS = 0.5, 2.0
@@ -20,7 +21,7 @@ SAME_REPLY, UNLIKE_LENGTHS = "both replies are the same", "replies of unlike len
 
 
 def row_of(
-    form: str, turns: Sequence[Message], parts: Mapping[str, str], label: str | int | None = None
+    form: str, turns: Sequence[Message], parts: Mapping[str, str], label: Label | None = None
 ) -> tuple[dict[str, Any], str]:
     """A row, empty of a message alone; and why its parts do not belong together, empty where they do.
 

@@ -14,15 +14,7 @@ from itertools import groupby
 from facsynth.llm.budget import NOT_SENT, Amount, total
 from facsynth.records import Request
 from facsynth.synthesis.accept import MEASURED, WRITER_ERROR, acceptance_limit
-from facsynth.synthesis.candidates import (
-    CONTROL,
-    PLAIN,
-    PLAIN_RUNG,
-    SPANS_RUNG,
-    STEERED_RUNG,
-    Candidate,
-    Synthesis,
-)
+from facsynth.synthesis.candidates import CONTROL, PLAIN, PLAIN_RUNG, SPANS_RUNG, STEERED_RUNG, Candidate, Synthesis
 from facsynth.synthesis.ladder import Strength, Yield
 from facsynth.synthesis.requests import (
     FeatureTask,
@@ -32,6 +24,7 @@ from facsynth.synthesis.requests import (
     plain_request,
     worst_amount,
 )
+from facsynth.text.labels import Label
 
 Wave = list[tuple[int, Request]]
 """Requests with the features they are for."""
@@ -47,6 +40,8 @@ class Waves:
     ) -> None:
         """Begin with nothing asked, and with what was selected from a pool."""
         self.tasks, self.settings, self.selected = tasks, settings, selected
+        self._labels = {task.feature_id: task.label for task in tasks}
+        self._plain_labels = list(dict.fromkeys(task.label for task in tasks)) or [None]
         self.candidates: list[Candidate] = []
         self.n_asked: Counter[int] = Counter()
         self.n_fired = Counter(feature for c in selected if not c.reason for feature in c.fires)
@@ -67,6 +62,14 @@ class Waves:
     def lacks(self, task: FeatureTask) -> int:
         """Accepted samples still wanted; any accepted sample counts for every attempted feature it fires."""
         return task.n_wanted - self.n_fired[task.feature_id]
+
+    def label_of(self, feature: int, index: int) -> Label | None:
+        """What a sample written for a feature is to be; plain ones have the labels of all features in turn."""
+        own = self._labels.get(feature, self._plain_labels[index % len(self._plain_labels)])
+        return self.settings.wanted.label if own is None else own
+
+    def _plain_request(self, index: int) -> Request:
+        return plain_request(index, self.settings, self.label_of(PLAIN, index))
 
     @property
     def n_done(self) -> int:
@@ -92,7 +95,7 @@ class Waves:
         n_open, first = sum(self.lacks(task) > 0 for task in self.tasks), self.n_asked[PLAIN]
         most = len(self.tasks) * self.settings.max_candidates * self._round
         end = min(first + min(max(PLAIN_WAVE, first), PLAIN_WAVES, n_open * self.settings.per_wave), most)
-        return [(PLAIN, plain_request(index, self.settings)) for index in range(first, end)]
+        return [(PLAIN, self._plain_request(index)) for index in range(first, end)]
 
     def _feature_wave(self) -> Wave:
         """Requests for every open feature, more for one that needed many in vain; those first that did best so far.
@@ -144,10 +147,10 @@ class Waves:
         """
         again = self.plain_again
         if again and not control:
-            return [(CONTROL, plain_request(index, self.settings)) for index in again]
+            return [(CONTROL, self._plain_request(index)) for index in again]
         n_plain = self.n_asked[PLAIN] if self.settings.control else 0
         first, end = n_plain + len(control) - len(again), n_control(len(self.candidates), self.settings)
-        wave = [(CONTROL, plain_request(index, self.settings)) for index in range(first, end)]
+        wave = [(CONTROL, self._plain_request(index)) for index in range(first, end)]
         costs = [worst_amount(request, self.settings) for _, request in wave]
         spent = total([self._spent, *map(self._amount, control)])
         while wave and self.settings.caps.exceeded(total([spent, *costs])):

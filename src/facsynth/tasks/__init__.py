@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, StringConstraints, field_validator
+from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
 from facsynth.blocks import Block, parse_block, read_yaml, unknown_key
 from facsynth.errors import SettingsError
@@ -37,13 +37,21 @@ class _TaskFile(Block):
     form: Annotated[str, AfterValidator(_known_form)] = "message"
     asks_for: Text | None = None
     """What a writer is to write, as several are called: messages that …"""
-    label: Text | int | None = None
-    """Every written message gets it."""
+    labels: dict[Text, Text] = Field(default={}, max_length=40)
+    """Of messages, each with what a writer is then to write; the first is the one that is looked for."""
 
     @field_validator("rubric", mode="before")
     @classmethod
     def _lines(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _labels_say_what_is_asked_for(self) -> Self:
+        if self.labels and self.asks_for:
+            raise ValueError("each label says what is asked for: leave asks_for out")
+        if self.labels and self.form != "message":
+            raise ValueError(f"labels are for messages, and the form is {self.form}: leave labels out")
+        return self
 
 
 def task_names() -> list[str]:
@@ -67,7 +75,7 @@ def load_task(name: str) -> Task:
         told = unknown_key(name, task_names()).replace("unknown key", "unknown task")
         raise SettingsError(f"{told}\nOr give a YAML file of yours with name, definition and rubric.")
     found = parse_block(_TaskFile, read_yaml(path, fresh=_FORM), str(path))
-    return Task(found.name, found.definition, found.rubric, found.form, found.asks_for or "", found.label)
+    return Task(found.name, found.definition, found.rubric, found.form, found.asks_for or "", (*found.labels.items(),))
 
 
 def wanted(task: Task | None, form: str, *, reply_tokens: int, turns: int = 1) -> Wanted:
@@ -75,12 +83,14 @@ def wanted(task: Task | None, form: str, *, reply_tokens: int, turns: int = 1) -
     usual = Wanted(form, reply_tokens=reply_tokens, turns=turns, one="question" if form == "ab" else Wanted.one)
     if task is None:
         return usual
-    many = task.asks_for or ("questions that people ask an assistant" if form == "ab" else usual.many)
-    return replace(usual, many=many, behaviour=task.definition, label=task.label if form == "message" else None)
+    many = next((asked for _, asked in task.labels), task.asks_for)
+    many = many or ("questions that people ask an assistant" if form == "ab" else usual.many)
+    found = replace(usual, many=many, behaviour=task.definition, labels=task.labels if form == "message" else ())
+    return replace(found, label=found.labels[0][0]) if found.labels else found
 
 
 _FOLDER = files("facsynth.tasks")
 _FORM = (
     "A task file is YAML in UTF-8, with name, definition, rubric (a list of lines) and, where it is no message, form; "
-    "asks_for and label say what is written."
+    "asks_for or labels say what is written."
 )

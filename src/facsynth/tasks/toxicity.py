@@ -21,19 +21,6 @@ STRENGTHS = np.geomspace(1e-5, 1.0, 11)
 Labels = npt.NDArray[np.bool_]
 
 
-def is_wanted(label: object, wanted: str) -> bool | None:
-    """Whether a row's label is the one that is looked for; None where it has none.
-
-    1, true and `wanted` are; 0, false and any other word are not.
-    """
-    if isinstance(label, bool | int):
-        return bool(label) if label in (0, 1) else None
-    if not isinstance(label, str) or not label.strip():
-        return None
-    word = label.strip().casefold()
-    return word in {wanted.casefold(), "1", "true"}
-
-
 def check_both_kinds(labels: Labels, name: str, *, fewest: int = 1) -> None:
     """Refuse data of one label, or with fewer of a label than `fewest`.
 
