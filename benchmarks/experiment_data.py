@@ -4,9 +4,11 @@
 
 OUT/toxicity: labelled messages. anchor: half of the toxic rows of ToxicChat's training part and all red-team
 instructions, and as many that are not toxic (others, by themselves): half of ToxicChat's, and instructions; known: the
-other half of the toxic rows, benign: further instructions, from which seed sets are drawn; pool: the other rows of
-ToxicChat, none of them toxic; test: its validation part. They hold offensive texts.
+other half of the toxic rows, benign: further instructions, from which seed sets are drawn; pool: the rows of ToxicChat
+that are not in the anchor; test: its validation part. They hold offensive texts.
 OUT/steering, OUT/reward: halves of the training parts, and the validation parts.
+OUT/instruction: chats; test: 100 instructions of AlpacaEval's, reference: text-davinci-003's answers to them; judge:
+pairs of answers to its other instructions, judged by GPT-4.
 """
 
 from __future__ import annotations
@@ -76,7 +78,7 @@ def toxicity(data: Path, out: Path) -> None:
     write(out / "others.jsonl", negative)
     write(out / "known.jsonl", toxic[half:])
     write(out / "benign.jsonl", benign[len(positive) - n_chats :])
-    write(out / "pool.jsonl", others[n_chats:])
+    write(out / "pool.jsonl", [*others[n_chats:], *toxic[half:]])
     write(out / "test.jsonl", test)
 
 
@@ -84,6 +86,33 @@ def halves(rows: list[dict[str, Any]], key: str) -> tuple[list[dict[str, Any]], 
     rng = random.Random(key)
     shuffled = rng.sample(rows, len(rows))
     return shuffled[: len(rows) // 2], shuffled[len(rows) // 2 :]
+
+
+def chat(prompt: str, reply: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}]}
+
+
+def answered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Chats of rows with instruction, input and output."""
+    return [chat(f"{row['instruction']}\n\n{row.get('input') or ''}".strip(), row["output"]) for row in rows]
+
+
+def preferred(row: dict[str, Any]) -> dict[str, Any]:
+    """A pair of one of AlpacaEval's judgements: 1 is the first output, 2 the second."""
+    better, worse = ("output_1", "output_2") if row["preference"] == 1 else ("output_2", "output_1")
+    return {"prompt": row["instruction"], "chosen": row[better], "rejected": row[worse]}
+
+
+def instruction(data: Path, preferences: Path, out: Path) -> None:
+    seeds = [{**row, **row["instances"][0]} for row in read(data / "self_instruct_seed_tasks.jsonl.gz")]
+    write(out / "anchor.jsonl", answered([*read(data / "alpaca_en_demo.jsonl.gz"), *seeds]))
+    write(out / "rest.jsonl", answered(read(data / "small_instruction_data.jsonl.gz")))
+    outputs = random.Random("test").sample(read(data / "alpacaeval_dev_outputs_text_davinci_003.jsonl.gz"), 100)
+    asked = {row["instruction"] for row in outputs}
+    write(out / "test.jsonl", ({"instruction": row["instruction"], "dataset": row["dataset"]} for row in outputs))
+    write(out / "reference.jsonl", (chat(row["instruction"], row["output"]) for row in outputs))
+    judged = [row for row in read(preferences) if row["instruction"] not in asked and row["preference"] in (1, 2)]
+    write(out / "judge.jsonl", map(preferred, judged))
 
 
 def main() -> None:
@@ -103,6 +132,10 @@ def main() -> None:
     write(asked.out / "reward" / "anchor.jsonl", anchor)
     write(asked.out / "reward" / "rest.jsonl", rest)
     write(asked.out / "reward" / "test.jsonl", read(asked.data / "reward" / "hh_harmless_base_validation.jsonl.gz"))
+    instruction(
+        asked.data / "instruction", asked.data / "reward" / "alpacaeval_gpt4_preferences_train.jsonl.gz",
+        asked.out / "instruction",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

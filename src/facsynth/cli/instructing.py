@@ -30,6 +30,10 @@ def instruction(
         str | None,
         typer.Option("--judge-url", help="Endpoint that compares, and sees the texts. [the model]"),
     ] = None,
+    judge_pairs: Annotated[
+        list[str] | None,
+        typer.Option("--judge-pairs", help="In its place: preference pairs, on which a reward head is trained."),
+    ] = None,
     judge_model: Annotated[str | None, typer.Option("--judge-model", help="Model at that endpoint.")] = None,
     n_seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings, each of a fresh model.")] = 3,
     n_epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of a training.")] = 5,
@@ -50,7 +54,8 @@ def instruction(
         folder = evaluate_instruction(
             train or [], test, reference, e.model_block(model, device, dtype),
             InstructionSettings(tuple(range(n_seeds)), SftRecipe(n_epochs=n_epochs), answer_tokens),
-            adapter=adapter, judge=_judge(judge_url, judge_model), out=out, cache=cache_folder(), progress=progress,
+            adapter=adapter, judge=_judge(judge_url, judge_model), judge_pairs=judge_pairs or (), out=out,
+            cache=cache_folder(), progress=progress,
         )  # fmt: skip
         record = read_result(folder).record
     if json:
@@ -94,7 +99,7 @@ def _print(record: dict[str, Any]) -> None:
 def _notes(record: dict[str, Any]) -> list[str]:
     found, at_equal = [], record["length_controlled"]
     if record["judge"].startswith("stand-in"):
-        found.append("no judge was named: the model judged, as a stand-in; a figure to quote needs a stronger one")
+        found.append("who judged is a stand-in; a figure to quote needs a stronger judge, at --judge-url")
     if record["n_seen"]:
         apart = "no figure is left without them" if record["unseen"] is None else "the figure without them is below it"
         found.append(f"{record['n_seen']:,} of the instructions are in training too: {apart}")

@@ -16,6 +16,7 @@ import numpy as np
 from facsynth.asked import EndpointBlock
 from facsynth.errors import ModelError
 from facsynth.evaluating.answers import ALPACA, Chats, Item, examples_of, keep_outputs, read_outputs, write_answers
+from facsynth.evaluating.rated import Rater
 from facsynth.llm import Ledger, LedgerWriter
 from facsynth.llm.budget import FREE, NO_CAPS, Budget
 from facsynth.meaning.asking import AskingSettings
@@ -26,14 +27,14 @@ from facsynth.protocols import Writer
 from facsynth.records import Progress
 from facsynth.settings import ModelBlock
 from facsynth.store import Artifact, read_jsonl, write_jsonl
-from facsynth.tasks.instruction import Duel, Verdict, check_judge, judge_duels
+from facsynth.tasks.instruction import Duel, Verdict, Verdicts, check_judge, judge_duels
 from facsynth.text.template import Template
 from facsynth.writers import ROLES, opened_endpoint
 
 ANY_HOOK = "layers.0"
 """Answers do not depend on it."""
 STAND_IN = "stand-in: the model itself, before training"
-"""Who judges where no endpoint is named."""
+"""Who judges where neither endpoint nor pairs are named."""
 N_PROBED = 20
 """Instructions with which a judge is tried out before anything is trained."""
 
@@ -49,11 +50,15 @@ class Opponents:
     adapter: Path | None
     """One that was trained elsewhere."""
     endpoint: EndpointBlock | None
-    """Of the judge; None: the model itself."""
+    """Of the judge."""
+    rater: Rater | None = None
+    """Who judges in its place; neither: the model itself."""
 
     @property
     def judge(self) -> str:
         """What the judge is called."""
+        if self.rater is not None:
+            return self.rater.name
         return self.endpoint.model if self.endpoint else STAND_IN
 
     def load(self) -> Backbone:
@@ -136,12 +141,17 @@ class Match:
         """Verdicts on duels, kept under a name."""
         path = self.artifact.folder / name
         if not self.artifact.has(name):
-            with self._opened_judge() as (writer, asking):
-                found = judge_duels(duels, writer, asking)
+            found = self._compared(duels)
             rows = [{"sample_id": d.sample_id, **v._asdict()} for d, v in zip(duels, found.found, strict=True)]
             failures = [replace(failure, where=f"{name}, {failure.where}") for failure in found.failures]
             self.artifact.write(name, lambda temporary: write_jsonl(temporary, rows), failures)
         return [verdict_of(row) for row in read_jsonl(path)]
+
+    def _compared(self, duels: Sequence[Duel]) -> Verdicts:
+        if self.opponents.rater is not None:
+            return Verdicts(self.opponents.rater.verdicts(duels), [])
+        with self._opened_judge() as (writer, asking):
+            return judge_duels(duels, writer, asking)
 
     @contextmanager
     def _opened_judge(self) -> Iterator[tuple[Writer, AskingSettings]]:

@@ -19,8 +19,11 @@ from facsynth.bins import Doubles
 from facsynth.errors import InputError, SettingsError
 from facsynth.evaluating.answers import CUT, Chats, Item, Items, asked_in, read_chats, read_items, read_outputs
 from facsynth.evaluating.duels import Match, Opponents, verdict_of
+from facsynth.evaluating.fitting import KnownStates, Means
 from facsynth.evaluating.lengths import length_controlled, n_words
+from facsynth.evaluating.rated import Rater
 from facsynth.evaluating.results import STAGE, Result, keep_result, measured
+from facsynth.evaluating.reward import read_pairs
 from facsynth.llm import Ledger
 from facsynth.lock import locked
 from facsynth.model.hashes import model_hash
@@ -53,9 +56,11 @@ def evaluate_instruction(
     *,
     adapter: Path | None = None,
     judge: EndpointBlock | None = None,
+    judge_pairs: Sequence[str] = (),
     out: Path,
     cache: Path,
     progress: Progress = no_progress,
+    known: KnownStates | None = None,
 ) -> Path:
     """Tune a model on chats, a fresh one for each seed, and have its answers compared with those of a reference.
 
@@ -66,16 +71,19 @@ def evaluate_instruction(
         model: what is tuned.
         settings: how.
         adapter: a PEFT folder that was trained elsewhere, in the place of `train`.
-        judge: who compares; where none is given, the model itself, before training.
+        judge: who compares.
+        judge_pairs: files of preference pairs: a reward head of the model, trained on them, compares in its place.
+            Where neither is given the model itself does, before training.
         out: folder of the result; the same call goes on with it, or changes nothing.
         cache: for the embedded model and hashes.
         progress: told samples, steps and replies.
+        known: final states that a reward head has read before; it gets those of this call.
 
     Returns:
         The folder: win rate is the mean preference over both orders; `outputs-SEED.json` have AlpacaEval's layout.
 
     Raises:
-        SettingsError: both a training set and an adapter.
+        SettingsError: both a training set and an adapter, or two judges.
         InputError: an instruction without a reference's answer, or nothing to train on.
         MismatchError: an adapter for another base, or the folder of another result.
         ModelError: the judge gives one letter whatever stands there.
@@ -83,7 +91,11 @@ def evaluate_instruction(
     """
     if train and adapter:
         raise SettingsError("chats to train on and --adapter are both given\nName one of them.")
-    opponents = Opponents(model, model_folder(model.path, cache), cache, adapter, judge)
+    if judge and judge_pairs:
+        raise SettingsError("an endpoint that judges and pairs for a reward head are both given\nName one of them.")
+    means = Means(TASK, model, "head", [0], out, cache, progress, known)
+    rater = Rater(read_pairs(judge_pairs, progress), means) if judge_pairs else None
+    opponents = Opponents(model, model_folder(model.path, cache), cache, adapter, judge, rater)
     test_set, chats = read_items(test, reference, progress), read_chats(train, progress) if train else None
     asked, parents = _plan(opponents, test_set, chats, settings)
     names = _names(opponents, train, test, reference)

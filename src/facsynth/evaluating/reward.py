@@ -95,7 +95,7 @@ def evaluate_reward(
     check_enough(len(of_train.pairs), fewest=FEWEST if adapt == "head" else 1)
     check_subsets([pair.subset for pair in of_test.pairs])
     means = Means(TASK, model, adapt, seeds, out, cache, progress, known)
-    fit = _by_head if adapt == "head" else _by_adapter
+    fit = by_head if adapt == "head" else _by_adapter
     return means.keep(
         of_train, of_test, lambda: fit(of_train, of_test, means), lambda scores: _result(of_train, of_test, scores)
     )
@@ -132,7 +132,8 @@ def _pair(chosen: Sample, row: Mapping[str, Any]) -> Pair:
     return Pair(Sample(chosen.messages[:end]), chosen, rejected, row.get("subset"))
 
 
-def _by_head(train: Pairs, test: Pairs, means: Means) -> Scored:
+def by_head(train: Pairs, test: Pairs, means: Means) -> Scored:
+    """By how much the chosen replies of a test set are better, by a head for each of `means.seeds`."""
     backbone = means.backbone()
     texts = _texts(train, test, backbone.tokenizer, min(MAX_TOKENS, backbone.max_positions))
     states = means.states(backbone, texts)

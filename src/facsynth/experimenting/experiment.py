@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from facsynth.evaluating.instruction import InstructionSettings, evaluate_instruction
 from facsynth.evaluating.results import Result, difference_of, measured, read_result
 from facsynth.evaluating.reward import evaluate_reward
 from facsynth.evaluating.steering import evaluate_steering
@@ -22,6 +23,7 @@ from facsynth.experimenting.cells import Bench, Made
 from facsynth.experimenting.correlating import correlations, measures
 from facsynth.experimenting.settings import NOTHING_WRITTEN, ExperimentSettings
 from facsynth.lock import locked
+from facsynth.model.tuning import SftRecipe
 from facsynth.records import Progress, no_progress
 from facsynth.store import Artifact, write_json, write_jsonl
 from facsynth.tasks.resample import holm
@@ -154,6 +156,10 @@ def _evaluate(bench: Bench, train: Sequence[str], seed: int, out: Path) -> None:
         evaluate_toxicity(train, asked.test, asked.model, label=asked.label, **learnt, **given)
     elif asked.task == "reward":
         evaluate_reward(train, asked.test, asked.model, **learnt, **given)
+    elif asked.task == "instruction":
+        settings = InstructionSettings((seed,), SftRecipe(n_epochs=asked.epochs), asked.answer_tokens)
+        judges: dict[str, Any] = {"judge": asked.judge, "judge_pairs": asked.judge_pairs, "known": bench.states}
+        evaluate_instruction(train, asked.test, str(asked.reference), asked.model, settings, **judges, **given)
     else:
         evaluate_steering(train, asked.test, asked.model, strength=asked.strength, flip=[], **given)
 

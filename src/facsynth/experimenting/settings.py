@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from facsynth.asked import EndpointBlock
 from facsynth.baselines import METHODS
 from facsynth.blocks import Block, Place, parse_block, read_yaml, unknown_key
 from facsynth.errors import SettingsError
@@ -51,7 +52,7 @@ class MethodBlock(Block):
 class EvaluateBlock(Block):
     """What a model learns from a method's samples, as `facsynth eval` measures it."""
 
-    task: Literal["toxicity", "reward", "steering"]
+    task: Literal["toxicity", "reward", "steering", "instruction"]
     test: Annotated[Files, AfterValidator(not_empty)]
     model: ModelBlock = ModelBlock()
     label: str = "toxic"
@@ -60,6 +61,21 @@ class EvaluateBlock(Block):
     """Of toxicity and reward: what is trained."""
     strength: float = Field(default=0.25, gt=0, le=0.5)
     """Of steering: the direction's length, as a share of a state's."""
+    reference: Place | None = None
+    """Of instruction: outputs to compare with."""
+    judge: EndpointBlock | None = None
+    """Of instruction: who compares; the model itself where nothing is said."""
+    judge_pairs: Files = ()
+    """Of instruction: preference pairs for a reward head that compares in its place."""
+    epochs: int = Field(default=5, ge=1)
+    answer_tokens: int = Field(default=512, ge=1)
+    """Of instruction: of an answer at most."""
+
+    @model_validator(mode="after")
+    def _instruction_has_a_reference(self) -> EvaluateBlock:
+        if self.task == "instruction" and not self.reference:
+            raise ValueError("instruction needs outputs to compare with: reference")
+        return self
 
 
 class ExperimentSettings(Block):

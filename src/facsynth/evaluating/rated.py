@@ -1,0 +1,49 @@
+"""Answers compared by a reward model: a Bradley-Terry head that was trained on preference pairs, as `eval reward` does.
+
+Before: pairs, and the model whose final states it reads. After: `duels` keeps its verdicts as those of any judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from facsynth.evaluating.fitting import Means
+from facsynth.evaluating.reward import Pair, Pairs, by_head
+from facsynth.records import Message, Sample
+from facsynth.tasks.instruction import Duel, Letter, Verdict
+from facsynth.tasks.reward import FEWEST, check_enough
+
+
+@dataclass(frozen=True)
+class Rater:
+    """Rates the two answers of a duel each by itself: their order does not matter."""
+
+    pairs: Pairs
+    means: Means
+    """The model, and states that are known; one seed."""
+
+    def __post_init__(self) -> None:
+        """Refuse too few pairs, before anything is trained."""
+        check_enough(len(self.pairs.pairs), fewest=FEWEST)
+
+    @property
+    def name(self) -> str:
+        """What the judge is called: it is worth no more than its pairs and its model are."""
+        return f"stand-in: a reward head on {len(self.pairs.pairs):,} pairs ({self.pairs.fingerprint[:8]})"
+
+    def verdicts(self, duels: Sequence[Duel]) -> list[Verdict]:
+        """The answer with the higher reward is better; equal ones are a tie."""
+        rated = Pairs([_pair(duel) for duel in duels], 0, [], "")
+        return [_verdict(float(score)) for score in by_head(self.pairs, rated, self.means).scores[0]]
+
+
+def _pair(duel: Duel) -> Pair:
+    asked = Message("user", duel.instruction)
+    ours, reference = (Sample((asked, Message("assistant", text))) for text in (duel.ours, duel.reference))
+    return Pair(Sample((asked,)), ours, reference, None)
+
+
+def _verdict(score: float) -> Verdict:
+    letters: tuple[Letter, Letter] = ("tie", "tie") if score == 0 else ("A", "B") if score > 0 else ("B", "A")
+    return Verdict(*letters, 0.5 if score == 0 else float(score > 0))
