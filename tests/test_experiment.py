@@ -21,6 +21,7 @@ from facsynth.experimenting.cells import Made
 from facsynth.experimenting.choosing import _exchanged
 from facsynth.experimenting.experiment import Point, points, run_experiment
 from facsynth.experimenting.settings import load_experiment
+from facsynth.experimenting.table import markdown, notes
 from facsynth.records import Progress, Span
 from fault_server import FaultServer
 from tiny_cli import facsynth
@@ -123,6 +124,14 @@ def test_the_anchors_own_texts_are_a_method_and_seed_sets_are_drawn_from_the_res
     assert [(row["method"], row["budget"], row["n_samples"]) for row in found["rows"]] == [
         ("none", 8, [0]), ("anchor", 8, [8]), ("none", 40, [0]), ("anchor", 40, [40]),
     ]  # fmt: skip
+    of_anchor = found["rows"][-1]
+    assert found["ceiling"] == {
+        "n_samples": 40, "difference": of_anchor["difference"], "ci95": of_anchor["difference_ci95"],
+        "is_above": of_anchor["difference_ci95"][0] > 0,
+    }  # fmt: skip
+    below = found | {"ceiling": found["ceiling"] | {"is_above": False}}
+    assert notes(found | {"ceiling": None}) == notes(found | {"ceiling": {"is_above": True}}) == []
+    assert "40 of the anchor's own samples give" in notes(below)[0] and notes(below)[0] in markdown(below)
     seed_set = [json.loads(line) for line in (tmp_path / "out" / "seeds" / "3.jsonl").read_text().splitlines()]
     assert sum(row["label"] for row in seed_set) == 40 and len(seed_set) == 160
     raw = yaml.safe_load(config.read_text())
@@ -207,7 +216,6 @@ def test_where_features_do_not_matter_no_difference_is_told(tmp_path: Path) -> N
     n_told = 0
     with FaultServer(planted.writes) as server:
         config = planted.experiment(tmp_path, server, budgets=[24], methods={"random-features": None, "fac": None})
-        raw = yaml.safe_load(config.read_text())
         test = (tmp_path / "test.jsonl").read_text().splitlines()
         for repetition in range(20):
             rng = np.random.default_rng(repetition)
@@ -217,8 +225,6 @@ def test_where_features_do_not_matter_no_difference_is_told(tmp_path: Path) -> N
             if repetition:
                 kept_out = shutil.ignore_patterns("results", "table*", "measures*")
                 shutil.copytree(tmp_path / "out-0", out, ignore=kept_out)
-            config.write_text(yaml.safe_dump(raw, sort_keys=False))
-            done = facsynth("experiment", config, "-o", out, "--json")
-            assert done.code == 0, done.stderr
-            n_told += any(row.get("p_holm", 1) < 0.05 for row in json.loads(done.stdout)["rows"])
+            table = run_experiment(load_experiment(config), out, tmp_path / "cache")
+            n_told += any(row.get("p_holm", 1) < 0.05 for row in table["rows"])
     assert n_told <= 2, n_told

@@ -36,6 +36,8 @@ def experiment(
     else:
         for heading, rows in t.groups(table):
             print_table(heading, t.HEADINGS, [t.cells(row) for row in rows])
+        for text in t.notes(table):
+            note(f"note: {text}")
     note(f"table: {out / 'table.md'}; plot: {out / 'plot.svg'}")
 
 

@@ -92,8 +92,9 @@ def _raw(sources: Sequence[str]) -> Iterator[Any]:
 
 
 def asked_in(sample: Sample) -> str:
-    """The id that a chat's user turns have as a sample of form message."""
-    return content_id(tuple(message for message in sample.messages if message.role == "user"))
+    """The id that a chat's user turns have as a sample of form message; of what has none, its own."""
+    turns = tuple(message for message in sample.messages if message.role == "user")
+    return content_id(turns) if turns else sample.sample_id
 
 
 def _is_answered(sample: Sample) -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 from facsynth.baselines import METHODS
 from facsynth.baselines.frame import COSTS, SAMPLES, Cap
 from facsynth.errors import InputError
+from facsynth.evaluating.answers import asked_in
 from facsynth.evaluating.data import Rows
 from facsynth.evaluating.fitting import KnownStates
 from facsynth.experimenting.choosing import chooser
@@ -95,8 +96,13 @@ class Bench:
         """Fingerprints of the data that cells are made of and tested with."""
         asked = self.settings.run_of(next(iter(self.settings.methods)), self.out, 0).data
         parts = {"draw": [block.path for block in self.settings.draw], "anchor": asked.anchor}
-        parts["test"] = self.settings.evaluate.test
-        return {name: Rows(files, asked.form, no_progress).fingerprint() for name, files in parts.items()}
+        found = {name: Rows(files, asked.form, no_progress).fingerprint() for name, files in parts.items()}
+        return found | {"test": self._test(asked.form).fingerprint()}
+
+    def _test(self, form: str) -> Rows:
+        """What is tested with: of instructions the prompts alone."""
+        evaluate = self.settings.evaluate
+        return Rows(evaluate.test, "message" if evaluate.task == "instruction" else form, no_progress)
 
     def seed_set(self, seed: int) -> Path:
         """The seed set of a seed, drawn from the files of `draw`, without what is in the anchor or tested with."""
@@ -117,11 +123,11 @@ class Bench:
         return path
 
     def _rows(self, files: Sequence[str], asked: RunSettings) -> list[tuple[Sample, dict[str, Any]]]:
-        """Samples with their rows, each once, without what is tested with."""
+        """Samples with their rows, each once, without those whose prompt is tested with."""
         form = asked.data.form
-        known = {sample.sample_id for sample, _ in Rows(self.settings.evaluate.test, form, no_progress)}
+        known = {asked_in(sample) for sample, _ in self._test(form)}
         found = {sample.sample_id: (sample, row) for sample, row in Rows(files, form, no_progress)}
-        return [pair for sample_id, pair in found.items() if sample_id not in known]
+        return [pair for pair in found.values() if asked_in(pair[0]) not in known]
 
     def run_of(self, method: str, seed: int) -> RunSettings:
         """Settings of a run by a method."""

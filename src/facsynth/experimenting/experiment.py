@@ -78,6 +78,7 @@ def run_experiment(
                 trained.append(_trained(bench, point, seed))
             metric = next(iter(found.values()))[0].result.record["metric"]
             table |= {"seeds": list(settings.seeds[:n]), "metric": metric, "rows": _rows(settings, found)}
+            table["ceiling"] = _ceiling(settings, found)
             write_json(out / TABLE, table)
         if "rows" in table:
             rows = measures(bench, _figures(settings, found))
@@ -162,6 +163,21 @@ def _evaluate(bench: Bench, train: Sequence[str], seed: int, out: Path) -> None:
         evaluate_instruction(train, asked.test, str(asked.reference), asked.model, settings, **judges, **given)
     else:
         evaluate_steering(train, asked.test, asked.model, strength=asked.strength, flip=[], **given)
+
+
+def _ceiling(settings: ExperimentSettings, found: Mapping[Point, Sequence[Trained]]) -> dict[str, Any] | None:
+    """What as many of the anchor's own samples as the largest budget has give over none; None where that is not asked.
+
+    Where they give nothing, what is written for the features of that anchor can hardly do better.
+    """
+    of_kind = {settings.kind(p.method): p for p in found if (p.axis, p.budget) == (SAMPLES, settings.budgets[-1])}
+    if not {"none", "anchor"} <= of_kind.keys():
+        return None
+    none, anchor = (found[of_kind[kind]] for kind in ("none", "anchor"))
+    first, other = (np.concatenate([t.result.scores for t in trained]) for trained in (none, anchor))
+    d = difference_of(settings.evaluate.task, none[0].result.items, first, other)
+    n = min(t.n_samples for t in anchor)
+    return {"n_samples": n, "difference": d.value, "ci95": [d.low, d.high], "is_above": d.low > 0}
 
 
 def _rows(settings: ExperimentSettings, found: Mapping[Point, Sequence[Trained]]) -> list[dict[str, Any]]:

@@ -48,7 +48,20 @@ def markdown(table: Mapping[str, Any]) -> str:
     for heading, rows in groups(table):
         parts += [f"\n**{heading}**\n", _line(HEADINGS), _line(["---"] * len(HEADINGS))]
         parts += [_line(cells(row)) for row in rows]
-    return "\n".join(parts) + "\n"
+    return "\n".join([*parts, *(f"\n{text}." for text in notes(table))]) + "\n"
+
+
+def notes(table: Mapping[str, Any]) -> list[str]:
+    """What is to be known of the whole table, in sentences without their full stop."""
+    found = table.get("ceiling")
+    if found is None or found["is_above"]:
+        return []
+    low, high = found["ci95"]
+    gain = f"{found['difference']:+.3f} ({low:+.2f} to {high:+.2f})"
+    return [
+        f"{found['n_samples']:,} of the anchor's own samples give {gain} over none: what is written for an anchor that "
+        "does not help can hardly help; try one nearer to the test"
+    ]
 
 
 def _line(words: Sequence[str]) -> str:
