@@ -12,6 +12,15 @@ from facsynth.cli import options as o
 from facsynth.cli.console import cache_folder, note, percent, print_json, print_table, shown_progress
 from facsynth.errors import SettingsError
 
+JudgeUrl = Annotated[
+    str | None, typer.Option("--judge-url", help="Endpoint that compares, and sees the texts. [the model]")
+]
+JudgeModel = Annotated[str | None, typer.Option("--judge-model", help="Model at that endpoint.")]
+JudgePairs = Annotated[
+    list[str] | None,
+    typer.Option("--judge-pairs", help="In its place: preference pairs, on which a reward head is trained."),
+]
+
 
 def instruction(
     test: Annotated[list[str], typer.Option("--test", help="A file of instructions; may be given again.")],
@@ -26,15 +35,9 @@ def instruction(
     adapter: Annotated[
         Path | None, typer.Option("--adapter", help="Instead of training: a LoRA adapter of the model, a PEFT folder.")
     ] = None,
-    judge_url: Annotated[
-        str | None,
-        typer.Option("--judge-url", help="Endpoint that compares, and sees the texts. [the model]"),
-    ] = None,
-    judge_pairs: Annotated[
-        list[str] | None,
-        typer.Option("--judge-pairs", help="In its place: preference pairs, on which a reward head is trained."),
-    ] = None,
-    judge_model: Annotated[str | None, typer.Option("--judge-model", help="Model at that endpoint.")] = None,
+    judge_url: JudgeUrl = None,
+    judge_model: JudgeModel = None,
+    judge_pairs: JudgePairs = None,
     n_seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings, each of a fresh model.")] = 3,
     n_epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of a training.")] = 5,
     answer_tokens: Annotated[int, typer.Option("--answer-tokens", min=1, help="Of an answer, at most.")] = 512,
@@ -54,7 +57,7 @@ def instruction(
         folder = evaluate_instruction(
             train or [], test, reference, e.model_block(model, device, dtype),
             InstructionSettings(tuple(range(n_seeds)), SftRecipe(n_epochs=n_epochs), answer_tokens),
-            adapter=adapter, judge=_judge(judge_url, judge_model), judge_pairs=judge_pairs or (), out=out,
+            adapter=adapter, judge=_judge(judge_url, judge_model, judge_pairs or []), out=out,
             cache=cache_folder(), progress=progress,
         )  # fmt: skip
         record = read_result(folder).record
@@ -66,12 +69,14 @@ def instruction(
         note(f"note: {text}")
 
 
-def _judge(url: str | None, model: str | None) -> Any:
+def _judge(url: str | None, model: str | None, pairs: list[str]) -> Any:
     from facsynth.asked import EndpointBlock
     from facsynth.blocks import parse_block
 
     if url is None and model is None:
-        return None
+        return pairs
+    if pairs:
+        raise SettingsError("an endpoint that judges and --judge-pairs are both given\nName one of them.")
     if url is None or model is None:
         raise SettingsError("a judge needs both --judge-url and --judge-model\nOr leave out both: the model judges.")
     return parse_block(EndpointBlock, {"url": url, "model": model}, "the judge")

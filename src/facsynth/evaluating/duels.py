@@ -49,17 +49,15 @@ class Opponents:
     cache: Path
     adapter: Path | None
     """One that was trained elsewhere."""
-    endpoint: EndpointBlock | None
-    """Of the judge."""
-    rater: Rater | None = None
-    """Who judges in its place; neither: the model itself."""
+    judge: EndpointBlock | Rater | None
+    """At an endpoint, or a reward head; None: the model itself."""
 
     @property
-    def judge(self) -> str:
+    def judge_name(self) -> str:
         """What the judge is called."""
-        if self.rater is not None:
-            return self.rater.name
-        return self.endpoint.model if self.endpoint else STAND_IN
+        if isinstance(self.judge, Rater):
+            return self.judge.name
+        return self.judge.model if self.judge else STAND_IN
 
     def load(self) -> Backbone:
         """A fresh model; one without a chat template gets Alpaca's frame."""
@@ -99,7 +97,7 @@ class Match:
             Duel(i.sample_id, i.instruction, i.reference, o.reference) for i, o in zip(items, others, strict=False)
         ]
         verdicts = self._judged("probe.jsonl", duels)
-        check_judge(verdicts, self.opponents.judge)
+        check_judge(verdicts, self.opponents.judge_name)
         known = [v.preference for v in verdicts if v.preference is not None and v.ours_first]
         return float(np.mean(known)) if known else None
 
@@ -135,7 +133,7 @@ class Match:
             if row is not None
         ]
         self.verdicts += self._judged(f"verdicts-{seed}.jsonl", duels)
-        check_judge(self.verdicts, self.opponents.judge)
+        check_judge(self.verdicts, self.opponents.judge_name)
 
     def _judged(self, name: str, duels: Sequence[Duel]) -> list[Verdict]:
         """Verdicts on duels, kept under a name."""
@@ -148,14 +146,15 @@ class Match:
         return [verdict_of(row) for row in read_jsonl(path)]
 
     def _compared(self, duels: Sequence[Duel]) -> Verdicts:
-        if self.opponents.rater is not None:
-            return Verdicts(self.opponents.rater.verdicts(duels), [])
-        with self._opened_judge() as (writer, asking):
+        judge = self.opponents.judge
+        if isinstance(judge, Rater):
+            return Verdicts(judge.verdicts(duels), [])
+        with self._opened_judge(judge) as (writer, asking):
             return judge_duels(duels, writer, asking)
 
     @contextmanager
-    def _opened_judge(self) -> Iterator[tuple[Writer, AskingSettings]]:
-        role, endpoint = ROLES["judge"], self.opponents.endpoint
+    def _opened_judge(self, endpoint: EndpointBlock | None) -> Iterator[tuple[Writer, AskingSettings]]:
+        role = ROLES["judge"]
         if endpoint is None:
             local = LedgerWriter(_writer(self.opponents.load()), self.ledger, role=role, progress=self.progress)
             yield local, AskingSettings(asks="continue")

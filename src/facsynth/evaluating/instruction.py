@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from facsynth.asked import EndpointBlock
-from facsynth.assemble import model_folder
 from facsynth.bins import Doubles
 from facsynth.errors import InputError, SettingsError
 from facsynth.evaluating.answers import CUT, Chats, Item, Items, asked_in, read_chats, read_items, read_outputs
@@ -55,8 +54,7 @@ def evaluate_instruction(
     settings: InstructionSettings,
     *,
     adapter: Path | None = None,
-    judge: EndpointBlock | None = None,
-    judge_pairs: Sequence[str] = (),
+    judge: EndpointBlock | Sequence[str] = (),
     out: Path,
     cache: Path,
     progress: Progress = no_progress,
@@ -71,9 +69,7 @@ def evaluate_instruction(
         model: what is tuned.
         settings: how.
         adapter: a PEFT folder that was trained elsewhere, in the place of `train`.
-        judge: who compares.
-        judge_pairs: files of preference pairs: a reward head of the model, trained on them, compares in its place.
-            Where neither is given the model itself does, before training.
+        judge: an endpoint; or files of preference pairs, for a reward head of the model; or none: the model itself.
         out: folder of the result; the same call goes on with it, or changes nothing.
         cache: for the embedded model and hashes.
         progress: told samples, steps and replies.
@@ -83,7 +79,7 @@ def evaluate_instruction(
         The folder: win rate is the mean preference over both orders; `outputs-SEED.json` have AlpacaEval's layout.
 
     Raises:
-        SettingsError: both a training set and an adapter, or two judges.
+        SettingsError: both a training set and an adapter.
         InputError: an instruction without a reference's answer, or nothing to train on.
         MismatchError: an adapter for another base, or the folder of another result.
         ModelError: the judge gives one letter whatever stands there.
@@ -91,19 +87,17 @@ def evaluate_instruction(
     """
     if train and adapter:
         raise SettingsError("chats to train on and --adapter are both given\nName one of them.")
-    if judge and judge_pairs:
-        raise SettingsError("an endpoint that judges and pairs for a reward head are both given\nName one of them.")
     means = Means(TASK, model, "head", [0], out, cache, progress, known)
-    rater = Rater(read_pairs(judge_pairs, progress), means) if judge_pairs else None
-    opponents = Opponents(model, model_folder(model.path, cache), cache, adapter, judge, rater)
+    who = judge if isinstance(judge, EndpointBlock) else Rater(read_pairs(judge, progress), means) if judge else None
+    opponents = Opponents(model, means.folder, cache, adapter, who)
     test_set, chats = read_items(test, reference, progress), read_chats(train, progress) if train else None
     asked, parents = _plan(opponents, test_set, chats, settings)
-    names = _names(opponents, train, test, reference)
     with locked(out):
         artifact = Artifact(out, STAGE, asked, parents)
         if artifact.manifest is None:
             found = _played(artifact, opponents, test_set, chats, settings, progress=progress)
-            keep_result(artifact, found._replace(record=asked | found.record | {"names": names}))
+            record = asked | found.record | {"names": _names(opponents, train, test, reference)}
+            keep_result(artifact, found._replace(record=record))
     return out
 
 
@@ -111,7 +105,7 @@ def _plan(
     opponents: Opponents, test_set: Items, chats: Chats | None, settings: InstructionSettings
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Settings and parents of the result."""
-    asked = {"task": TASK, "dtype": opponents.model.dtype, "judge": opponents.judge, **asdict(settings)}
+    asked = {"task": TASK, "dtype": opponents.model.dtype, "judge": opponents.judge_name, **asdict(settings)}
     parents = {"model": model_hash(opponents.folder, opponents.cache), **test_set.fingerprints}
     parents |= {"train": chats.fingerprint} if chats else {}
     parents |= {"adapter": adapter_hash(opponents.adapter)} if opponents.adapter else {}

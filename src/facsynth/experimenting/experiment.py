@@ -159,8 +159,8 @@ def _evaluate(bench: Bench, train: Sequence[str], seed: int, out: Path) -> None:
         evaluate_reward(train, asked.test, asked.model, **learnt, **given)
     elif asked.task == "instruction":
         settings = InstructionSettings((seed,), SftRecipe(n_epochs=asked.epochs), asked.answer_tokens)
-        judges: dict[str, Any] = {"judge": asked.judge, "judge_pairs": asked.judge_pairs, "known": bench.states}
-        evaluate_instruction(train, asked.test, str(asked.reference), asked.model, settings, **judges, **given)
+        given |= {"judge": asked.judge or asked.judge_pairs, "known": bench.states}
+        evaluate_instruction(train, asked.test, str(asked.reference), asked.model, settings, **given)
     else:
         evaluate_steering(train, asked.test, asked.model, strength=asked.strength, flip=[], **given)
 
