@@ -88,17 +88,22 @@ def evaluate_instruction(
     if train and adapter:
         raise SettingsError("chats to train on and --adapter are both given\nName one of them.")
     means = Means(TASK, model, "head", [0], out, cache, progress, known)
-    who = judge if isinstance(judge, EndpointBlock) else Rater(read_pairs(judge, progress), means) if judge else None
-    opponents = Opponents(model, means.folder, cache, adapter, who)
+    opponents = Opponents(model, means.folder, cache, adapter, _judge(judge, means))
     test_set, chats = read_items(test, reference, progress), read_chats(train, progress) if train else None
     asked, parents = _plan(opponents, test_set, chats, settings)
     with locked(out):
         artifact = Artifact(out, STAGE, asked, parents)
         if artifact.manifest is None:
             found = _played(artifact, opponents, test_set, chats, settings, progress=progress)
-            record = asked | found.record | {"names": _names(opponents, train, test, reference)}
-            keep_result(artifact, found._replace(record=record))
+            names = {"names": _names(opponents, train, test, reference)}
+            keep_result(artifact, found._replace(record=asked | found.record | names))
     return out
+
+
+def _judge(judge: EndpointBlock | Sequence[str], means: Means) -> EndpointBlock | Rater | None:
+    if isinstance(judge, EndpointBlock):
+        return judge
+    return Rater(read_pairs(judge, means.progress), means) if judge else None
 
 
 def _plan(
