@@ -81,8 +81,7 @@ def evaluate_instruction(
     Raises:
         SettingsError: both a training set and an adapter.
         InputError: an instruction without a reference's answer, or nothing to train on.
-        MismatchError: an adapter for another base, or the folder of another result.
-        ModelError: the judge gives one letter whatever stands there.
+        MismatchError, ModelError: an adapter for another base, or another result's folder; a judge that tells nothing.
         IncompleteError: an endpoint did not answer everything; the same call asks again.
     """
     if train and adapter:
@@ -95,7 +94,7 @@ def evaluate_instruction(
         artifact = Artifact(out, STAGE, asked, parents)
         if artifact.manifest is None:
             found = _played(artifact, opponents, test_set, chats, settings, progress=progress)
-            names = {"names": _names(opponents, train, test, reference)}
+            names = _names(opponents, train, test, reference)
             keep_result(artifact, found._replace(record=asked | found.record | names))
     return out
 
@@ -120,7 +119,7 @@ def _plan(
 def _names(opponents: Opponents, train: Sequence[str], test: Sequence[str], reference: str) -> dict[str, Any]:
     adapter = opponents.adapter
     names = {"model": opponents.model.path, "train": [*train], "test": [*test], "reference": reference}
-    return names | ({"adapter": str(adapter), "adapter_base": base_of(adapter)} if adapter else {})
+    return {"names": names | ({"adapter": str(adapter), "adapter_base": base_of(adapter)} if adapter else {})}
 
 
 def _played(
