@@ -79,15 +79,13 @@ def evaluate_instruction(
         The folder: win rate is the mean preference over both orders; `outputs-SEED.json` have AlpacaEval's layout.
 
     Raises:
-        SettingsError: both a training set and an adapter.
-        InputError: an instruction without a reference's answer, or nothing to train on.
-        MismatchError, ModelError: an adapter for another base, or another result's folder; a judge that tells nothing.
-        IncompleteError: an endpoint did not answer everything; the same call asks again.
+        SettingsError, InputError: chats and an adapter; an instruction without an answer; nothing to train on.
+        MismatchError: an adapter for another base, or the folder of another result.
+        ModelError, IncompleteError: the judge tells nothing; it did not answer all, and the same call asks again.
     """
     if train and adapter:
         raise SettingsError("chats to train on and --adapter are both given\nName one of them.")
-    means = Means(TASK, model, "head", [0], out, cache, progress, known)
-    opponents = Opponents(model, means.folder, cache, adapter, _judge(judge, means))
+    opponents = _opponents(adapter, judge, Means(TASK, model, "head", [0], out, cache, progress, known))
     test_set, chats = read_items(test, reference, progress), read_chats(train, progress) if train else None
     asked, parents = _plan(opponents, test_set, chats, settings)
     with locked(out):
@@ -99,10 +97,13 @@ def evaluate_instruction(
     return out
 
 
-def _judge(judge: EndpointBlock | Sequence[str], means: Means) -> EndpointBlock | Rater | None:
+def _opponents(adapter: Path | None, judge: EndpointBlock | Sequence[str], means: Means) -> Opponents:
+    who: EndpointBlock | Rater | None = None
     if isinstance(judge, EndpointBlock):
-        return judge
-    return Rater(read_pairs(judge, means.progress), means) if judge else None
+        who = judge
+    elif judge:
+        who = Rater(read_pairs(judge, means.progress), means)
+    return Opponents(means.model, means.folder, means.cache, adapter, who)
 
 
 def _plan(
