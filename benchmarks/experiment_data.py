@@ -4,8 +4,10 @@
 
 OUT/toxicity: labelled messages. anchor: half of the toxic rows of ToxicChat's training part and all red-team
 instructions, and as many that are not toxic (others, by themselves): half of ToxicChat's, and instructions; known: the
-other half of the toxic rows, benign: further instructions, from which seed sets are drawn; pool: the rows of ToxicChat
-that are not in the anchor; test: its validation part. They hold offensive texts.
+other half of the toxic rows, benign: further instructions, from which seed sets are drawn; pool: the other rows
+of ToxicChat, none of them toxic; test: its validation part. They hold offensive texts.
+OUT/selection: another anchor for the same test: what of the first is ToxicChat's, as a user's own traffic would be;
+pool: rows of many kinds, the rest of ToxicChat, red-team and other instructions; benign: for seed sets.
 OUT/steering, OUT/reward: halves of the training parts, and the validation parts.
 OUT/instruction: chats; test: 100 instructions of AlpacaEval's, reference: text-davinci-003's answers to them; judge:
 pairs of answers to its other instructions, judged by GPT-4.
@@ -78,8 +80,14 @@ def toxicity(data: Path, out: Path) -> None:
     write(out / "others.jsonl", negative)
     write(out / "known.jsonl", toxic[half:])
     write(out / "benign.jsonl", benign[len(positive) - n_chats :])
-    write(out / "pool.jsonl", [*others[n_chats:], *toxic[half:]])
+    write(out / "pool.jsonl", others[n_chats:])
     write(out / "test.jsonl", test)
+    n_mixed = 2_000
+    mixed = [*others[n_chats:], *toxic[half:], *random.Random("mixed").sample(red, 1_000), *benign[-n_mixed:]]
+    selection = out.parent / "selection"
+    write(selection / "anchor.jsonl", [*toxic[:half], *others[:n_chats]])
+    write(selection / "pool.jsonl", mixed)
+    write(selection / "benign.jsonl", benign[len(positive) - n_chats : -n_mixed])
 
 
 def halves(rows: list[dict[str, Any]], key: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -15,11 +15,11 @@ import planted
 from facsynth.errors import InputError, SettingsError
 from facsynth.experimenting.cells import Made, mixed
 from facsynth.features.encoded import Encoded
-from facsynth.labelling import labels_of_features, read_labels
+from facsynth.labelling import labels_of_features, read_labels, usual_label
 from facsynth.store import read_jsonl
 from facsynth.tasks import load_task, wanted
 from facsynth.text.corpus import read_corpus
-from facsynth.text.labels import name_of
+from facsynth.text.labels import Label, name_of
 from fault_server import Act, FaultServer
 from rivals import WORDS
 from tiny_cli import facsynth
@@ -84,6 +84,25 @@ def test_parts_of_a_synthesis_are_mixed_by_their_shares() -> None:
     assert found.tokens == [10, 20, 30, 40, 50, 60]
     assert mixed([(1.0, two)]) == two
     assert len(mixed([(0.5, two), (0.5, two)]).rows) == 2, "the same text under two labels counts once"
+
+
+@pytest.mark.parametrize(
+    ("firing", "everywhere", "label"),
+    [
+        ({1: 6, 0: 4}, {1: 500, 0: 500}, 1),
+        ({1: 5, 0: 5}, {1: 400, 0: 600}, 1),
+        ({1: 2, 0: 8}, {1: 100, 0: 900}, 0),
+        ({1: 3, 0: 7}, {1: 100, 0: 900}, 1),
+        ({1: 19, 0: 81}, {1: 100, 0: 900}, 0),
+        ({1: 20, 0: 80}, {1: 100, 0: 900}, 1),
+        ({"a": 4, "b": 3, "c": 90}, {"a": 20, "b": 10, "c": 970}, "b"),
+        ({0: 1}, {1: 100, 0: 900}, 0),
+    ],
+)
+def test_a_rare_label_has_the_features_that_it_fires_twice_as_often(
+    firing: dict[Label, int], everywhere: dict[Label, int], label: Label
+) -> None:
+    assert usual_label(firing, everywhere) == label
 
 
 @pytest.fixture(scope="module")

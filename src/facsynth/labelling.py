@@ -1,4 +1,4 @@
-"""What a feature's samples are to be labelled: as most of the anchor samples that fire it are.
+"""What a feature's samples are to be labelled: as the anchor samples that fire it are.
 
 Before: an anchor whose rows have labels that the task knows. After: `planning` writes it into targets.json.
 """
@@ -16,6 +16,9 @@ from facsynth.features.encoded import Encoded
 from facsynth.incidence import joined
 from facsynth.text.corpus import Corpus
 from facsynth.text.labels import Label, name_of
+
+OFTEN, FEWEST = 2.0, 3
+"""Times as frequent, and samples, that make a feature one of a rare label."""
 
 
 def read_labels(anchor: Corpus, names: Sequence[str]) -> dict[str, Label]:
@@ -45,9 +48,11 @@ def read_labels(anchor: Corpus, names: Sequence[str]) -> dict[str, Label]:
 def labels_of_features(
     anchor: Encoded, labels: Mapping[str, Label], feature_ids: Sequence[int], thresholds: Floats
 ) -> dict[int, Label]:
-    """Of each feature the label that most anchor samples have which fire it, of two that are even the rarer one.
+    """Of each feature what its samples are to be labelled, by the anchor samples that fire it.
 
-    Features that no labelled sample fires are left out.
+    The label that most of them have; but one that is `OFTEN` times as frequent among them as in the whole anchor, where
+    there is one, so that a rare label has features too. Of two that are even the rarer one. Features that no labelled
+    sample fires are left out.
 
     Args:
         anchor: encoded.
@@ -63,8 +68,17 @@ def labels_of_features(
         if label is not None:
             found[int(in_order[column])][label] += 1
     n_all = Counter(labels.values())
-    return {
-        feature: max(own, key=lambda label: (own[label], -n_all[label], str(label)))
-        for feature, own in found.items()
-        if own
-    }
+    return {feature: usual_label(own, n_all) for feature, own in found.items() if own}
+
+
+def usual_label(firing: Mapping[Label, int], everywhere: Mapping[Label, int]) -> Label:
+    """One of the labels of the samples that fire a feature, as `labels_of_features` says; both by number of samples."""
+
+    def times(label: Label) -> float:
+        """How often the label is found here for once in the whole anchor."""
+        return firing[label] * sum(everywhere.values()) / (sum(firing.values()) * everywhere[label])
+
+    often = [label for label in firing if times(label) >= OFTEN and firing[label] >= FEWEST]
+    if often:
+        return max(often, key=lambda label: (times(label), str(label)))
+    return max(firing, key=lambda label: (firing[label], -everywhere[label], str(label)))
