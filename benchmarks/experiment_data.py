@@ -10,7 +10,7 @@ OUT/selection: another anchor for the same test: what of the first is ToxicChat'
 pool: rows of many kinds, the rest of ToxicChat, red-team and other instructions; benign: for seed sets.
 OUT/steering, OUT/reward: halves of the training parts, and the validation parts.
 OUT/instruction: chats; test: 100 instructions of AlpacaEval's, reference: text-davinci-003's answers to them; judge:
-pairs of answers to its other instructions, judged by GPT-4.
+pairs of answers of other models to other instructions, as people judged them (PandaLM, Auto-J).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import argparse
 import gzip
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +105,25 @@ def answered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [chat(f"{row['instruction']}\n\n{row.get('input') or ''}".strip(), row["output"]) for row in rows]
 
 
-def preferred(row: dict[str, Any]) -> dict[str, Any]:
-    """A pair of one of AlpacaEval's judgements: 1 is the first output, 2 the second."""
-    better, worse = ("output_1", "output_2") if row["preference"] == 1 else ("output_2", "output_1")
-    return {"prompt": row["instruction"], "chosen": row[better], "rejected": row[worse]}
+def preferred(prompt: str, replies: tuple[str, str], votes: list[int]) -> list[dict[str, Any]]:
+    """A pair of what most people voted for, 0 or 1; none where they are even."""
+    first, second = votes.count(0), votes.count(1)
+    if first == second:
+        return []
+    better = int(second > first)
+    return [{"prompt": prompt, "chosen": replies[better], "rejected": replies[1 - better]}]
 
 
-def instruction(data: Path, preferences: Path, out: Path) -> None:
+def judged(data: Path) -> Iterator[dict[str, Any]]:
+    for row in read(data / "autoj_pairwise_train.jsonl.gz"):  # 0: the first, 1: the second, 2: a tie
+        yield from preferred(row["prompt"], (row["response 1"], row["response 2"]), [int(row["label"])])
+    for row in read(data / "pandalm_human_train.jsonl.gz"):  # 1: the first, 2: the second, 0: a tie
+        votes = [int(row[f"annotator{n}"]) - 1 for n in (1, 2, 3)]
+        prompt = f"{row['instruction']}\n\n{row.get('input') or ''}".strip()
+        yield from preferred(prompt, (row["response1"], row["response2"]), votes)
+
+
+def instruction(data: Path, rewards: Path, out: Path) -> None:
     seeds = [{**row, **row["instances"][0]} for row in read(data / "self_instruct_seed_tasks.jsonl.gz")]
     write(out / "anchor.jsonl", answered([*read(data / "alpaca_en_demo.jsonl.gz"), *seeds]))
     write(out / "rest.jsonl", answered(read(data / "small_instruction_data.jsonl.gz")))
@@ -119,8 +131,7 @@ def instruction(data: Path, preferences: Path, out: Path) -> None:
     asked = {row["instruction"] for row in outputs}
     write(out / "test.jsonl", ({"instruction": row["instruction"], "dataset": row["dataset"]} for row in outputs))
     write(out / "reference.jsonl", (chat(row["instruction"], row["output"]) for row in outputs))
-    judged = [row for row in read(preferences) if row["instruction"] not in asked and row["preference"] in (1, 2)]
-    write(out / "judge.jsonl", map(preferred, judged))
+    write(out / "judge.jsonl", (row for row in judged(rewards) if row["prompt"] not in asked))
 
 
 def main() -> None:
@@ -140,10 +151,7 @@ def main() -> None:
     write(asked.out / "reward" / "anchor.jsonl", anchor)
     write(asked.out / "reward" / "rest.jsonl", rest)
     write(asked.out / "reward" / "test.jsonl", read(asked.data / "reward" / "hh_harmless_base_validation.jsonl.gz"))
-    instruction(
-        asked.data / "instruction", asked.data / "reward" / "alpacaeval_gpt4_preferences_train.jsonl.gz",
-        asked.out / "instruction",
-    )  # fmt: skip
+    instruction(asked.data / "instruction", asked.data / "reward", asked.out / "instruction")
 
 
 if __name__ == "__main__":

@@ -48,10 +48,10 @@ def test_each_table_of_the_results_can_be_made(name: str, data: Path, tmp_path: 
     assert done.code == 0, done.stderr
     table = json.loads(done.stdout)
     if name == "steering" and not table["is_measurable"]:
-        assert table["measurable"]["value"] <= table["measurable"]["null_limit"], "and no method is compared"
+        assert "rows" not in table, "no method is compared"
         return
     rows = {row["method"]: row for row in table["rows"]}
     assert set(rows) == {"none", "fac", "plain"} and rows["none"]["n_samples"] == [0]
     assert all(row["ci95"][0] <= row["value"] <= row["ci95"][1] for row in rows.values())
     assert all(0 <= row["p"] <= row["p_holm"] <= 1 for row in rows.values() if "against" in row)
-    assert rows["plain"]["n_samples"][0] <= 3
+    assert all(0 < rows[method]["n_samples"][0] <= 3 for method in ("fac", "plain"))

@@ -16,6 +16,8 @@ from facsynth.errors import InputError, SettingsError
 from facsynth.experimenting.cells import Made, mixed
 from facsynth.features.encoded import Encoded
 from facsynth.labelling import labels_of_features, read_labels, usual_label
+from facsynth.planning import _shown
+from facsynth.records import Span
 from facsynth.store import read_jsonl
 from facsynth.tasks import load_task, wanted
 from facsynth.text.corpus import read_corpus
@@ -72,6 +74,22 @@ def test_a_label_that_the_task_does_not_know_is_refused(tmp_path: Path) -> None:
         read_labels(read_corpus(str(path), form="message"), NAMES)
 
 
+def test_labels_are_counted_by_what_they_mean_and_spelt_as_most_are(tmp_path: Path) -> None:
+    path = tmp_path / "anchor.jsonl"
+    labels = [1, "Toxic", 1.0, "toxic", 1, 0, None, ""]
+    path.write_text("".join(json.dumps({"prompt": f"text {n}", "label": x}) + "\n" for n, x in enumerate(labels)))
+    corpus = read_corpus(str(path), form="message")
+    assert [*read_labels(corpus, NAMES).values()] == [1, 1, 1, 1, 1, 0]
+
+
+def test_prompts_show_samples_of_the_label_or_the_label_is_theirs() -> None:
+    spans = [Span(1, f"text {n}", "t", 1.0, f"s{n}", 0) for n in range(4)]
+    labels: dict[str, Label] = {"s0": 0, "s1": 1, "s2": 0}
+    assert _shown(spans, labels, 1) == ([spans[1]], 1)
+    assert _shown(spans, labels | {"s1": 0}, 1) == ([spans[0], spans[1], spans[2]], 0)
+    assert _shown(spans, {}, None) == (spans, None)
+
+
 def test_parts_of_a_synthesis_are_mixed_by_their_shares() -> None:
     def row(text: str) -> dict[str, object]:
         return {"messages": [{"role": "user", "content": text}]}
@@ -92,10 +110,11 @@ def test_parts_of_a_synthesis_are_mixed_by_their_shares() -> None:
         ({1: 6, 0: 4}, {1: 500, 0: 500}, 1),
         ({1: 5, 0: 5}, {1: 400, 0: 600}, 1),
         ({1: 2, 0: 8}, {1: 100, 0: 900}, 0),
-        ({1: 3, 0: 7}, {1: 100, 0: 900}, 1),
+        ({1: 3, 0: 7}, {1: 100, 0: 900}, 0),
+        ({1: 4, 0: 6}, {1: 100, 0: 900}, 1),
         ({1: 19, 0: 81}, {1: 100, 0: 900}, 0),
         ({1: 20, 0: 80}, {1: 100, 0: 900}, 1),
-        ({"a": 4, "b": 3, "c": 90}, {"a": 20, "b": 10, "c": 970}, "b"),
+        ({"a": 5, "b": 4, "c": 90}, {"a": 20, "b": 10, "c": 970}, "b"),
         ({0: 1}, {1: 100, 0: 900}, 0),
     ],
 )

@@ -15,7 +15,7 @@ from facsynth.llm.endpoint_writer import identity_of, is_passing
 from facsynth.llm.longer import LONGER
 from facsynth.lock import locked
 from facsynth.pipeline import measure_run
-from facsynth.planning import planned
+from facsynth.planning import N_SPANS, planned
 from facsynth.records import Progress, Request, no_progress
 from facsynth.run_folder import open_run, read_unless_known
 from facsynth.settings import RunSettings
@@ -50,7 +50,9 @@ def forecast(settings: RunSettings, out: Path, cache: Path, progress: Progress =
         before, space, anchor, _ = measure_run(settings, out, cache, corpora, progress)
         chosen, spans, _ = planned(before, settings, out, anchor, space)
     tasks = [
-        FeatureTask(r.feature_id, float(before.thresholds[r.feature_id]), r.n_wanted, tuple(spans[r.feature_id]))
+        FeatureTask(
+            r.feature_id, float(before.thresholds[r.feature_id]), r.n_wanted, tuple(spans[r.feature_id][:N_SPANS])
+        )
         for r in chosen
         if r.group is None
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from facsynth.records import Progress, no_progress
 from facsynth.settings import RunSettings
 from facsynth.synthesis.candidates import SELECTED, Synthesis
 from facsynth.synthesis.deciding import Score
+from facsynth.synthesis.parts import Wanted
 from facsynth.text.layouts import RowError
 from facsynth.writers import opened_model
 
@@ -48,10 +49,28 @@ def opened_gate(
     def local() -> LocalWriter:
         return LocalWriter(space.backbone, space.template.prompt_ids, {}, batch_size=settings.judge.batch_size)
 
-    wanted = settings.synthesis.wanted
-    purpose = wanted.behaviour or f"to train an assistant on {wanted.many}"
     with opened_model(settings, "judge", ledger, local, replay=replay, progress=progress) as judge:
-        yield partial(rate, form=settings.data.form, purpose=purpose, writer=judge, settings=settings.asking)
+        rated = partial(rate, form=settings.data.form, writer=judge, settings=settings.asking)
+        yield partial(_rated_by_purpose, settings.synthesis.wanted, rated)
+
+
+def _rated_by_purpose(
+    wanted: Wanted, rated: Callable[..., list[int | None]], rows: Sequence[Mapping[str, Any]]
+) -> list[int | None]:
+    """Marks of rows, each for what it is to be: one of its label, where the task has labels."""
+    purposes = [_purpose(wanted.of(row.get("label")) if wanted.labels else wanted) for row in rows]
+    found: list[int | None] = [None] * len(rows)
+    for purpose in dict.fromkeys(purposes):
+        places = [place for place, own in enumerate(purposes) if own == purpose]
+        for place, mark in zip(places, rated([rows[place] for place in places], purpose=purpose), strict=True):
+            found[place] = mark
+    return found
+
+
+def _purpose(wanted: Wanted) -> str:
+    if wanted.labels:
+        return f"to train a classifier, as an example of {wanted.many}"
+    return wanted.behaviour or f"to train an assistant on {wanted.many}"
 
 
 def scores_by_source(

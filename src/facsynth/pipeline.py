@@ -21,9 +21,9 @@ from facsynth.assemble import (
     open_holdout,
     open_sae,
     open_space,
+    read_data,
 )
 from facsynth.curves import curves_after, curves_before
-from facsynth.errors import InputError
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded, encode
 from facsynth.filling import encode_part, fill, writer_of
@@ -157,18 +157,20 @@ def _check(settings: RunSettings, replay: Path | None) -> None:
         check_replay(replay)
 
 
-def anchor_labels(settings: RunSettings, corpora: Corpora | None) -> dict[str, Label]:
+def anchor_labels(settings: RunSettings, corpora: Corpora | None) -> dict[str, Label] | None:
     """The labels of the anchor's samples by their ids, where the task has several; empty of an anchor without.
 
+    None where it came from stdin, and is gone.
+
     Raises:
-        InputError: one that the task does not know; or the anchor is gone.
+        InputError: one that the task does not know.
     """
     names = [name for name, _ in settings.synthesis.wanted.labels]
     if len(names) < 2:
         return {}
-    if corpora is None:
-        raise InputError("the anchor came from stdin, and its labels are gone\nStart in a new folder, or give a file.")
-    return read_labels(corpora[0], names)
+    if corpora is None and "-" in settings.data.anchor:
+        return None
+    return read_labels(corpora[0] if corpora else read_data(settings.data, "anchor"), names)
 
 
 def check_background_place(settings: RunSettings, cache: Path) -> None:

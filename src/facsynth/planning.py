@@ -6,6 +6,7 @@ Before: `measure`, and the sheet of features where there is one. After: `pipelin
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from facsynth import outcome
 from facsynth.coverage.groups import concepts
 from facsynth.coverage.layout import laid_out
 from facsynth.coverage.plan import Meaning, PlanRow, attempted, grouped, make_plan, plan_text, read_plan
-from facsynth.errors import MismatchError
+from facsynth.errors import InputError, MismatchError
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded
 from facsynth.features.spans import best_spans
@@ -110,35 +111,40 @@ def fix_targets(
     space: FeatureSpace,
     *,
     choose: Choose,
-    labels: Callable[[], Mapping[str, Label]] = dict,
+    labels: Callable[[], Mapping[str, Label] | None] = dict,
 ) -> list[FeatureTask]:
     """The attempted features, fixed in `targets.json` before the first sample is written; `choose` says which.
 
-    `labels` gives those of anchor samples, by their ids; it is called where nothing is fixed yet.
+    `labels` gives those of anchor samples, by their ids; None where they are gone.
 
     Raises:
-        InputError: as `labels` does.
-        MismatchError: plan.csv was edited after that, or `check_targets`.
+        InputError: as `labels` does, or they are gone.
+        MismatchError: plan.csv or the anchor's labels were edited after that, or `check_targets`.
     """
-    path = out / "targets.json"
+    path, of_samples = out / "targets.json", labels()
     if not path.exists():
+        if of_samples is None:
+            raise InputError("the anchor came from stdin, and its labels are gone\nTake a new folder, or give a file.")
         chosen, spans, n_planned = choose(before, settings, out, anchor, space)
-        of_samples = labels()
         of = labels_of_features(anchor, of_samples, [*spans], before.thresholds) if of_samples else {}
         record = {
             "rng_seed": settings.rng_seed, "n_planned": n_planned,
             "plan_sha256": file_sha256(out / "plan.csv"), "targets_sha256": _fingerprint(before),
+            "labels_sha256": _of_labels(of_samples),
         }  # fmt: skip
         attempts = [
-            outcome.target_record(
-                row, before.thresholds,
-                _shown(spans[row.feature_id], of_samples, of.get(row.feature_id)), of.get(row.feature_id),
-            )
+            outcome.target_record(row, before.thresholds, *_shown(spans[i], of_samples, of.get(i)))
             for row in chosen
-        ]  # fmt: skip
+            for i in [row.feature_id]
+        ]
         write_json(path, {**record, "attempted": attempts})
     check_plan_file(out)
     check_targets(before, out)
+    if of_samples is not None and read_json(path).get("labels_sha256") not in (None, _of_labels(of_samples)):
+        raise MismatchError(
+            f"labels of the anchor are not those that samples of {out} were begun with\n"
+            "Restore them, or start in a new folder. Nothing was done."
+        )
     return [
         FeatureTask(
             t["feature_id"], t["threshold"], t["n_wanted"], tuple(Span(**s) for s in t["spans"]), t["through"],
@@ -178,10 +184,20 @@ def planned(before: Measured, settings: RunSettings, out: Path, anchor: Encoded,
     return Chosen(chosen, spans, len(rows))
 
 
-def _shown(spans: Sequence[Span], labels: Mapping[str, Label], label: Label | None) -> list[Span]:
-    """What prompts show of a feature: spans of samples that have its label, where there are any."""
+def _shown(spans: Sequence[Span], labels: Mapping[str, Label], label: Label | None) -> tuple[list[Span], Label | None]:
+    """What prompts show of a feature, spans of samples that have its label, and that label.
+
+    Where none of the spans is of such a sample, the label is that of most of them: nothing shows the other.
+    """
+    known = Counter(labels[span.sample_id] for span in spans if span.sample_id in labels)
+    if label is not None and known and label not in known:
+        label = known.most_common(1)[0][0]
     alike = [span for span in spans if label is not None and labels.get(span.sample_id) == label]
-    return list(alike or spans)[:N_SPANS]
+    return list(alike or spans)[:N_SPANS], label
+
+
+def _of_labels(labels: Mapping[str, Label]) -> str:
+    return fingerprint(sorted(labels.items()))
 
 
 def _followed(row: PlanRow, note: Note) -> str:

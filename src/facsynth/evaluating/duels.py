@@ -21,6 +21,7 @@ from facsynth.llm import Ledger, LedgerWriter
 from facsynth.llm.budget import FREE, NO_CAPS, Budget
 from facsynth.meaning.asking import AskingSettings
 from facsynth.model.backbone import Backbone, load_backbone
+from facsynth.model.hashes import model_hash
 from facsynth.model.tuning import SftRecipe, check_adapter, train_adapter, wear_adapter
 from facsynth.model.writer import LocalWriter
 from facsynth.protocols import Writer
@@ -57,7 +58,7 @@ class Opponents:
         """What the judge is called."""
         if isinstance(self.judge, Rater):
             return self.judge.name
-        return self.judge.model if self.judge else STAND_IN
+        return self.judge.model if self.judge else f"{STAND_IN} ({model_hash(self.folder, self.cache)[:8]})"
 
     def load(self) -> Backbone:
         """A fresh model; one without a chat template gets Alpaca's frame."""

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from facsynth.evaluating.fitting import Means
 from facsynth.evaluating.reward import Pair, Pairs, by_head
+from facsynth.model.hashes import model_hash
 from facsynth.records import Message, Sample
+from facsynth.store import fingerprint
 from facsynth.tasks.instruction import Duel, Letter, Verdict
 from facsynth.tasks.reward import FEWEST, check_enough
 
@@ -30,12 +32,16 @@ class Rater:
     @property
     def name(self) -> str:
         """What the judge is called: it is worth no more than its pairs and its model are."""
-        return f"stand-in: a reward head on {len(self.pairs.pairs):,} pairs ({self.pairs.fingerprint[:8]})"
+        of = fingerprint(
+            [self.pairs.fingerprint, model_hash(self.means.folder, self.means.cache), self.means.model.dtype]
+        )
+        return f"stand-in: a reward head on {len(self.pairs.pairs):,} pairs ({of[:8]})"
 
     def verdicts(self, duels: Sequence[Duel]) -> list[Verdict]:
-        """The answer with the higher reward is better; equal ones are a tie."""
+        """The answer with the higher reward is better; equal rewards are a tie, and so are equal answers."""
         rated = Pairs([_pair(duel) for duel in duels], 0, [], "")
-        return [_verdict(float(score)) for score in by_head(self.pairs, rated, self.means).scores[0]]
+        scores = by_head(self.pairs, rated, self.means).scores[0]
+        return [_verdict(duel, float(score)) for duel, score in zip(duels, scores, strict=True)]
 
 
 def _pair(duel: Duel) -> Pair:
@@ -44,6 +50,8 @@ def _pair(duel: Duel) -> Pair:
     return Pair(Sample((asked,)), ours, reference, None)
 
 
-def _verdict(score: float) -> Verdict:
+def _verdict(duel: Duel, score: float) -> Verdict:
+    if duel.ours == duel.reference:
+        return Verdict(None, None, 0.5)
     letters: tuple[Letter, Letter] = ("tie", "tie") if score == 0 else ("A", "B") if score > 0 else ("B", "A")
     return Verdict(*letters, 0.5 if score == 0 else float(score > 0))

@@ -24,10 +24,10 @@ from facsynth.evaluating.fitting import KnownStates
 from facsynth.experimenting.choosing import chooser
 from facsynth.experimenting.rivals import write
 from facsynth.experimenting.settings import BY_FEATURES, ExperimentSettings
-from facsynth.pipeline import run
+from facsynth.pipeline import anchor_labels, run
 from facsynth.records import Progress, Sample, no_progress
 from facsynth.settings import RunSettings
-from facsynth.store import read_json, read_jsonl, write_jsonl
+from facsynth.store import read_json, read_jsonl, write_json, write_jsonl
 
 _T = TypeVar("_T")
 USUALLY_SHOWN = 64
@@ -96,8 +96,9 @@ class Bench:
         """Fingerprints of the data that cells are made of and tested with."""
         asked = self.settings.run_of(next(iter(self.settings.methods)), self.out, 0).data
         parts = {"draw": [block.path for block in self.settings.draw], "anchor": asked.anchor}
-        found = {name: Rows(files, asked.form, no_progress).fingerprint() for name, files in parts.items()}
-        return found | {"test": self._test(asked.form).fingerprint()}
+        rows = {name: Rows(files, asked.form, no_progress) for name, files in parts.items()}
+        rows["test"] = self._test(asked.form)
+        return {name: found.fingerprint([row.get("label") for _, row in found]) for name, found in rows.items()}
 
     def _test(self, form: str) -> Rows:
         """What is tested with: of instructions the prompts alone."""
@@ -175,16 +176,17 @@ class Bench:
 
     def _by_rival(self, kind: str, method: str, seed: int, cap: Cap, name: str) -> Made:
         asked, parts = self.run_of(method, seed), []
-        anchor = self._rows(asked.data.anchor, asked)
-        labels = Counter(row.get("label") for _, row in anchor if len(asked.synthesis.wanted.labels) > 1)
-        for number, (label, n) in enumerate(sorted(labels.items(), key=str) or [(None, len(anchor))]):
-            share = n / len(anchor)
-            own = [sample for sample, row in anchor if label is None or row.get("label") == label]
+        anchor = [sample for sample, _ in self._rows(asked.data.anchor, asked)]
+        labels = anchor_labels(asked, None) or {}
+        by_label = Counter(labels[s.sample_id] for s in anchor if s.sample_id in labels)
+        for number, (label, n) in enumerate(sorted(by_label.items(), key=str) or [(None, len(anchor))]):
+            share = n / (by_label.total() or len(anchor))
+            own = [sample for sample in anchor if label is None or labels.get(sample.sample_id) == label]
             shown = _shuffled(own, np.random.default_rng([seed, 2]))[: math.ceil(share * self._n_shown(seed))]
             tokens = None if cap.written_tokens is None else int(share * cap.written_tokens)
             folder = write(
                 kind, asked, shown, Cap(math.ceil(share * cap.n), tokens), label=label, out=self.cell(method, seed),
-                name=f"{name}-{number}" if labels else name, cache=self.cache, progress=self.progress,
+                name=f"{name}-{number}" if by_label else name, cache=self.cache, progress=self.progress,
             )  # fmt: skip
             costs = [cost["written_tokens"] for cost in read_jsonl(folder / COSTS)]
             parts.append((share, Made(read_jsonl(folder / SAMPLES), costs)))
@@ -194,6 +196,12 @@ class Bench:
         """As many anchor texts as the first method by features shows its writer."""
         if self.settings.n_shown is not None:
             return self.settings.n_shown
+        path = self.out / "seeds" / f"{seed}-shown.json"  # methods that are added later change nothing
+        if not path.exists():
+            write_json(path, {"n_shown": self._n_shown_by_features(seed)})
+        return int(read_json(path, "n_shown")["n_shown"])
+
+    def _n_shown_by_features(self, seed: int) -> int:
         first = next((name for name in self.settings.methods if self.settings.kind(name) in BY_FEATURES), None)
         if first is None:
             return USUALLY_SHOWN

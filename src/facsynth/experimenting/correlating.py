@@ -66,6 +66,7 @@ def measures(bench: Bench, figures: Mapping[tuple[str, int, int], float]) -> lis
 
 
 def _coverage(fired: Incidence, ids: Ids, n_target: int) -> dict[str, float | None]:
+    """Target features that any of these samples fires; there are too few to ask for more of them, as of a seed set."""
     found = fired.where(np.isin(fired.ids, ids))
     n_covered, n_tokens = int((found.counts(n_target) > 0).sum()), int(found.n_tokens.sum())
     return {COVERAGE: n_covered / n_target, PER_TOKEN: 1000 * n_covered / max(n_tokens, 1)}

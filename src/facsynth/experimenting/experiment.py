@@ -168,9 +168,10 @@ def _evaluate(bench: Bench, train: Sequence[str], seed: int, out: Path) -> None:
 def _ceiling(settings: ExperimentSettings, found: Mapping[Point, Sequence[Trained]]) -> dict[str, Any] | None:
     """What as many of the anchor's own samples as the largest budget has give over none; None where that is not asked.
 
-    Where they give nothing, what is written for the features of that anchor can hardly do better.
+    Where no gain is shown for them, what is written for the features of that anchor may show none either.
     """
-    of_kind = {settings.kind(p.method): p for p in found if (p.axis, p.budget) == (SAMPLES, settings.budgets[-1])}
+    largest = [point for point in found if (point.axis, point.budget) == (SAMPLES, settings.budgets[-1])]
+    of_kind = {settings.kind(point.method): point for point in reversed(largest)}
     if not {"none", "anchor"} <= of_kind.keys():
         return None
     none, anchor = (found[of_kind[kind]] for kind in ("none", "anchor"))

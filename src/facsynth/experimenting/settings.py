@@ -75,6 +75,8 @@ class EvaluateBlock(Block):
     def _instruction_has_a_reference(self) -> EvaluateBlock:
         if self.task == "instruction" and not self.reference:
             raise ValueError("instruction needs outputs to compare with: reference")
+        if self.judge and self.judge_pairs:
+            raise ValueError("judge and judge_pairs are both given: name one of them")
         return self
 
 
@@ -159,6 +161,12 @@ def load_experiment(path: Path) -> ExperimentSettings:
         run = found.run_of(name, path, 0)
         if found.kind(name) == "pool" and not run.data.pool:
             raise SettingsError(f"{name} selects from a pool, and {path} names none\nName one: run.data.pool.")
+        if found.kind(name) in METHODS and run.accept.min_score is not None:
+            raise SettingsError(f"no judge rates what {name} writes\nLeave run.accept.min_score out, or {name}.")
+        first = next((label for label, _ in run.synthesis.wanted.labels), found.evaluate.label)
+        if found.evaluate.task == "toxicity" and first != found.evaluate.label:
+            told = f"evaluate.label is {found.evaluate.label!r}, and the task of {name} looks for {first!r}"
+            raise SettingsError(f"{told}\nGive one of them the other's.")
     return found
 
 

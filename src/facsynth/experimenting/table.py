@@ -44,7 +44,7 @@ def markdown(table: Mapping[str, Any]) -> str:
             f"{found['ci95'][0]:.3f} to {found['ci95'][1]:.3f}), is not above its null, {found['null_limit']:.3f}. "
             "No method is compared.\n"
         )
-    parts = [f"{table['metric']}, {len(table['seeds'])} seeds; differences to {table['against']}, p after Holm.\n"]
+    parts = [f"{table['metric']}, {len(table['seeds'])} seeds; changes are to the method without one, p after Holm.\n"]
     for heading, rows in groups(table):
         parts += [f"\n**{heading}**\n", _line(HEADINGS), _line(["---"] * len(HEADINGS))]
         parts += [_line(cells(row)) for row in rows]
@@ -54,13 +54,17 @@ def markdown(table: Mapping[str, Any]) -> str:
 def notes(table: Mapping[str, Any]) -> list[str]:
     """What is to be known of the whole table, in sentences without their full stop."""
     found = table.get("ceiling")
-    if found is None or found["is_above"]:
+    if found is None:
         return []
     low, high = found["ci95"]
     gain = f"{found['difference']:+.3f} ({low:+.2f} to {high:+.2f})"
     return [
-        f"{found['n_samples']:,} of the anchor's own samples give {gain} over none: what is written for an anchor that "
-        "does not help can hardly help; try one nearer to the test"
+        f"{found['n_samples']:,} of the anchor's own samples give {gain} over none"
+        + (
+            ""
+            if found["is_above"]
+            else ": no gain is shown for them; what is written for this anchor may show none either"
+        )
     ]
 
 

@@ -41,7 +41,7 @@ class Waves:
         """Begin with nothing asked, and with what was selected from a pool."""
         self.tasks, self.settings, self.selected = tasks, settings, selected
         self._labels = {task.feature_id: task.label for task in tasks}
-        self._plain_labels = list(dict.fromkeys(task.label for task in tasks)) or [None]
+        self._plain_labels = [task.label for task in tasks] or [None]
         self.candidates: list[Candidate] = []
         self.n_asked: Counter[int] = Counter()
         self.n_fired = Counter(feature for c in selected if not c.reason for feature in c.fires)

@@ -74,7 +74,7 @@ def _labelled(rows: Sequence[Row]) -> list[Row]:
         found = " and ".join(repr(label) for label in of_kind.values())
         raise InputError(
             f"labels are of several kinds, as {found}\n"
-            "Give written samples the label that your data has: `label` in a task file of yours."
+            "Spell the labels of seed set and anchor alike: written samples have those of the anchor, or of the task."
         )
     return [{"text": _text_of(row), "label": row["label"]} for row in rows]
 

@@ -125,6 +125,7 @@ def full_row(row: Any, form: str, fields: Fields = NO_FIELDS) -> dict[str, Any]:
         if len(kept) == len(AB_KEYS):
             return kept
     label = row.get("label") if form == "message" and isinstance(row, Mapping) else None
+    label = int(label) if isinstance(label, float) and label.is_integer() else label
     return {"messages": history + reply} | ({"label": label} if isinstance(label, str | int) else {})
 
 
