@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -17,13 +18,13 @@ import yaml
 import planted
 from facsynth.coverage.plan import PlanRow
 from facsynth.errors import SettingsError
-from facsynth.experimenting.cells import Made
+from facsynth.experimenting.cells import Bench, Made
 from facsynth.experimenting.choosing import _exchanged
 from facsynth.experimenting.experiment import Point, points, run_experiment
 from facsynth.experimenting.settings import load_experiment
 from facsynth.experimenting.table import markdown, notes
 from facsynth.records import Progress, Span
-from fault_server import FaultServer
+from fault_server import Act, FaultServer
 from tiny_cli import facsynth
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples" / "experiments").glob("*.yaml"))
@@ -143,6 +144,32 @@ def test_the_anchors_own_texts_are_a_method_and_seed_sets_are_drawn_from_the_res
         assert (other.code, f"was begun with another {told}" in other.stderr) == (1, True)
     anchor = (tmp_path / "anchor.jsonl").read_text()
     assert not any(json.dumps(row["messages"]) in anchor for row in seed_set)
+
+
+def test_a_rival_writes_for_each_label_as_much_as_the_anchor_has_of_it(tmp_path: Path) -> None:
+    shown: list[tuple[str, bool]] = []
+
+    def writes(body: dict[str, Any], times: int) -> Act:
+        prompt = body["messages"][-1]["content"]
+        lines = re.findall(r"^\d+\. so (.*)", prompt, re.MULTILINE)
+        shown.append(("without" in prompt, any(set(line.split()) & set(planted.MARKED) for line in lines)))
+        return planted.writes(body, times)
+
+    with FaultServer(writes) as server:
+        small: dict[str, Any] = {"methods": {"none": None, "self-instruct": None}, "budgets": [8], "seeds": [0]}
+        config = planted.experiment(tmp_path, server, **small)
+        rows = [json.loads(line) for line in (tmp_path / "anchor.jsonl").read_text().splitlines()]
+        kept = [row for n, row in enumerate(rows) if row["label"] or n % 3 == 0] + [rows[-1] | {"label": None}]
+        (tmp_path / "anchor.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+        task = yaml.safe_load((tmp_path / "task.yaml").read_text())
+        task["labels"]["not toxic"] = "messages without marks"
+        (tmp_path / "task.yaml").write_text(yaml.safe_dump(task, sort_keys=False))
+        bench = Bench(load_experiment(config), tmp_path / "out", tmp_path / "cache")
+        made = bench.make("self-instruct", 0)
+    assert [row["label"] for row in made.first(8)] == [0, 1, 1, 1] * 2, "3 of 4 in the anchor are positive"
+    assert made.tokens == sorted(made.tokens)
+    assert not any(has_mark for is_plain, has_mark in shown if is_plain), "each is shown texts of its own label"
+    assert any(has_mark for is_plain, has_mark in shown if not is_plain)
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import tiny_run
 from facsynth import pipeline
 from facsynth.errors import IncompleteError, InputError, ModelError, SettingsError
 from facsynth.exporting import ExportSettings, export_run
+from facsynth.gate import _rated_by_purpose
 from facsynth.limits import AcceptBlock
 from facsynth.llm import ScriptedWriter
 from facsynth.meaning.asking import AskingSettings
@@ -23,7 +24,9 @@ from facsynth.settings import RunSettings, parse_settings
 from facsynth.store import Artifact, read_json, read_jsonl
 from facsynth.synthesis.accept import NOT_SCORED, POOR, CleanSettings
 from facsynth.synthesis.loop import synthesize
+from facsynth.synthesis.parts import Wanted
 from facsynth.synthesis.requests import SynthesisSettings
+from facsynth.tasks import load_task, wanted
 from fault_server import MODEL, Act, FaultServer, refused
 from test_loop import measure, task
 
@@ -219,3 +222,18 @@ def test_a_run_with_a_gate_keeps_what_the_judge_likes_and_shows_marks_of_all_sou
     assert not any(word in prompt for prompt in asked for word in ("seed", "anchor", "selected", "synthetic"))
     assert read_json(tmp_path / "run" / "scores.json") == summary["scores"]
     assert "In the eyes of the judge" in (tmp_path / "run" / "report.html").read_text("utf-8")
+
+
+def test_a_labelled_sample_is_judged_as_an_example_of_its_label() -> None:
+    asked: list[str] = []
+
+    def rated(rows: Sequence[Mapping[str, Any]], purpose: str) -> list[int | None]:
+        asked.append(purpose)
+        return [row["label"] + 3 for row in rows]
+
+    rows = [{"messages": [], "label": label} for label in (0, 1, 1, 0)]
+    labelled = wanted(load_task("toxicity"), "message", reply_tokens=9)
+    assert _rated_by_purpose(labelled, rated, rows) == [3, 4, 4, 3]
+    assert ["everyday" in purpose for purpose in asked] == [True, False]
+    _rated_by_purpose(Wanted(), rated, rows)
+    assert asked[2:] == [f"to train an assistant on {Wanted.many}"], "all at once, where there are no labels"
