@@ -152,7 +152,7 @@ def test_a_rival_writes_for_each_label_as_much_as_the_anchor_has_of_it(tmp_path:
     def writes(body: dict[str, Any], times: int) -> Act:
         prompt = body["messages"][-1]["content"]
         lines = re.findall(r"^\d+\. so (.*)", prompt, re.MULTILINE)
-        shown.append(("without" in prompt, any(set(line.split()) & set(planted.MARKED) for line in lines)))
+        shown.append(("without marks" in prompt, any(set(line.split()) & set(planted.MARKED) for line in lines)))
         return planted.writes(body, times)
 
     with FaultServer(writes) as server:
