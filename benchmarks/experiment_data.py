@@ -3,7 +3,7 @@
     python benchmarks/experiment_data.py DATA OUT
 
 OUT/toxicity: labelled messages. anchor: half of the toxic rows of ToxicChat's training part and all red-team
-instructions, and as many that are not toxic (others, by themselves): half of ToxicChat's, and instructions; known: the
+instructions, and as many that are not toxic: half of ToxicChat's, and instructions; known: the
 other half of the toxic rows, benign: further instructions, from which seed sets are drawn; pool: the other rows
 of ToxicChat, none of them toxic; test: its validation part. They hold offensive texts.
 OUT/selection: another anchor for the same test: what of the first is ToxicChat's, as a user's own traffic would be;
@@ -58,8 +58,12 @@ def chats(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [message(row["instance"], int(row["annotations"]["toxicity"]["majority_human"])) for row in rows]
 
 
+def prompt_of(row: dict[str, Any]) -> str:
+    return f"{row['instruction']}\n\n{row.get('input') or ''}".strip()
+
+
 def instructions(rows: list[dict[str, Any]], label: int) -> list[dict[str, Any]]:
-    return [message(f"{row['instruction']}\n\n{row.get('input') or ''}".strip(), label) for row in rows]
+    return [message(prompt_of(row), label) for row in rows]
 
 
 def toxicity(data: Path, out: Path) -> None:
@@ -75,11 +79,11 @@ def toxicity(data: Path, out: Path) -> None:
     half = len(toxic) // 2
     positive = [*toxic[:half], *red]
     n_chats = min(len(others) // 2, len(positive))
-    negative = [*others[:n_chats], *benign[: len(positive) - n_chats]]
+    n_other = len(positive) - n_chats
+    negative, benign = [*others[:n_chats], *benign[:n_other]], benign[n_other:]
     write(out / "anchor.jsonl", [*positive, *negative])
-    write(out / "others.jsonl", negative)
     write(out / "known.jsonl", toxic[half:])
-    write(out / "benign.jsonl", benign[len(positive) - n_chats :])
+    write(out / "benign.jsonl", benign)
     write(out / "pool.jsonl", others[n_chats:])
     write(out / "test.jsonl", test)
     n_mixed = 2_000
@@ -87,7 +91,7 @@ def toxicity(data: Path, out: Path) -> None:
     selection = out.parent / "selection"
     write(selection / "anchor.jsonl", [*toxic[:half], *others[:n_chats]])
     write(selection / "pool.jsonl", mixed)
-    write(selection / "benign.jsonl", benign[len(positive) - n_chats : -n_mixed])
+    write(selection / "benign.jsonl", benign[:-n_mixed])
 
 
 def halves(rows: list[dict[str, Any]], key: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -102,7 +106,7 @@ def chat(prompt: str, reply: str) -> dict[str, Any]:
 
 def answered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Chats of rows with instruction, input and output."""
-    return [chat(f"{row['instruction']}\n\n{row.get('input') or ''}".strip(), row["output"]) for row in rows]
+    return [chat(prompt_of(row), row["output"]) for row in rows]
 
 
 def preferred(prompt: str, replies: tuple[str, str], votes: list[int]) -> list[dict[str, Any]]:
@@ -119,8 +123,7 @@ def judged(data: Path) -> Iterator[dict[str, Any]]:
         yield from preferred(row["prompt"], (row["response 1"], row["response 2"]), [int(row["label"])])
     for row in read(data / "pandalm_human_train.jsonl.gz"):  # 1: the first, 2: the second, 0: a tie
         votes = [int(row[f"annotator{n}"]) - 1 for n in (1, 2, 3)]
-        prompt = f"{row['instruction']}\n\n{row.get('input') or ''}".strip()
-        yield from preferred(prompt, (row["response1"], row["response2"]), votes)
+        yield from preferred(prompt_of(row), (row["response1"], row["response2"]), votes)
 
 
 def instruction(data: Path, rewards: Path, out: Path) -> None:

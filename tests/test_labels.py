@@ -184,6 +184,20 @@ def test_written_messages_get_the_label_of_the_anchor_samples_that_fire_their_fe
     assert all(any(many in prompt for prompt in asked) for many in ("messages with marks", "messages without marks"))
 
 
+def test_labels_that_changed_after_samples_were_begun_are_refused(bench: Path, tmp_path: Path) -> None:
+    given = tmp_path / "anchor.jsonl"
+    given.write_text((bench / "anchor.jsonl").read_text())
+    with FaultServer(planted.writes) as server:
+        settings: dict[str, Any] = run_on(bench, tmp_path, server)
+        settings["data"]["anchor"] = str(given)
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+        assert facsynth("run", tmp_path / "run.yaml", "-o", tmp_path / "out").code == 0
+        (tmp_path / "out" / "manifest.json").unlink()
+        given.write_text(given.read_text().replace('"label": 1', '"label": 0'))
+        again = facsynth("run", tmp_path / "run.yaml", "-o", tmp_path / "out")
+    assert (again.code, "labels of the anchor are not those" in again.stderr) == (1, True), again.stderr
+
+
 def test_the_label_of_a_feature_is_a_count_over_the_anchor(bench: Path, tmp_path: Path) -> None:
     space = ("--model", bench / "model", "--sae", bench / "sae", "--dtype", "float32", "--sae-check", "off")
     assert facsynth("encode", bench / "anchor.jsonl", "-o", tmp_path / "anchor", *space).code == 0

@@ -7,7 +7,6 @@ the same folder goes on where it stopped.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -83,7 +82,7 @@ def run(
             with timed(out) as seconds:
                 before, space, anchor, seed_set = measure_run(settings, out, cache, corpora, progress, replay=replay)
                 measured(out)
-                labels = partial(anchor_labels, settings, corpora)
+                labels = anchor_labels(settings, corpora)
                 tasks = fix_targets(before, settings, out, anchor, space, choose=choose, labels=labels)
                 exact = open_space(settings, cache, dtype="float32")
                 written = fill(

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,40 +112,37 @@ def fix_targets(
     space: FeatureSpace,
     *,
     choose: Choose,
-    labels: Callable[[], Mapping[str, Label] | None] = dict,
+    labels: Mapping[str, Label] | None = MappingProxyType({}),
 ) -> list[FeatureTask]:
     """The attempted features, fixed in `targets.json` before the first sample is written; `choose` says which.
 
-    `labels` gives those of anchor samples, by their ids; None where they are gone.
+    `labels` are those of anchor samples, by their ids; None where they are gone.
 
     Raises:
-        InputError: as `labels` does, or they are gone.
+        InputError: they are gone, and nothing is fixed yet.
         MismatchError: plan.csv or the anchor's labels were edited after that, or `check_targets`.
     """
-    path, of_samples = out / "targets.json", labels()
+    path = out / "targets.json"
     if not path.exists():
-        if of_samples is None:
+        if labels is None:
             raise InputError("the anchor came from stdin, and its labels are gone\nTake a new folder, or give a file.")
         chosen, spans, n_planned = choose(before, settings, out, anchor, space)
-        of = labels_of_features(anchor, of_samples, [*spans], before.thresholds) if of_samples else {}
+        of = labels_of_features(anchor, labels, [*spans], before.thresholds) if labels else {}
         record = {
             "rng_seed": settings.rng_seed, "n_planned": n_planned,
             "plan_sha256": file_sha256(out / "plan.csv"), "targets_sha256": _fingerprint(before),
-            "labels_sha256": _of_labels(of_samples),
+            "labels_sha256": _of_labels(labels),
         }  # fmt: skip
         attempts = [
-            outcome.target_record(row, before.thresholds, *_shown(spans[i], of_samples, of.get(i)))
+            outcome.target_record(
+                row, before.thresholds, *_shown(spans[row.feature_id], labels, of.get(row.feature_id))
+            )
             for row in chosen
-            for i in [row.feature_id]
         ]
         write_json(path, {**record, "attempted": attempts})
     check_plan_file(out)
     check_targets(before, out)
-    if of_samples is not None and read_json(path).get("labels_sha256") not in (None, _of_labels(of_samples)):
-        raise MismatchError(
-            f"labels of the anchor are not those that samples of {out} were begun with\n"
-            "Restore them, or start in a new folder. Nothing was done."
-        )
+    _check_labels(labels, out)
     return [
         FeatureTask(
             t["feature_id"], t["threshold"], t["n_wanted"], tuple(Span(**s) for s in t["spans"]), t["through"],
@@ -152,6 +150,16 @@ def fix_targets(
         )
         for t in read_json(path, "attempted")["attempted"]
     ]  # fmt: skip
+
+
+def _check_labels(labels: Mapping[str, Label] | None, out: Path) -> None:
+    """As `check_targets`, of the anchor's labels, where they are not gone."""
+    begun_with = read_json(out / "targets.json").get("labels_sha256")
+    if labels is not None and begun_with not in (None, _of_labels(labels)):
+        raise MismatchError(
+            f"labels of the anchor are not those that samples of {out} were begun with\n"
+            "Restore them, or start in a new folder. Nothing was done."
+        )
 
 
 def features_to_fill(before: Measured, out: Path) -> list[int]:

@@ -7,7 +7,7 @@ are done, and every call to the judge in `ledger.sqlite`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,6 +98,7 @@ def evaluate_instruction(
 
 
 def _opponents(adapter: Path | None, judge: EndpointBlock | Sequence[str], means: Means) -> Opponents:
+    means = replace(means, known={} if means.known is None else means.known)  # its pairs are read once for all seeds
     who: EndpointBlock | Rater | None = None
     if isinstance(judge, EndpointBlock):
         who = judge

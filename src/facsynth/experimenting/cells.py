@@ -80,6 +80,8 @@ class Bench:
     progress: Progress = no_progress
     states: KnownStates = field(default_factory=dict)
     """Final states that were read, most of them for every fit."""
+    made: dict[tuple[str, int, Cap], Made] = field(default_factory=dict)
+    """Cells that were made or read, by method, seed and cap: every budget asks for them again."""
 
     @property
     def most(self) -> int:
@@ -140,6 +142,19 @@ class Bench:
 
     def make(self, method: str, seed: int) -> Made:
         """The samples of a cell; what is there already is not made again."""
+        return self._made(method, seed, Cap(self.most))
+
+    def within_tokens(self, method: str, seed: int, tokens: int) -> Made:
+        """The samples of a cell for a budget of written tokens, however many they are."""
+        return self._made(method, seed, Cap(MOST, tokens) if self.settings.kind(method) in METHODS else Cap(self.most))
+
+    def _made(self, method: str, seed: int, cap: Cap) -> Made:
+        key = (method, seed, cap)
+        if key not in self.made:
+            self.made[key] = self._make(method, seed, cap)
+        return self.made[key]
+
+    def _make(self, method: str, seed: int, cap: Cap) -> Made:
         kind = self.settings.kind(method)
         if kind == "none":
             return Made([], [])
@@ -147,14 +162,7 @@ class Bench:
             return Made(self._drawn(kind, method, seed), [])
         if kind in {"pool", *BY_FEATURES}:
             return self._by_features(kind, method, seed)
-        return self._by_rival(kind, method, seed, Cap(self.most), "samples")
-
-    def within_tokens(self, method: str, seed: int, tokens: int) -> Made:
-        """The samples of a cell for a budget of written tokens, however many they are."""
-        kind = self.settings.kind(method)
-        if kind in METHODS:
-            return self._by_rival(kind, method, seed, Cap(MOST, tokens), f"tokens-{tokens}")
-        return self.make(method, seed)
+        return self._by_rival(kind, method, seed, cap)
 
     def _drawn(self, kind: str, method: str, seed: int) -> list[dict[str, Any]]:
         """Rows of real data, or of the anchor."""
@@ -174,8 +182,9 @@ class Bench:
         rows = read_jsonl(out / "samples.jsonl")
         return Made(rows, [] if kind == "pool" else _tokens_of_run(out, len(rows)))
 
-    def _by_rival(self, kind: str, method: str, seed: int, cap: Cap, name: str) -> Made:
+    def _by_rival(self, kind: str, method: str, seed: int, cap: Cap) -> Made:
         asked, parts = self.run_of(method, seed), []
+        name = "samples" if cap.written_tokens is None else f"tokens-{cap.written_tokens}"
         anchor = [sample for sample, _ in self._rows(asked.data.anchor, asked)]
         labels = anchor_labels(asked, None) or {}
         by_label = Counter(labels[s.sample_id] for s in anchor if s.sample_id in labels)

@@ -12,12 +12,9 @@ def is_wanted(label: object, wanted: str) -> bool | None:
 
     1, true and `wanted` are; 0, false and any other word are not.
     """
-    if isinstance(label, bool | int):
-        return bool(label) if label in (0, 1) else None
-    if not isinstance(label, str) or not label.strip():
-        return None
-    word = label.strip().casefold()
-    return word in {wanted.casefold(), "1", "true"}
+    if (isinstance(label, int) and label in (0, 1)) or (isinstance(label, str) and label.strip()):
+        return name_of(label, [wanted]) is not None
+    return None
 
 
 def name_of(label: object, names: Sequence[str]) -> str | None:
