@@ -33,7 +33,7 @@ def finished(tiny: Parts) -> tuple[Path, Done]:
 @pytest.mark.parametrize("task", [None, "toxicity"], ids=["no task", "a task with labels"])
 def test_a_run_on_stdin_goes_on_without_it(tiny: Parts, task: str | None) -> None:
     out = tiny.folder / f"piped {task}"
-    config = tiny.write("piped.yaml", tiny.changed("budget", "features", 1) | ({"task": task} if task else {}))
+    config = tiny.write("piped.yaml", tiny.changed("budget", "features", 1) + (f"task: {task}\n" if task else ""))
     assert facsynth("missing", "-", "-c", config, "-o", out, stdin="river field\noven salt\n").code == 0
     done = facsynth("synthesize", out, "--json")
     assert done.code == 0
