@@ -8,6 +8,8 @@ other half of the toxic rows, benign: further instructions, from which seed sets
 of ToxicChat, none of them toxic; test: its validation part. They hold offensive texts.
 OUT/selection: another anchor for the same test: what of the first is ToxicChat's, as a user's own traffic would be;
 pool: rows of many kinds, the rest of ToxicChat, red-team and other instructions; benign: for seed sets.
+OUT/traffic: the same anchor, and a wider test: all of ToxicChat that is not in it; known: red-team instructions, of
+which a seed set has its toxic rows then.
 OUT/steering, OUT/reward: halves of the training parts, and the validation parts.
 OUT/instruction: chats; test: 100 instructions of AlpacaEval's, reference: text-davinci-003's answers to them; judge:
 pairs of answers of other models to other instructions, as people judged them (PandaLM, Auto-J).
@@ -92,6 +94,8 @@ def toxicity(data: Path, out: Path) -> None:
     write(selection / "anchor.jsonl", [*toxic[:half], *others[:n_chats]])
     write(selection / "pool.jsonl", mixed)
     write(selection / "benign.jsonl", benign[:-n_mixed])
+    write(out.parent / "traffic" / "test.jsonl", [*test, *toxic[half:], *others[n_chats:]])
+    write(out.parent / "traffic" / "known.jsonl", red)
 
 
 def halves(rows: list[dict[str, Any]], key: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -77,8 +77,8 @@ def run_experiment(
             for point, trained in found.items():
                 trained.append(_trained(bench, point, seed))
             metric = next(iter(found.values()))[0].result.record["metric"]
-            table |= {"seeds": list(settings.seeds[:n]), "metric": metric, "rows": _rows(settings, found)}
-            table["ceiling"] = _ceiling(settings, found)
+            table |= {"seeds": list(settings.seeds[:n]), "metric": metric, "rows": rows_of(settings, found)}
+            table["ceiling"] = ceiling_of(settings, found)
             write_json(out / TABLE, table)
         if "rows" in table:
             rows = measures(bench, _figures(settings, found))
@@ -165,7 +165,7 @@ def _evaluate(bench: Bench, train: Sequence[str], seed: int, out: Path) -> None:
         evaluate_steering(train, asked.test, asked.model, strength=asked.strength, flip=[], **given)
 
 
-def _ceiling(settings: ExperimentSettings, found: Mapping[Point, Sequence[Trained]]) -> dict[str, Any] | None:
+def ceiling_of(settings: ExperimentSettings, found: Mapping[Point, Sequence[Trained]]) -> dict[str, Any] | None:
     """What as many of the anchor's own samples as the largest budget has give over none; None where that is not asked.
 
     Where no gain is shown for them, what is written for the features of that anchor may show none either.
@@ -181,7 +181,7 @@ def _ceiling(settings: ExperimentSettings, found: Mapping[Point, Sequence[Traine
     return {"n_samples": n, "difference": d.value, "ci95": [d.low, d.high], "is_above": d.low > 0}
 
 
-def _rows(settings: ExperimentSettings, found: Mapping[Point, Sequence[Trained]]) -> list[dict[str, Any]]:
+def rows_of(settings: ExperimentSettings, found: Mapping[Point, Sequence[Trained]]) -> list[dict[str, Any]]:
     """Figures, and differences to the first method at the same budget, with Holm over the methods there."""
     first, rows = next(iter(settings.methods)), []
     scores = {point: np.concatenate([t.result.scores for t in trained]) for point, trained in found.items()}

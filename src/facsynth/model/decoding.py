@@ -39,11 +39,34 @@ def pad_left(ids: Sequence[npt.NDArray[np.int32]]) -> tuple[torch.Tensor, torch.
     return padded, attention, position
 
 
+def last_logits(
+    model: Any, ids: torch.Tensor, attention: torch.Tensor, position: torch.Tensor, cache: DynamicCache
+) -> torch.Tensor:
+    """[n, n_vocab] after the last of `ids` [n, n_tokens], which the cache has then; the mask is of all it has."""
+    output = model(
+        input_ids=ids, attention_mask=attention, position_ids=position, past_key_values=cache, use_cache=True,
+        logits_to_keep=LAST,
+    )  # fmt: skip
+    found: torch.Tensor = output.logits[:, -1]
+    return found
+
+
 def growing_cache(config: Any) -> DynamicCache:
     """An empty cache for a model; its full-attention layers grow in place, any others are as transformers has them."""
     cache = DynamicCache(config=config)
     cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def can_join(cache: DynamicCache) -> bool:
+    """Whether `join` knows all its layers."""
+    return all(type(layer) is GrowingLayer for layer in cache.layers)
+
+
+def join(cache: DynamicCache, parts: Sequence[tuple[Sequence[int], DynamicCache]], length: int) -> None:
+    """Fill an empty cache with rows of others, by their index in it; shorter ones have zeros on their left."""
+    for n, layer in enumerate(cache.layers):
+        layer.put([(rows, part.layers[n]) for rows, part in parts], length)
 
 
 class GrowingLayer(DynamicLayer):
@@ -68,6 +91,14 @@ class GrowingLayer(DynamicLayer):
         self.keys, self.values = keys[..., :end, :], values[..., :end, :]
         return self.keys, self.values
 
+    def put(self, parts: Sequence[tuple[Sequence[int], GrowingLayer]], length: int) -> None:
+        """Take the rows of other layers, shorter ones with zeros on their left, which attention leaves out."""
+        kinds = [[(rows, part.keys) for rows, part in parts], [(rows, part.values) for rows, part in parts]]
+        keys, values = (_side_by_side([(rows, s) for rows, s in kind if s is not None], length) for kind in kinds)
+        self.lazy_initialization(keys, values)
+        self._room = (keys, values)
+        self.keys, self.values = keys[..., :length, :], values[..., :length, :]
+
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Keep or repeat rows, row by row: fewer of them, in their order, move up in the memory there is."""
         if self._room is None:
@@ -82,6 +113,16 @@ def _roomier(old: torch.Tensor | None, states: torch.Tensor, end: int) -> torch.
     new = states.new_empty((*states.shape[:-2], end + CACHE_GROWTH, states.shape[-1]))
     if old is not None and old.numel():
         new[..., : old.shape[-2], :] = old
+    return new
+
+
+def _side_by_side(parts: Sequence[tuple[Sequence[int], torch.Tensor]], length: int) -> torch.Tensor:
+    """[n, n_heads, length and room beyond it, d_head] of [n_part, n_heads, at most length, d_head]."""
+    states = parts[0][1]
+    n = sum(len(rows) for rows, _ in parts)
+    new = states.new_zeros((n, states.shape[1], length + CACHE_GROWTH, states.shape[-1]))
+    for rows, states in parts:
+        new[rows, :, length - states.shape[-2] : length] = states
     return new
 
 

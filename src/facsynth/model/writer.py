@@ -15,18 +15,18 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import DynamicCache
 
 from facsynth.errors import InputError, MismatchError, SettingsError
 from facsynth.model.backbone import Backbone, hooked_module
-from facsynth.model.decoding import LAST, ending_ids, growing_cache, pad_left, sample_nucleus, steered, stop_ids
+from facsynth.model.decoding import ending_ids, last_logits, sample_nucleus, steered, stop_ids
+from facsynth.model.prompts import Prompt, read_prompts
 from facsynth.model.sae import Sae
 from facsynth.records import NON_FINITE, Message, Reply, Request
 from facsynth.store import fingerprint
 
 PromptIds = Callable[[Sequence[Message], str, str], Sequence[int]]
 """(messages, prefix, role) → token ids up to where the model goes on with a turn of that role."""
-LOOP_VERSION = 2
+LOOP_VERSION = 3
 """Raised by any change of this file that changes what is written."""
 COMPACT_SHARE = 0.25
 """Finished rows leave the batch once they are this much of it; moving the cache costs about as much as one token."""
@@ -192,7 +192,8 @@ class LocalWriter:
         if not rows:
             return
         device = self._backbone.device
-        logits, cache, attention, position = self._prefill(rows)
+        read = [Prompt(row.ids, row.start, row.delta) for row in rows]
+        logits, cache, attention, position = read_prompts(self._backbone, self._module, read)
         delta = torch.stack([row.delta for row in rows]).to(device, self._backbone.dtype)
         for step in range(max(row.request.max_tokens for row in rows)):
             tokens, finite = _sample(logits, rows, step)
@@ -210,37 +211,7 @@ class LocalWriter:
             attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
             position = position + 1
             with steered(self._module, delta[:, None]):
-                logits = self._forward(tokens[:, None], attention, position, cache)
-
-    def _prefill(self, rows: list[_Row]) -> tuple[torch.Tensor, DynamicCache, torch.Tensor, torch.Tensor]:
-        """Read the prompts: logits [n, vocab], cache, attention mask and last position id of every row."""
-        device = self._backbone.device
-        keys = [(row.ids.tobytes(), row.start, row.request.steering) for row in rows]
-        different = list(dict.fromkeys(keys))
-        of_row = torch.tensor([different.index(key) for key in keys], device=device)
-        read = [rows[keys.index(key)] for key in different]
-        ids, attention, position = (tensor.to(device) for tensor in pad_left([row.ids for row in read]))
-        start = torch.tensor([row.start for row in read], device=device)
-        in_message = (attention == 1) & (position >= start[:, None] - 1)
-        delta = torch.stack([row.delta for row in read]).to(device, self._backbone.dtype)
-        cache = growing_cache(self._backbone.model.config)
-        with steered(self._module, in_message[..., None] * delta[:, None]):
-            logits = self._forward(ids, attention, position, cache)
-        cache.batch_select_indices(of_row)
-        return logits[of_row], cache, attention[of_row], position[of_row, -1:]
-
-    def _forward(
-        self, ids: torch.Tensor, attention: torch.Tensor, position: torch.Tensor, cache: DynamicCache
-    ) -> torch.Tensor:
-        output = self._backbone.model(
-            input_ids=ids,
-            attention_mask=attention,
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=LAST,
-        )
-        return output.logits[:, -1]
+                logits = last_logits(self._backbone.model, tokens[:, None], attention, position, cache)
 
 
 def _sample(logits: torch.Tensor, rows: Sequence[_Row], step: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,94 @@
+"""The scores of an experiment's test items, kept without any text: what tables of docs/RESULTS.md are computed from.
+
+    python benchmarks/scores.py CONFIG FILE [RUN …]
+
+RUN: folders of `facsynth experiment CONFIG`; they may hold other seeds or methods each, and what of them is finished is
+added to FILE. Then the table of all that FILE holds is printed, as the experiment prints it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facsynth.evaluating.results import Result, read_result
+from facsynth.experimenting.experiment import Point, Trained, ceiling_of, points, rows_of
+from facsynth.experimenting.settings import ExperimentSettings, load_experiment
+from facsynth.experimenting.table import markdown
+from facsynth.store import read_json, read_jsonl, write_jsonl
+
+DIGITS = 5
+KEY = ("method", "axis", "budget", "seed")
+
+
+def scored(run: Path) -> list[dict[str, Any]]:
+    """What each method, budget and seed of a folder gave."""
+    table, found = read_json(run / "table.json", "rows", "seeds"), []
+    for row in table["rows"]:
+        point = {key: row[key] for key in ("method", "axis", "budget")}
+        for seed, n_samples in zip(table["seeds"], row["n_samples"], strict=True):
+            name = "-".join(map(str, [*(point.values() if n_samples else [point["method"]]), seed]))
+            result = read_result(run / "results" / name)
+            items = [{**item, "sample_id": item["sample_id"][:12]} for item in result.items]
+            found.append(
+                {
+                    **point, "seed": seed, "n_samples": n_samples, "tokens": row["tokens"],
+                    "scores": [round(score, DIGITS) for score in result.scores[0].tolist()],
+                    "items": items, "metric": result.record["metric"],
+                }
+            )  # fmt: skip
+    return found
+
+
+def merged(file: Path, runs: list[Path]) -> list[dict[str, Any]]:
+    """What was kept, with what these folders hold besides."""
+    head, *points_kept = read_jsonl(file) if file.exists() else [{}]
+    by_key = {tuple(point[key] for key in KEY): point for point in points_kept}
+    for point in (point for run in runs for point in scored(run)):
+        for key in ("items", "metric"):
+            if head.setdefault(key, point[key]) != point.pop(key):
+                raise SystemExit(f"{file} is of other {key}: keep another file for each test")
+        by_key[tuple(point[key] for key in KEY)] = point
+    return [head, *(by_key[key] for key in sorted(by_key))]
+
+
+def table_of(settings: ExperimentSettings, kept: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of methods that have every seed that the first one has."""
+    task, by_point = settings.evaluate.task, dict[Point, dict[int, dict[str, Any]]]()
+    head, *ones = kept
+    for one in ones:
+        by_point.setdefault(Point(one["method"], one["axis"], one["budget"]), {})[one["seed"]] = one
+    seeds = sorted(by_point[points(settings)[0]])
+    found = {
+        point: [
+            Trained(
+                Result(task, head["items"], np.array([by_point[point][seed]["scores"]]), {}),
+                by_point[point][seed]["n_samples"], by_point[point][seed]["tokens"],
+            )
+            for seed in seeds
+        ]
+        for point in points(settings)
+        if by_point.get(point, {}).keys() >= set(seeds)
+    }  # fmt: skip
+    table = {"task": task, "metric": head["metric"], "seeds": seeds, "rows": rows_of(settings, found)}
+    return table | {"ceiling": ceiling_of(settings, found)}
+
+
+def main() -> None:
+    """Add, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("runs", type=Path, nargs="*")
+    asked = parser.parse_args()
+    kept = merged(asked.file, asked.runs)
+    if asked.runs:
+        write_jsonl(asked.file, kept)
+    print(markdown(table_of(load_experiment(asked.config), kept)))
+
+
+if __name__ == "__main__":
+    main()
