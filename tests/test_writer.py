@@ -51,6 +51,15 @@ def test_greedy_writing_equals_generate(kind: str) -> None:
         assert reply.finish_reason == ("stop" if stopped else "length")
 
 
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_prompts_read_in_parts_change_nothing(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [request(text, steering=((3, 1.0),), max_tokens=40) for text in (*PROMPTS, PROMPTS[0])]
+    writer = writer_of(backbone_of(kind), {3: vector(0, 4.0)})
+    together = contents(writer.write(asked))
+    monkeypatch.setattr(Backbone, "token_budget", 1)
+    assert contents(writer.write(asked)) == together
+
+
 def test_a_turn_of_the_user_is_written_from_where_it_begins(llama: Backbone) -> None:
     template, writer = Template(llama.tokenizer), writer_of(llama)
     spoken = replace(request("", temperature=0.0), messages=(), role="user")
