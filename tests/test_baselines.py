@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from facsynth.baselines.frame import (
     REJECTED,
     SAMPLES,
     Cap,
+    Last,
     messages_of,
     within,
 )
@@ -143,10 +146,28 @@ def test_marks_of_a_judge_are_asked_for_where_settings_name_the_lowest(tmp_path:
         written(tmp_path / "a", "plain", Cap(5), what=what)
     found, _ = written(
         tmp_path / "b", "plain", Cap(100), what=what,
-        score=lambda rows: [None if "river" in str(row) else 1 if "bread" in str(row) else 3 for row in rows],
+        last=Last(
+            score=lambda rows: [None if "river" in str(row) else 1 if "bread" in str(row) else 3 for row in rows]
+        ),
     )  # fmt: skip
     assert {"poor in the eyes of the judge", "no marks from the judge"} <= set(found["n_rejected"])
     assert "river" not in (tmp_path / "b" / SAMPLES).read_text()
+
+
+def test_what_has_another_label_is_dropped_where_labels_are_checked(tmp_path: Path) -> None:
+    what = given(clean=CleanSettings(check_label=True), label="toxic")
+    with pytest.raises(SettingsError, match="check_label needs what tells labels"):
+        written(tmp_path / "a", "plain", Cap(5), what=what)
+    labels: list[Any] = []
+
+    def has_label(samples: Sequence[Sample], given: Sequence[Any]) -> list[bool]:
+        labels.extend(given)
+        return ["river" not in sample.text for sample in samples]
+
+    found, _ = written(tmp_path / "b", "plain", Cap(100), what=what, last=Last(has_label))
+    rejected = [row["text"] for row in read_jsonl(tmp_path / "b" / REJECTED) if "another label" in row["reason"]]
+    assert rejected and all("river" in text for text in rejected)
+    assert "river" not in (tmp_path / "b" / SAMPLES).read_text() and set(labels) == {"toxic"}
 
 
 def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path) -> None:

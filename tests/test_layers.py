@@ -35,7 +35,7 @@ BANDS = (
         "writers",
     },
     {"explain", "planning"},
-    {"gate", "judging"},
+    {"gate", "judging", "label_check"},
     {"filling"},
     {"pipeline"},
     {"comparing", "evaluating", "matching", "variety", "demo", "exporting", "forecast", "understand"},

@@ -12,11 +12,11 @@ from sklearn.metrics import average_precision_score
 
 import tiny_run
 from facsynth.errors import InputError
-from facsynth.evaluating.fitting import tokenized
 from facsynth.model.final import final_states
 from facsynth.records import Message, Sample
 from facsynth.tasks.resample import of_all
 from facsynth.tasks.toxicity import check_both_kinds, head_scores, metric
+from facsynth.text.ids import tokenized
 from facsynth.text.labels import is_wanted
 from tiny import backbone, save_model
 from tiny_cli import Parts, facsynth

@@ -47,6 +47,8 @@ class AcceptBlock(Block):
     """Share of the anchor that is less likely than what a steered writer may give; 0: anything may be."""
     min_score: int | None = Field(default=None, ge=1, le=5)
     """The lowest mark that the judge may give what fires, 1 to 5; no judge is asked where nothing is said."""
+    check_label: bool = False
+    """Reject what a head, trained on the anchor's labels, takes for another label than it was written with."""
     near: float = Field(default=CleanSettings.near, ge=0, le=1)
     """Of its runs of five words, the share that a sample may have in common with others; 1: nothing is too near."""
     alike: float | None = Field(default=None, gt=0, lt=1)

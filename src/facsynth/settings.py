@@ -198,6 +198,15 @@ class RunSettings(Block):
         return self
 
     @model_validator(mode="after")
+    def _labels_are_known(self) -> Self:
+        if self.accept.check_label and len(self.synthesis.wanted.labels) < 2:
+            raise SettingsError(
+                "accept.check_label needs a task with labels, two at least\n"
+                "Name one: task: toxicity (--task), or a file of yours (docs/filling.md, Labels); or leave it out."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _judge_knows_the_task(self) -> Self:
         if "judge" in self.coverage.relevance and self.task is None:
             raise SettingsError(

@@ -19,8 +19,8 @@ from facsynth.lock import locked
 from facsynth.protocols import Writer
 from facsynth.records import Progress, Sample, no_progress
 from facsynth.store import Artifact, fingerprint, read_jsonl, write_jsonl
-from facsynth.synthesis.accept import NOT_SCORED, POOR
-from facsynth.synthesis.deciding import Score
+from facsynth.synthesis.accept import NOT_SCORED, OTHER_LABEL, POOR, CleanSettings
+from facsynth.synthesis.deciding import HasLabel, Score
 from facsynth.synthesis.parts import SampleWriter, Written
 from facsynth.synthesis.rows import bare
 from facsynth.synthesis.seen import Seen
@@ -33,6 +33,18 @@ IN_VAIN = 8
 ALL_THERE, NO_TOKENS = "all samples are there", "the written tokens are used up"
 NO_MORE, NOTHING_NEW = "the method has no more to give", f"nothing was accepted in {IN_VAIN} waves"
 TOO_DEAR = "written with more tokens than were left"
+
+
+class Last(NamedTuple):
+    """Checks of what passes everything else."""
+
+    has_label: HasLabel | None = None
+    """Where `settings.clean` has labels checked."""
+    score: Score | None = None
+    """A judge's marks, where it names the lowest."""
+
+
+NOTHING_LAST = Last()
 
 
 class Cap(NamedTuple):
@@ -54,7 +66,7 @@ def collect(
     out: Path,
     seen: Seen,
     parents: Mapping[str, str],
-    score: Score | None = None,
+    last: Last = NOTHING_LAST,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Let a method write samples until it has as many as it may.
@@ -69,7 +81,7 @@ def collect(
             `rejected.jsonl`; it may hold the ledger.
         seen: samples of seed set and anchor, and what is held out.
         parents: fingerprints of all that `seen` and `given` hold, of the encoder and the like.
-        score: the judge's marks, where `settings.clean` names the lowest.
+        last: checks that `settings.clean` asks for.
         progress: told of accepted samples.
 
     Returns:
@@ -81,8 +93,7 @@ def collect(
         MismatchError: the folder was begun with other settings.
     """
     s = given.settings
-    if s.clean.min_score is not None and score is None:
-        raise SettingsError("min_score asks for marks, and no judge is given\nGive one, or leave min_score out.")
+    _check_given(s.clean, last)
     kept = {key: asdict(s)[key] for key in ("wanted", "max_tokens", "temperature", "top_p", "asks", "n_tries", "clean")}
     asked = {"method": name, "rng_seed": s.rng_seed, **kept, **cap._asdict()}
     known = dict(parents) | {"writer": writer.identity, "shown": fingerprint(given.shown)}
@@ -90,9 +101,17 @@ def collect(
         artifact = Artifact(out, STAGE, asked, known, may_hold=[path.name for path in out.glob("ledger.sqlite*")])
         if artifact.manifest is not None:
             return artifact.manifest
-        desk = _Desk(given, Scribe(writer, s), cap, seen, score)
+        desk = _Desk(given, Scribe(writer, s), cap, seen, last)
         reason = desk.run(method, lambda: progress(f"samples by {name}", len(desk.rows), cap.n))
         return desk.keep(artifact, reason)
+
+
+def _check_given(clean: CleanSettings, last: Last) -> None:
+    """Refuse to leave out a check that is asked for."""
+    if clean.min_score is not None and last.score is None:
+        raise SettingsError("min_score asks for marks, and no judge is given\nGive one, or leave min_score out.")
+    if clean.check_label and last.has_label is None:
+        raise SettingsError("check_label needs what tells labels\nGive has_label, or leave check_label out.")
 
 
 def within(folder: Path, cap: Cap) -> list[dict[str, Any]]:
@@ -117,9 +136,9 @@ def messages_of(anchor: Sequence[Sample], form: str) -> tuple[str, ...]:
 class _Desk:
     """Where drafts are decided on."""
 
-    def __init__(self, given: Given, scribe: Scribe, cap: Cap, seen: Seen, score: Score | None) -> None:
+    def __init__(self, given: Given, scribe: Scribe, cap: Cap, seen: Seen, last: Last) -> None:
         s = given.settings
-        self.given, self.scribe, self.cap, self.score = given, scribe, cap, score
+        self.given, self.scribe, self.cap, self.has_label, self.score = given, scribe, cap, *last
         self.known = (seen, seen.nothing(s.clean))
         """What is there already: before, and accepted."""
         languages = {other_language(text) for text in given.shown} or {""}
@@ -165,6 +184,7 @@ class _Desk:
         self.samples.complete(written)
         samples = [sample.sample(self.form) for sample in written]
         rows = [w.row or to_row(sample, self.form) for w, sample in zip(written, samples, strict=True)]
+        self._check_labels(written, samples)
         self._judge(written, rows)
         spent, accepted = dict(self.scribe.spent), [""] * len(written)
         is_over = self.cap.written_tokens is not None and spent["written_tokens"] > self.cap.written_tokens
@@ -190,6 +210,14 @@ class _Desk:
         if draft.reason and not draft.message.error:
             sample.reason = draft.reason
         return sample
+
+    def _check_labels(self, written: Sequence[Written], samples: Sequence[Sample]) -> None:
+        """Drop what has another label than it was written with."""
+        sound = [index for index, sample in enumerate(written) if not sample.reason]
+        if self.has_label and sound:
+            fits = self.has_label([samples[i] for i in sound], [written[i].label for i in sound])
+            for index, fit in zip(sound, fits, strict=True):
+                written[index].reason = "" if fit else OTHER_LABEL
 
     def _judge(self, written: Sequence[Written], rows: Sequence[dict[str, Any]]) -> None:
         """Drop what the judge finds poor."""

@@ -49,7 +49,7 @@ budget:
   max_candidates: {max_candidates}        # a feature, then it is given up
   max_tokens: null          # a hard cap, of prompt and written tokens; max_calls and max_money are others
   control: {control}              # plain samples beside, for the chance level
-accept: {{}}                  # what is rejected; min_score: 3 has the judge rate what fires (docs/filling.md)
+accept: {{}}                  # what is rejected; check_label: true, min_score: 3 and others are in docs/filling.md
 rng_seed: 0
 """
 
@@ -214,6 +214,7 @@ def _run(settings: RunSettings, out: Path, json: bool, replay: Path | None = Non
     with shown_progress() as progress:
         from facsynth import pipeline
         from facsynth.filling import notes_on_pool
+        from facsynth.label_check import notes_on_labels
 
         measured = pipeline.tell_nobody if json else tell
         summary = pipeline.run(settings, out, cache_folder(), progress, measured=measured, replay=replay)
@@ -224,7 +225,7 @@ def _run(settings: RunSettings, out: Path, json: bool, replay: Path | None = Non
         print_summary(summary, record, out)
     if settings.data.pool and not summary["n_selected"]:
         note("note: nothing was selected: no sample of the pool fires what the data misses, and is not in it already")
-    for text in notes_on_pool(out):
+    for text in (*notes_on_pool(out), *notes_on_labels(out)):
         note(f"note: {text}")
     print_notes(record)
 

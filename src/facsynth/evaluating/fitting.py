@@ -1,18 +1,18 @@
-"""What is common to evaluations that fit a head or an adapter: their means, and their texts as token ids.
+"""What is common to evaluations that fit a head or an adapter.
 
-Before: `evaluating.data` reads samples. After: `model.final` reads the ids, or `model.adapter` learns from them.
+Before: `evaluating.data` reads samples, `text.ids` makes token ids of them. After: `model.final` reads these, or
+`model.adapter` learns from them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from facsynth.assemble import model_folder
 from facsynth.bins import Doubles, Floats
@@ -23,9 +23,10 @@ from facsynth.model.adapter import RECIPES, Base, Recipe, open_base
 from facsynth.model.backbone import Backbone, load_backbone
 from facsynth.model.final import final_states
 from facsynth.model.hashes import model_hash
-from facsynth.records import Progress, Sample
+from facsynth.records import Progress
 from facsynth.settings import ModelBlock
 from facsynth.store import RESTORE, Artifact, read_json, write_json
+from facsynth.text.ids import Texts
 
 Adapt = Literal["head", "lora"]
 """What is trained: a head on a frozen model's final states, or a LoRA adapter with a head; each seed has its own."""
@@ -144,33 +145,3 @@ class Means:
                 names = {"model": self.model.path, "train": [*train.files], "test": [*test.files]}
                 keep_result(artifact, found._replace(record=asked | found.record | told | {"names": names}))
         return self.out
-
-
-class Texts(NamedTuple):
-    """Token ids of different texts, each once however often it occurs."""
-
-    ids: list[npt.NDArray[np.int32]]
-    place: dict[str, int]
-    """In `ids`, by sample id."""
-    max_tokens: int
-    """Of a text that are read."""
-    n_cut: int
-    """Texts that were longer."""
-
-    def places(self, samples: Iterable[Sample]) -> list[int]:
-        """Where in `ids` they are."""
-        return [self.place[sample.sample_id] for sample in samples]
-
-    def of(self, samples: Iterable[Sample]) -> list[npt.NDArray[np.int32]]:
-        """The ids of each."""
-        return [self.ids[place] for place in self.places(samples)]
-
-
-def tokenized(samples: Iterable[Sample], ids_of: Callable[[Sample], Sequence[int]], *, most: int, tail: int) -> Texts:
-    """Token ids of samples; of a text of more than `most` the last `tail` stay, and the beginning."""
-    known = {sample.sample_id: sample for sample in samples}
-    whole = [np.array(ids_of(sample), np.int32) for sample in known.values()]
-    tail = min(tail, most)
-    ids = [row if len(row) <= most else np.concatenate([row[: most - tail], row[-tail:]]) for row in whole]
-    place = {sample_id: n for n, sample_id in enumerate(known)}
-    return Texts(ids, place, most, sum(len(row) > most for row in whole))

@@ -14,13 +14,14 @@ import numpy as np
 from facsynth.bins import Doubles, Ints
 from facsynth.errors import InputError
 from facsynth.evaluating.data import Rows, shared
-from facsynth.evaluating.fitting import Adapt, KnownStates, Means, Scored, Texts, tokenized
+from facsynth.evaluating.fitting import Adapt, KnownStates, Means, Scored
 from facsynth.evaluating.results import Result, measured
 from facsynth.model.adapter import rewards
 from facsynth.records import Progress, Sample, no_progress
 from facsynth.settings import ModelBlock
 from facsynth.tasks.reward import FEWEST, SECTION_OF, SECTIONS, check_enough, check_subsets, pair_scores
 from facsynth.text.forms import to_sample
+from facsynth.text.ids import Texts, tokenized
 from facsynth.text.layouts import RowError
 from facsynth.text.template import Template
 

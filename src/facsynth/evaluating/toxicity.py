@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,18 +15,17 @@ import numpy.typing as npt
 from facsynth.bins import Doubles
 from facsynth.errors import InputError
 from facsynth.evaluating.data import Rows, shared, where_of
-from facsynth.evaluating.fitting import Adapt, KnownStates, Means, Scored, Texts, tokenized
+from facsynth.evaluating.fitting import Adapt, KnownStates, Means, Scored
 from facsynth.evaluating.results import Result, measured
 from facsynth.model.adapter import class_scores
 from facsynth.records import Progress, Sample, no_progress
 from facsynth.settings import ModelBlock
 from facsynth.tasks.toxicity import N_FOLDS, Labels, check_both_kinds, head_scores
+from facsynth.text.ids import prompts
 from facsynth.text.labels import is_wanted
 from facsynth.text.template import Template
 
 TASK = "toxicity"
-MAX_TOKENS, TAIL = 1_024, 16
-"""Of a text that is read, and how many of its last tokens stay where it is cut: there the template ends."""
 
 
 class Labelled(NamedTuple):
@@ -105,7 +104,7 @@ def read_labelled(files: Sequence[str], label: str, progress: Progress = no_prog
 
 def _by_head(train: Labelled, test: Labelled, means: Means) -> Scored:
     backbone = means.backbone()
-    texts = _texts(train, test, backbone.tokenizer, min(MAX_TOKENS, backbone.max_positions))
+    texts = prompts([*train.samples, *test.samples], Template(backbone.tokenizer), backbone.max_positions)
     states = means.states(backbone, texts)
     of_train, of_test = (states[texts.places(part.samples)] for part in (train, test))
     return Scored(head_scores(of_train, train.labels, of_test, means.seeds), texts.max_tokens, texts.n_cut)
@@ -113,20 +112,14 @@ def _by_head(train: Labelled, test: Labelled, means: Means) -> Scored:
 
 def _by_adapter(train: Labelled, test: Labelled, means: Means) -> Scored:
     base = means.base()
-    texts = _texts(train, test, base.tokenizer, min(means.recipe.max_tokens, base.max_positions))
+    most = min(means.recipe.max_tokens, base.max_positions)
+    texts = prompts([*train.samples, *test.samples], Template(base.tokenizer), most)
     of_train, of_test = texts.of(train.samples), texts.of(test.samples)
 
     def scores_of(seed: int) -> Doubles:
         return class_scores(base, means.recipe, of_train, train.labels, of_test, seed=seed, progress=means.progress)
 
     return Scored(means.seed_by_seed(scores_of), texts.max_tokens, texts.n_cut)
-
-
-def _texts(train: Labelled, test: Labelled, tokenizer: Any, most: int) -> Texts:
-    """Chats up to where a reply would begin, of long ones the beginning."""
-    template = Template(tokenizer)
-    samples = [*train.samples, *test.samples]
-    return tokenized(samples, lambda sample: template.prompt_ids(sample.messages), most=most, tail=TAIL)
 
 
 def _result(train: Labelled, test: Labelled, scores: npt.NDArray[np.float64]) -> Result:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from facsynth.assemble import open_holdout, open_space, read_data
 from facsynth.baselines import METHODS
-from facsynth.baselines.frame import Cap, collect, messages_of
+from facsynth.baselines.frame import Cap, Last, collect, messages_of
 from facsynth.baselines.given import Embed, Given
 from facsynth.bins import Floats
 from facsynth.features.encode import FeatureSpace
+from facsynth.label_check import open_label_check
 from facsynth.llm import Ledger
 from facsynth.model.encoder import open_encoder
 from facsynth.model.gradients import loss_gradients
@@ -36,12 +37,13 @@ class _Models:
         self._asked, self._cache = asked, cache
 
     @cached_property
-    def _space(self) -> FeatureSpace:
+    def space(self) -> FeatureSpace:
+        """The model, with its SAE."""
         return open_space(self._asked, self._cache)
 
     def writer(self) -> LocalWriter:
         """The model of the run, not steered."""
-        space = self._space
+        space = self.space
         return LocalWriter(space.backbone, space.template.prompt_ids, {}, batch_size=self._asked.writer.batch_size)
 
     @cached_property
@@ -54,8 +56,8 @@ class _Models:
 
     def gradients(self, texts: Sequence[str]) -> Floats:
         """Of the model of the run, as the proxy."""
-        tokens = self._space.read([Sample((Message("user", text),)) for text in texts]).tokens
-        return loss_gradients(self._space.backbone, [t.ids for t in tokens], [t.content for t in tokens])
+        tokens = self.space.read([Sample((Message("user", text),)) for text in texts]).tokens
+        return loss_gradients(self.space.backbone, [t.ids for t in tokens], [t.content for t in tokens])
 
 
 def write(
@@ -92,7 +94,11 @@ def write(
     ):
         parents = {"anchor": anchor.fingerprint, "seed": seed_set.fingerprint, "encoder": clean.encoder}
         parents |= {"holdout": fingerprint(holdout.fingerprints)} if holdout else {}
-        collect(kind, METHODS[kind], given, writer, cap, out=out / name, seen=seen, parents=parents, progress=progress)
+        checked = open_label_check(asked, models.space, cache, progress) if clean.check_label else None
+        collect(
+            kind, METHODS[kind], given, writer, cap,
+            out=out / name, seen=seen, parents=parents, last=Last(checked), progress=progress,
+        )  # fmt: skip
     return out / name
 
 

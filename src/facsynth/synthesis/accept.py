@@ -27,6 +27,7 @@ REPEATS, TOO_SHORT, UNFINISHED = "repeats itself", "too short", "unfinished"
 BROKEN = frozenset({NOT_FLUENT, REPEATS, TOO_SHORT, UNFINISHED})
 """Reasons of texts that too much steering gives."""
 POOR, NOT_SCORED = "poor in the eyes of the judge", "no marks from the judge"
+OTHER_LABEL = "of another label in the eyes of the head"
 WRITER_ERROR, REFUSAL, NOT_ENCODED = "writer error", "refusal", "cannot be encoded"
 MIN_WORDS = 3
 COPIED_WORDS = 10
@@ -93,6 +94,8 @@ class CleanSettings:
     """Share of the anchor that is less likely than what a steered writer may give; 0: anything may be."""
     min_score: int | None = None
     """The lowest mark that a judge may give, 1 to 5; None: no judge is asked."""
+    check_label: bool = False
+    """Reject what a head, trained on the anchor's labels, takes for another label than its own."""
     near: float = 0.5
     """Of the runs of five words, the share that seed set, anchor and accepted samples may have too."""
     alike: float | None = None

@@ -21,6 +21,7 @@ from facsynth.synthesis.accept import (
     NOT_FLUENT,
     NOT_SCORED,
     NOTHING_FIRES,
+    OTHER_LABEL,
     POOR,
     WRITER_ERROR,
     acceptance_limit,
@@ -37,11 +38,14 @@ from facsynth.synthesis.parts import Written
 from facsynth.synthesis.requests import FeatureTask, SynthesisSettings, languages_of
 from facsynth.synthesis.seen import Seen
 from facsynth.synthesis.waves import Wave, Waves
+from facsynth.text.labels import Label
 
 Measure = Callable[[Sequence[Sample]], list[Measurement | None]]
 """Samples in, what they fire out (float32, on the text alone), same order; None: could not be encoded."""
 Score = Callable[[Sequence[Mapping[str, Any]]], list[int | None]]
 """Whole rows in, a judge's marks out, 1 to 5, same order; None: it gave none."""
+HasLabel = Callable[[Sequence[Sample], Sequence[Label | None]], list[bool]]
+"""Samples and the labels they were written with in, whether they have them out, same order."""
 
 
 class Guard(NamedTuple):
@@ -65,11 +69,12 @@ class Decider:
         *,
         given: Seen,
         guard: Guard | None = None,
+        has_label: HasLabel | None = None,
         score: Score | None = None,
     ) -> None:
         """As `loop.synthesize` takes them."""
         self.measure, self.artifact, self.clean, self.form = measure, artifact, settings.clean, settings.wanted.form
-        self.guard, self.score = guard, score
+        self.guard, self.has_label, self.score = guard, has_label, score
         self.thresholds = {task.feature_id: task.threshold for task in tasks}
         self.limits = {feature: acceptance_limit(threshold) for feature, threshold in self.thresholds.items()}
         self.languages = languages_of(tasks)
@@ -112,35 +117,48 @@ class Decider:
         candidates = [
             _candidate(requests[i][0], found, samples[i], log_probs.get(i)) for i, found in enumerate(written)
         ]
-        scored: dict[int, Candidate] = {}
+        seen_last: dict[int, Candidate] = {}
         while True:
-            decided = self._in_turn([scored.get(i, c) for i, c in enumerate(candidates)], measured, waves)
-            new = [i for i, c in enumerate(decided) if not c.reason and c.written_for != CONTROL and i not in scored]
-            if self.score is None or not new:
+            decided = self._in_turn([seen_last.get(i, c) for i, c in enumerate(candidates)], measured, waves)
+            new = [i for i, c in enumerate(decided) if not c.reason and c.written_for != CONTROL and i not in seen_last]
+            if not new or not (self.score or self.has_label):
                 return decided
-            marks = self.score([candidates[i].whole for i in new])
-            if len(marks) >= ENOUGH and all(mark is None for mark in marks):
-                raise ModelError(
-                    f"the judge gave no marks to any of {len(marks)} samples\n"
-                    "See what it says: facsynth ledger RUN --export calls.jsonl. Then, in a new folder, give it more "
-                    "room (judge.max_tokens), name another judge, or leave accept.min_score out."
-                )
-            for i, mark in zip(new, marks, strict=True):
-                poor, own, found = self._poor(mark), decided[i].written_for, measured[i]
+            last = self._last({i: candidates[i] for i in new}, samples)
+            for i, (mark, reason) in last.items():
+                own, found = decided[i].written_for, measured[i]
                 activation, position = found.maxima.get(own, (0.0, 0)) if found else (None, 0)
-                scored[i] = (
+                seen_last[i] = (
                     decided[i].changed(
-                        score=mark, reason=poor, feature=own, activation=activation, position=position, span=""
+                        score=mark, reason=reason, feature=own, activation=activation, position=position, span=""
                     )
-                    if poor
+                    if reason
                     else candidates[i].changed(score=mark)
                 )
 
-    def _poor(self, score: int | None) -> str:
-        """The judge comes last: what it finds poor leaves its place to another one, and did fire what it fires."""
-        if score is None:
-            return NOT_SCORED
-        return POOR if score < (self.clean.min_score or 0) else ""
+    def _last(self, new: Mapping[int, Candidate], samples: Sequence[Sample]) -> dict[int, tuple[int | None, str]]:
+        """A judge's mark, and why not, of candidates that pass everything else: label first, the judge last.
+
+        What is rejected here leaves its place to another one, and did fire what it fires.
+        """
+        found: dict[int, tuple[int | None, str]] = dict.fromkeys(new, (None, ""))
+        if self.has_label:
+            fits = self.has_label([samples[i] for i in new], [c.whole.get("label") for c in new.values()])
+            found = {i: (None, "" if fit else OTHER_LABEL) for i, fit in zip(new, fits, strict=True)}
+        asked = [i for i, (_, reason) in found.items() if not reason]
+        if not self.score or not asked:
+            return found
+        marks = self.score([new[i].whole for i in asked])
+        if len(marks) >= ENOUGH and all(mark is None for mark in marks):
+            raise ModelError(
+                f"the judge gave no marks to any of {len(marks)} samples\n"
+                "See what it says: facsynth ledger RUN --export calls.jsonl. Then, in a new folder, give it more "
+                "room (judge.max_tokens), name another judge, or leave accept.min_score out."
+            )
+        least = self.clean.min_score or 0
+        return found | {
+            i: (mark, NOT_SCORED if mark is None else POOR if mark < least else "")
+            for i, mark in zip(asked, marks, strict=True)
+        }
 
     def _in_turn(
         self, candidates: Sequence[Candidate], measured: Mapping[int, Measurement | None], waves: Waves

@@ -21,7 +21,7 @@ from facsynth.synthesis.candidates import (
     Candidate,
     Synthesis,
 )
-from facsynth.synthesis.deciding import Decider, Guard, Measure, Score
+from facsynth.synthesis.deciding import Decider, Guard, HasLabel, Measure, Score
 from facsynth.synthesis.parts import SampleWriter, Written
 from facsynth.synthesis.requests import FeatureTask, SynthesisSettings
 from facsynth.synthesis.seen import NOTHING_SEEN, Seen
@@ -37,6 +37,7 @@ def synthesize(
     *,
     selected: Sequence[Candidate] = (),
     guard: Guard | None = None,
+    has_label: HasLabel | None = None,
     score: Score | None = None,
     seen: Seen = NOTHING_SEEN,
     progress: Progress = no_progress,
@@ -51,6 +52,7 @@ def synthesize(
         settings: sizes and sampling.
         selected: from a pool; what those fire that are accepted is not written for.
         guard: what tells gibberish, where the writer is steered.
+        has_label: what tells the label of a sample, where that is checked.
         score: the judge's marks, where one is asked.
         seen: samples of seed set and anchor; a candidate that is equal to one, or nearly, is a copy.
         progress: told of accepted samples.
@@ -59,7 +61,7 @@ def synthesize(
         ModelError: the writer finished no sample of the first wave.
     """
     waves = Waves(tasks, settings, selected)
-    decider = Decider(tasks, measure, artifact, settings, given=seen, guard=guard, score=score)
+    decider = Decider(tasks, measure, artifact, settings, given=seen, guard=guard, has_label=has_label, score=score)
     decider.remember(selected)
     samples = SampleWriter(writer, settings.wanted, settings.clean, decider.languages, settings.n_tries)
     _decide_all(waves, decider, samples, settings.lag, progress)

@@ -1,0 +1,132 @@
+"""Labels of what is written, checked by a head that learned the anchor's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+import planted
+from facsynth.errors import InputError
+from facsynth.store import read_jsonl
+from facsynth.synthesis.accept import OTHER_LABEL
+from facsynth.tasks.labels import fit_label_head
+from facsynth.tasks.toxicity import STRENGTHS
+from fault_server import Act, FaultServer
+from tiny_cli import facsynth
+
+TASK = {
+    "name": "planted", "definition": "Messages with marks.", "rubric": ["Marks"],
+    "labels": {"marked": "messages with marks", "plain": "messages without marks"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ["a", "b", "c"]])
+def test_a_head_is_a_logistic_regression_that_counts_labels_the_same(names: list[str]) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.choice(names, 300, p=[0.8, *[0.2 / (len(names) - 1)] * (len(names) - 1)])
+    states = (3 * rng.normal(size=(300, 8)) + 5 + 4 * np.eye(8)[[names.index(x) for x in labels]]).astype(np.float32)
+    head = fit_label_head(states, labels.tolist())
+    scaled = StandardScaler().fit_transform(states)
+    theirs = [LogisticRegression(C=c, class_weight="balanced", max_iter=2_000).fit(scaled, labels) for c in STRENGTHS]
+    found = head.names_of(states)
+    assert any((model.predict(scaled) == found).all() for model in theirs)
+    assert head.names == tuple(names) and head.counts == tuple((labels == name).sum() for name in names)
+    assert 1 / len(names) + 0.1 < head.balanced_accuracy < 1
+
+
+def test_labels_that_no_head_can_tell_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    states = rng.normal(size=(200, 8)).astype(np.float32)
+    with pytest.raises(InputError, match=r"cannot tell its labels apart: balanced accuracy 0.\d\d, a guess has 0.50"):
+        fit_label_head(states, ["a", "b"] * 100)
+    for labels, told in ((["a"] * 196 + ["b"] * 4, "it has 196 a, 4 b"), (["a"] * 200, "it has 200 a"), ([], "none")):
+        with pytest.raises(InputError, match=told):
+            fit_label_head(states[: len(labels)], labels)
+
+
+def marked(words: list[str]) -> list[str]:
+    """With marks in every other place, which a head on a model of random weights can tell."""
+    return [planted.MARKED[n % 4] if n % 2 else word for n, word in enumerate(words)]
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An anchor of two kinds, and a seed set that has neither marks nor all other words."""
+    folder = tmp_path_factory.mktemp("checked")
+    planted.model_and_sae(folder)
+    rng, rows = np.random.default_rng(0), []
+    for n in range(240):
+        words = rng.choice(planted.OTHERS, 7).tolist()
+        content = f"so {' '.join(words if n % 2 else marked(words))}"
+        rows.append({"messages": [{"role": "user", "content": content}], "label": 1 - n % 2})
+    (folder / "anchor.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    few = [row for row in rows[1::2] if not set(row["messages"][0]["content"].split()) & set(planted.OTHERS[14:])]
+    (folder / "seed.jsonl").write_text("".join(json.dumps(row | {"label": 0}) + "\n" for row in few))
+    (folder / "task.yaml").write_text(yaml.safe_dump(TASK))
+    return folder
+
+
+def settings_of(bench: Path, server: FaultServer, **changes: Any) -> dict[str, Any]:
+    """Of a run whose labels are checked."""
+    return {
+        "task": str(bench / "task.yaml"),
+        "data": {"seed": str(bench / "seed.jsonl"), "anchor": str(bench / "anchor.jsonl")},
+        "model": {"path": str(bench / "model"), "dtype": "float32"},
+        "sae": {"path": str(bench / "sae"), "check": "off"},
+        "coverage": {"relevance": "all"},
+        "writer": {"endpoint": {"url": server.url, "model": planted.MODEL}},
+        "accept": {"check_label": True},
+        "budget": {"max_candidates": 9, "per_feature": 4},
+    } | changes
+
+
+def a_run(bench: Path, folder: Path, **changes: Any) -> Any:
+    """A run, whose writer mistakes one kind for the other now and then."""
+
+    def writes(body: dict[str, Any], times: int) -> Act:
+        words = planted.writes(body, times).text.split()[1:]
+        is_to_have = "messages with marks" in body["messages"][-1]["content"]
+        is_mistaken = len(" ".join(words)) % 4 == 0
+        return Act(text=f"so {' '.join(marked(words) if is_to_have != is_mistaken else words)}")
+
+    folder.mkdir(exist_ok=True)
+    with FaultServer(writes) as server:
+        (folder / "run.yaml").write_text(yaml.safe_dump(settings_of(bench, server, **changes)))
+        return facsynth("run", folder / "run.yaml", "-o", folder / "out")
+
+
+def test_what_the_head_takes_for_another_label_is_not_kept(bench: Path, tmp_path: Path) -> None:
+    done = a_run(bench, tmp_path)
+    assert done.code == 0, done.stderr
+    head = json.loads((tmp_path / "out" / "label-head.json").read_text())
+    assert head["n"] == {"marked": 120, "plain": 120} and head["balanced_accuracy"] > 0.75
+    assert f"(120 marked, 120 plain), of balanced accuracy {head['balanced_accuracy']:.2f}" in done.stderr
+    waves = [row for path in sorted((tmp_path / "out").glob("synthesis/waves/*")) for row in read_jsonl(path)]
+    other = [row for row in waves if row["reason"] == OTHER_LABEL]
+    assert other and all(row["fires"] for row in other), "all else was right"
+
+    def is_right(row: dict[str, Any]) -> bool:
+        return (len(set(row["text"].split()) & set(planted.MARKED)) > 1) == bool(row["row"]["label"])
+
+    kept = [row for row in waves if not row["reason"] and row["written_for"] >= 0]
+    assert {row["row"]["label"] for row in kept} == {0, 1}
+    share = [np.mean([is_right(row) for row in rows]) for rows in (kept, other)]
+    assert len(kept) > 12 and share[0] > 0.9 > 0.3 > share[1], share
+    assert (done.code, a_run(bench, tmp_path).code) == (0, 0), "the same command goes on"
+
+
+def test_a_check_that_cannot_be_made_is_refused(bench: Path, tmp_path: Path) -> None:
+    none = a_run(bench, tmp_path / "a", task=None)
+    assert (none.code, "needs a task with labels" in none.stderr) == (2, True), none.stderr
+    rows = (bench / "anchor.jsonl").read_text().replace('"label": 1', '"label": 0')
+    (tmp_path / "one.jsonl").write_text(rows)
+    data = {"seed": str(bench / "seed.jsonl"), "anchor": str(tmp_path / "one.jsonl")}
+    one = a_run(bench, tmp_path / "b", data=data)
+    assert (one.code, "it has 240 plain" in one.stderr) == (1, True), one.stderr
