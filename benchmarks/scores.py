@@ -9,6 +9,7 @@ added to FILE. Then the table of all that FILE holds is printed, as the experime
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,14 @@ from facsynth.experimenting.settings import ExperimentSettings, load_experiment
 from facsynth.experimenting.table import markdown
 from facsynth.store import read_json, read_jsonl, write_jsonl
 
-DIGITS = 5
+DIGITS = 9
+"""Significant ones: scores near 0 stay apart, and with them the ranks that AUPRC hangs on."""
 KEY = ("method", "axis", "budget", "seed")
+
+
+def rounded(score: float) -> float | None:
+    """None where an item has no score."""
+    return float(f"{score:.{DIGITS}g}") if math.isfinite(score) else None
 
 
 def scored(run: Path) -> list[dict[str, Any]]:
@@ -36,7 +43,7 @@ def scored(run: Path) -> list[dict[str, Any]]:
             found.append(
                 {
                     **point, "seed": seed, "n_samples": n_samples, "tokens": row["tokens"],
-                    "scores": [round(score, DIGITS) for score in result.scores[0].tolist()],
+                    "scores": [rounded(score) for score in result.scores[0].tolist()],
                     "items": items, "metric": result.record["metric"],
                 }
             )  # fmt: skip
@@ -65,7 +72,7 @@ def table_of(settings: ExperimentSettings, kept: list[dict[str, Any]]) -> dict[s
     found = {
         point: [
             Trained(
-                Result(task, head["items"], np.array([by_point[point][seed]["scores"]]), {}),
+                Result(task, head["items"], np.array([by_point[point][seed]["scores"]], np.float64), {}),
                 by_point[point][seed]["n_samples"], by_point[point][seed]["tokens"],
             )
             for seed in seeds

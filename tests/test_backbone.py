@@ -18,6 +18,7 @@ from facsynth.errors import ModelError, SettingsError
 from facsynth.features.encode import EncodeSettings, FeatureSpace
 from facsynth.model.backbone import Backbone
 from facsynth.model.batching import batches, pad
+from facsynth.model.final import final_states
 from facsynth.model.sae import hook_point_of
 from tiny_backbone import LENGTHS, everything, folders_in, sequences
 
@@ -205,6 +206,17 @@ def test_a_model_that_sees_pictures_is_hooked_in_its_language_model(family: str,
     assert not backbone.is_hooked_at("layers.2") and not backbone.is_hooked_at("vision_tower.encoder.layers.1")
     with pytest.raises(SettingsError, match=r"has no module 'layers.9'; its blocks are layers.0 to layers.2\n"):
         backbone.hooked_at("layers.9")
+
+
+@pytest.mark.parametrize("family", [*KINDS, *tiny.SEEING])
+def test_final_states_are_those_before_the_head(family: str, folder_of: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = tiny.save_seeing_model(tmp_path, family) if family in tiny.SEEING else folder_of(family)
+    backbone = tiny.backbone(folder, "layers.1")
+    found = torch.from_numpy(final_states(backbone, sequences()))
+    for row, state in zip(sequences(), found, strict=True):
+        with torch.no_grad():
+            whole = backbone.model(input_ids=torch.tensor(row)[None].long(), output_hidden_states=True)
+        torch.testing.assert_close(state, whole.hidden_states[-1][0, -1], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", tiny.SEEING)

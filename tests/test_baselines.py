@@ -19,7 +19,7 @@ from facsynth.baselines.frame import (
     REJECTED,
     SAMPLES,
     Cap,
-    Last,
+    FinalChecks,
     messages_of,
     within,
 )
@@ -146,7 +146,7 @@ def test_marks_of_a_judge_are_asked_for_where_settings_name_the_lowest(tmp_path:
         written(tmp_path / "a", "plain", Cap(5), what=what)
     found, _ = written(
         tmp_path / "b", "plain", Cap(100), what=what,
-        last=Last(
+        checks=FinalChecks(
             score=lambda rows: [None if "river" in str(row) else 1 if "bread" in str(row) else 3 for row in rows]
         ),
     )  # fmt: skip
@@ -164,7 +164,7 @@ def test_what_has_another_label_is_dropped_where_labels_are_checked(tmp_path: Pa
         labels.extend(given)
         return ["river" not in sample.text for sample in samples]
 
-    found, _ = written(tmp_path / "b", "plain", Cap(100), what=what, last=Last(has_label))
+    found, _ = written(tmp_path / "b", "plain", Cap(100), what=what, checks=FinalChecks(has_label))
     rejected = [row["text"] for row in read_jsonl(tmp_path / "b" / REJECTED) if "another label" in row["reason"]]
     assert rejected and all("river" in text for text in rejected)
     assert "river" not in (tmp_path / "b" / SAMPLES).read_text() and set(labels) == {"toxic"}

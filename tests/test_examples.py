@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from facsynth.experimenting.settings import load_experiment
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = ("anchor", "seed")
 
@@ -89,3 +91,11 @@ def test_the_readme_gives_the_true_counts() -> None:
         assert f"{subject} {n}" in " ".join(readme.split())
     for subject in subjects("anchor"):
         assert subject in " ".join(readme.split())
+
+
+def test_sweeps_accept_what_the_experiment_that_they_vary_does() -> None:
+    sweeps = [path for path in (EXAMPLES / "experiments").glob("*.yaml") if "base: traffic.yaml" in path.read_text()]
+    assert len(sweeps) > 5
+    for settings in map(load_experiment, sweeps):
+        checked = [settings.run_of(name, Path("seed"), 0).accept.check_label for name in settings.methods]
+        assert all(checked), settings.methods

@@ -7,6 +7,8 @@ import itertools
 import json
 import re
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,9 @@ def test_shuffled_spans_are_those_of_another_feature() -> None:
     assert sorted(s.feature_id for (s,) in given.values()) == list(range(5))
 
 
+ROOT = Path(__file__).parents[1]
+
+
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FACSYNTH_CACHE", str(tmp_path / "cache"))
@@ -123,6 +128,11 @@ def test_the_anchors_own_texts_are_a_method_and_seed_sets_are_drawn_from_the_res
         assert done.code == 0, done.stderr
         assert not server.answered
     found = json.loads(done.stdout)
+    words = [sys.executable, ROOT / "benchmarks" / "scores.py", config, tmp_path / "kept.jsonl", tmp_path / "out"]
+    for command in (words, words[:-1]):
+        kept = subprocess.run(command, check=True, capture_output=True, text=True)
+        assert kept.stdout.strip() == (tmp_path / "out" / "table.md").read_text().strip()
+    assert "so " not in (tmp_path / "kept.jsonl").read_text(), "no text is kept"
     assert [(row["method"], row["budget"], row["n_samples"]) for row in found["rows"]] == [
         ("none", 8, [0]), ("anchor", 8, [8]), ("none", 40, [0]), ("anchor", 40, [40]),
     ]  # fmt: skip

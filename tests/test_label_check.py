@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,21 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 import planted
+import tiny
+from facsynth.assemble import open_sae
 from facsynth.errors import InputError
+from facsynth.features.encode import EncodeSettings, FeatureSpace
+from facsynth.label_check import LabelCheck, open_label_check
+from facsynth.model.backbone import load_backbone
+from facsynth.pipeline import run
+from facsynth.records import Message, Sample
+from facsynth.settings import RunSettings, parse_settings
 from facsynth.store import read_jsonl
 from facsynth.synthesis.accept import OTHER_LABEL
 from facsynth.tasks.labels import fit_label_head
 from facsynth.tasks.toxicity import STRENGTHS
 from fault_server import Act, FaultServer
+from test_template import MISTRAL02
 from tiny_cli import facsynth
 
 TASK = {
@@ -46,9 +56,24 @@ def test_labels_that_no_head_can_tell_are_refused() -> None:
     states = rng.normal(size=(200, 8)).astype(np.float32)
     with pytest.raises(InputError, match=r"cannot tell its labels apart: balanced accuracy 0.\d\d, a guess has 0.50"):
         fit_label_head(states, ["a", "b"] * 100)
-    for labels, told in ((["a"] * 196 + ["b"] * 4, "it has 196 a, 4 b"), (["a"] * 200, "it has 200 a"), ([], "none")):
+    for labels, told in (
+        (["a"] * 196 + ["b"] * 4, "there are 196 a, 4 b"),
+        (["a"] * 200, "there are 200 a"),
+        ([], "none"),
+    ):
         with pytest.raises(InputError, match=told):
             fit_label_head(states[: len(labels)], labels)
+
+
+def test_few_labels_have_to_be_told_better_than_by_luck() -> None:
+    refused = 0
+    for seed in range(10):
+        states = np.random.default_rng(seed).normal(size=(60, 8)).astype(np.float32)
+        try:
+            fit_label_head(states, ["a"] * 6 + ["b"] * 54)
+        except InputError:
+            refused += 1
+    assert refused >= 9
 
 
 def marked(words: list[str]) -> list[str]:
@@ -87,17 +112,18 @@ def settings_of(bench: Path, server: FaultServer, **changes: Any) -> dict[str, A
     } | changes
 
 
+def written(body: dict[str, Any]) -> Act:
+    """By a writer that mistakes one kind for the other now and then."""
+    words = planted.writes(body, 0).text.split()[1:]
+    is_to_have = "messages with marks" in body["messages"][-1]["content"]
+    is_mistaken = len(" ".join(words)) % 4 == 0
+    return Act(text=f"so {' '.join(marked(words) if is_to_have != is_mistaken else words)}")
+
+
 def a_run(bench: Path, folder: Path, **changes: Any) -> Any:
-    """A run, whose writer mistakes one kind for the other now and then."""
-
-    def writes(body: dict[str, Any], times: int) -> Act:
-        words = planted.writes(body, times).text.split()[1:]
-        is_to_have = "messages with marks" in body["messages"][-1]["content"]
-        is_mistaken = len(" ".join(words)) % 4 == 0
-        return Act(text=f"so {' '.join(marked(words) if is_to_have != is_mistaken else words)}")
-
+    """A run in a folder."""
     folder.mkdir(exist_ok=True)
-    with FaultServer(writes) as server:
+    with FaultServer(lambda body, times: written(body)) as server:
         (folder / "run.yaml").write_text(yaml.safe_dump(settings_of(bench, server, **changes)))
         return facsynth("run", folder / "run.yaml", "-o", folder / "out")
 
@@ -122,11 +148,81 @@ def test_what_the_head_takes_for_another_label_is_not_kept(bench: Path, tmp_path
     assert (done.code, a_run(bench, tmp_path).code) == (0, 0), "the same command goes on"
 
 
+def test_an_interrupted_run_gives_the_samples_of_one_that_was_not(bench: Path, tmp_path: Path) -> None:
+    whole, stopped, n_stops = tmp_path / "a", tmp_path / "b", 0
+    with FaultServer(lambda body, times: written(body)) as server:
+        settings = parse_settings(settings_of(bench, server), "the test")
+        run(settings, whole, tmp_path / "cache")
+        for n in range(8, 40, 2):
+            with suppress(tiny.StoppedError):
+                run(settings, stopped, tmp_path / "other", tiny.stop_after(n))
+                break
+            n_stops += bool(list(stopped.glob("synthesis/waves/*")))
+        run(settings, stopped, tmp_path / "other")
+    assert n_stops > 1, "it was stopped between waves"
+    for name in ("samples.jsonl", "rejected.jsonl", "label-head.json"):
+        assert (stopped / name).read_bytes() == (whole / name).read_bytes()
+
+
+def space_of(bench: Path, template: str | None = None) -> FeatureSpace:
+    """The model and its SAE."""
+    backbone = load_backbone(bench / "model", hook_point="embed_tokens", dtype="float32", cache=bench / "cache")
+    backbone.tokenizer.chat_template = template or backbone.tokenizer.chat_template
+    return FeatureSpace(backbone, open_sae(str(bench / "sae"), bench / "cache"), EncodeSettings())
+
+
+@pytest.fixture
+def settings(bench: Path) -> RunSettings:
+    """Of a run whose labels are checked."""
+    data = {"seed": str(bench / "seed.jsonl"), "anchor": str(bench / "anchor.jsonl")}
+    raw = {"task": str(bench / "task.yaml"), "data": data, "accept": {"check_label": True}}
+    return parse_settings(raw, "the test")
+
+
+def test_a_head_is_trained_once_and_again_where_it_is_damaged_or_of_another_template(
+    bench: Path, settings: RunSettings, tmp_path: Path
+) -> None:
+    read: list[int] = []
+
+    def opened(space: FeatureSpace) -> LabelCheck:
+        read.clear()
+        found = open_label_check(settings, space, tmp_path, lambda what, done, total: read.append(done))
+        assert found is not None
+        return found
+
+    space = space_of(bench)
+    first = opened(space)
+    assert read, "the anchor is read"
+    again = opened(space)
+    assert not read and np.array_equal(again.head.weights, first.head.weights)
+    (path,) = (tmp_path / "label-heads").iterdir()
+    good = json.loads(path.read_text())
+    for damaged in ("", "{}", json.dumps(good | {"weights": [[1.0]]}), json.dumps(good | {"bias": None})):
+        path.write_text(damaged)
+        assert np.array_equal(opened(space).head.weights, first.head.weights) and read
+    opened(space_of(bench, tiny.CHATML.replace("\n", "\n\n")))
+    assert read, "another rendering has other states"
+
+
+def test_a_label_that_the_head_was_not_taught_passes_and_turns_are_merged_as_in_encoding(
+    bench: Path, settings: RunSettings, tmp_path: Path
+) -> None:
+    found = open_label_check(settings, space_of(bench), tmp_path)
+    assert found is not None
+    one = Sample((Message("user", f"so {' '.join(planted.OTHERS[:7])}"),))
+    assert found([one, one, one], ["plain", "marked", None]) == [True, False, True]
+    wider = LabelCheck(found.head, [*found.names, "other"], found.space)
+    assert wider([one], ["other"]) == [True]
+    strict = space_of(bench, MISTRAL02)
+    two = Sample((Message("user", "so river"), Message("user", "so meadow")))
+    assert len(LabelCheck(found.head, found.names, strict)([two, one], [1, 0])) == 2
+
+
 def test_a_check_that_cannot_be_made_is_refused(bench: Path, tmp_path: Path) -> None:
     none = a_run(bench, tmp_path / "a", task=None)
-    assert (none.code, "needs a task with labels" in none.stderr) == (2, True), none.stderr
+    assert (none.code, "and a task with labels, two at least" in none.stderr) == (2, True), none.stderr
     rows = (bench / "anchor.jsonl").read_text().replace('"label": 1', '"label": 0')
     (tmp_path / "one.jsonl").write_text(rows)
     data = {"seed": str(bench / "seed.jsonl"), "anchor": str(tmp_path / "one.jsonl")}
     one = a_run(bench, tmp_path / "b", data=data)
-    assert (one.code, "it has 240 plain" in one.stderr) == (1, True), one.stderr
+    assert (one.code, "there are 240 plain" in one.stderr) == (1, True), one.stderr

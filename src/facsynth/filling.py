@@ -22,7 +22,7 @@ from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded, encode, settings_of
 from facsynth.features.reuse import Known, known_folders, remember
 from facsynth.gate import opened_gate, scores_by_source
-from facsynth.label_check import open_label_check
+from facsynth.label_check import LabelCheck, open_label_check
 from facsynth.llm import Ledger
 from facsynth.llm.drafting import DraftingWriter
 from facsynth.measure import Measured, notes_on_rows
@@ -81,20 +81,30 @@ def fill(
             about = {task.feature_id: in_common(task) for task in tasks}
             writer = DraftingWriter(drafter, writer, about, draft_tokens=SynthesisSettings.max_tokens)
         score = opened.enter_context(opened_gate(settings, ledger, space, **asked))
-        checked = open_label_check(settings, space, cache, progress)
+        has_label = _label_check(tasks, settings, out, cache, space=space, progress=progress)
         parents = {"targets": file_sha256(out / "targets.json"), "writer": writer.identity}
         parents |= {"holdout": fingerprint(holdout.fingerprints)} if holdout else {}
         artifact = Artifact(out / "synthesis", "synthesize", asdict(settings.synthesis), parents)
         written = synthesize(
             tasks, writer, measurer(exact), artifact, settings.synthesis, selected=selected,
-            guard=_guard(settings, space, anchor), has_label=checked, score=score, seen=seen,
-            progress=progress,
+            guard=_guard(settings, space, anchor), has_label=has_label, score=score, seen=seen, progress=progress,
         )  # fmt: skip
-        if checked:
-            checked.keep(out)
         if score:
             write_json(out / SCORES, scores_by_source(written, score, settings, progress))
         return written
+
+
+def _label_check(
+    tasks: Sequence[FeatureTask], settings: RunSettings, out: Path, cache: Path, *, space: FeatureSpace,
+    progress: Progress,
+) -> LabelCheck | None:  # fmt: skip
+    """Where anything is written, and its label checked."""
+    if not tasks or not settings.budget.max_candidates:
+        return None
+    found = open_label_check(settings, space, cache, progress)
+    if found:
+        found.keep(out)
+    return found
 
 
 def _selected(

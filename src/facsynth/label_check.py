@@ -1,4 +1,4 @@
-"""Whether a written message has the label that it was written with, in the eyes of a head trained on the anchor.
+"""Whether a written message has the label that it was written with, by a head trained on the anchor's.
 
 Before: `filling` opens it where `accept.check_label` asks for it. After: `synthesis` keeps what has its label. The head
 reads the model of the run, as `eval toxicity` does, and is kept in the cache.
@@ -23,13 +23,15 @@ from facsynth.settings import RunSettings
 from facsynth.store import fingerprint, read_json, write_json
 from facsynth.tasks.labels import LabelHead, fit_label_head
 from facsynth.text.corpus import Corpus
-from facsynth.text.ids import prompts
+from facsynth.text.ids import prompt_texts
 from facsynth.text.labels import Label, name_of
 
-VERSION = 1
+VERSION = 2
 """Raised by any change of what a head is."""
-KEPT = "label-head.json"
+LABEL_HEAD = "label-head.json"
 """In the folder of a run."""
+MOST_EACH = 2_500
+"""Anchor samples of a label that a head is trained on, those of the smallest ids, which are hashes."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,19 @@ class LabelCheck:
     space: FeatureSpace
 
     def __call__(self, samples: Sequence[Sample], labels: Sequence[Label | None]) -> list[bool]:
-        """Whether each sample has its label; one that was written with none passes."""
-        found = self.head.names_of(_states(samples, self.space, no_progress))
-        return [label is None or name_of(label, self.names) == name for label, name in zip(labels, found, strict=True)]
+        """Whether each sample has its label; one whose label the head was not taught passes.
+
+        Raises:
+            ModelError: a final state is not finite.
+        """
+        predicted = self.head.names_of(_states(samples, self.space, no_progress))
+        named = [name_of(label, self.names) for label in labels]
+        return [name not in self.head.names or name == own for name, own in zip(named, predicted, strict=True)]
 
     def keep(self, out: Path) -> None:
         """Write down in the folder of a run how good it is."""
         n = dict(zip(self.head.names, self.head.counts, strict=True))
-        write_json(out / KEPT, {"balanced_accuracy": self.head.balanced_accuracy, "n": n})
+        write_json(out / LABEL_HEAD, {"balanced_accuracy": self.head.balanced_accuracy, "n": n})
 
 
 def open_label_check(
@@ -64,12 +71,10 @@ def open_label_check(
         progress: told of the samples that are read.
 
     Raises:
-        InputError: the anchor came from stdin, or as `tasks.labels.fit_label_head`.
+        InputError, ModelError: as `tasks.labels.fit_label_head`.
     """
-    if not settings.accept.check_label or not settings.budget.max_candidates:
+    if not settings.accept.check_label:
         return None
-    if "-" in settings.data.anchor:
-        raise InputError("accept.check_label reads the anchor a second time, and stdin is gone\nGive it as a file.")
     anchor = read_data(settings.data, "anchor", progress)
     names = [name for name, _ in settings.synthesis.wanted.labels]
     head = _head(anchor, read_labels(anchor, names), names, space, cache=cache, progress=progress)
@@ -83,26 +88,56 @@ def _head(
     """From the cache, or trained."""
     of = {"version": VERSION, "anchor": anchor.fingerprint, "labels": dict(labels), "names": [*names]}
     of |= {"model": space.backbone.fingerprint, "dtype": str(space.backbone.dtype)}
+    of |= {"template": space.template.fingerprint}
     path = cache / "label-heads" / f"{fingerprint(of)[:32]}.json"
-    if not path.exists():
-        samples = list({s.sample_id: s for s in anchor if s.sample_id in labels}.values())
-        states = _states(samples, space, progress)
-        head = fit_label_head(states, [str(name_of(labels[s.sample_id], names)) for s in samples])
-        write_json(path, head._asdict() | {"weights": head.weights.tolist(), "bias": head.bias.tolist()})
-    kept = read_json(path, *LabelHead._fields)
-    weights, bias = (np.array(kept[key], np.float64) for key in ("weights", "bias"))
-    return LabelHead(tuple(kept["names"]), tuple(kept["counts"]), weights, bias, float(kept["balanced_accuracy"]))
+    if kept := _kept(path, space.backbone.d_model):
+        return kept
+    samples = _some_of_each(anchor, labels, space)
+    states = _states(samples, space, progress)
+    head = fit_label_head(states, [str(name_of(labels[s.sample_id], names)) for s in samples])
+    write_json(path, head._asdict() | {"weights": head.weights.tolist(), "bias": head.bias.tolist()})
+    return head
+
+
+def _some_of_each(anchor: Corpus, labels: Mapping[str, Label], space: FeatureSpace) -> list[Sample]:
+    """At most `MOST_EACH` samples of a label, without those that the chat template refuses, as encoding does."""
+    found, n = list[Sample](), dict[Label, int]()
+    known = {sample.sample_id: sample for sample in anchor if sample.sample_id in labels}
+    for sample_id in sorted(known):
+        label = labels[sample_id]
+        if n.get(label, 0) < MOST_EACH:
+            try:
+                space.template.prompt_ids(known[sample_id].messages)
+            except InputError:
+                continue
+            n[label] = n.get(label, 0) + 1
+            found.append(known[sample_id])
+    return found
+
+
+def _kept(path: Path, d_model: int) -> LabelHead | None:
+    """A head of the cache; None where there is none that is whole."""
+    try:
+        found = read_json(path, *LabelHead._fields)
+        weights, bias = (np.array(found[key], np.float64) for key in ("weights", "bias"))
+        head = LabelHead(
+            tuple(found["names"]), tuple(found["counts"]), weights, bias, float(found["balanced_accuracy"])
+        )
+    except (InputError, TypeError, ValueError):
+        return None
+    is_whole = (weights.shape, bias.shape) == ((len(head.names), d_model), (len(head.names),))
+    return head if is_whole and len(head.counts) == len(head.names) else None
 
 
 def _states(samples: Sequence[Sample], space: FeatureSpace, progress: Progress) -> Floats:
-    texts = prompts(samples, space.template, space.backbone.max_positions)
+    texts = prompt_texts(samples, space.template, space.backbone.max_positions)
     return final_states(space.backbone, texts.ids, progress)[texts.places(samples)]
 
 
 def notes_on_labels(out: Path) -> list[str]:
     """How well the head of a run tells labels; nothing where they were not checked."""
-    if not (out / KEPT).exists():
+    if not (out / LABEL_HEAD).exists():
         return []
-    found = read_json(out / KEPT, "balanced_accuracy", "n")
+    found = read_json(out / LABEL_HEAD, "balanced_accuracy", "n")
     n = ", ".join(f"{n:,} {name}" for name, n in found["n"].items())
     return [f"labels were checked by a head on the anchor ({n}), of balanced accuracy {found['balanced_accuracy']:.2f}"]

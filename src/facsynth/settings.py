@@ -198,12 +198,14 @@ class RunSettings(Block):
         return self
 
     @model_validator(mode="after")
-    def _labels_are_known(self) -> Self:
+    def _labels_can_be_checked(self) -> Self:
         if self.accept.check_label and len(self.synthesis.wanted.labels) < 2:
             raise SettingsError(
-                "accept.check_label needs a task with labels, two at least\n"
+                "accept.check_label needs samples of the form message and a task with labels, two at least\n"
                 "Name one: task: toxicity (--task), or a file of yours (docs/filling.md, Labels); or leave it out."
             )
+        if self.accept.check_label and "-" in self.data.anchor:
+            raise SettingsError("accept.check_label reads the anchor a second time: give it as a file, not on stdin.")
         return self
 
     @model_validator(mode="after")

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from facsynth.baselines.given import Draft, Given, Method, Scribe
-from facsynth.errors import InputError, SettingsError
+from facsynth.errors import InputError
 from facsynth.lock import locked
 from facsynth.protocols import Writer
 from facsynth.records import Progress, Sample, no_progress
 from facsynth.store import Artifact, fingerprint, read_jsonl, write_jsonl
-from facsynth.synthesis.accept import NOT_SCORED, OTHER_LABEL, POOR, CleanSettings
-from facsynth.synthesis.deciding import HasLabel, Score
+from facsynth.synthesis.accept import NOT_SCORED, OTHER_LABEL, POOR
+from facsynth.synthesis.deciding import HasLabel, Score, check_given
 from facsynth.synthesis.parts import SampleWriter, Written
 from facsynth.synthesis.rows import bare
 from facsynth.synthesis.seen import Seen
@@ -35,8 +35,8 @@ NO_MORE, NOTHING_NEW = "the method has no more to give", f"nothing was accepted 
 TOO_DEAR = "written with more tokens than were left"
 
 
-class Last(NamedTuple):
-    """Checks of what passes everything else."""
+class FinalChecks(NamedTuple):
+    """Checks of what passes all others."""
 
     has_label: HasLabel | None = None
     """Where `settings.clean` has labels checked."""
@@ -44,7 +44,7 @@ class Last(NamedTuple):
     """A judge's marks, where it names the lowest."""
 
 
-NOTHING_LAST = Last()
+NO_CHECKS = FinalChecks()
 
 
 class Cap(NamedTuple):
@@ -66,7 +66,7 @@ def collect(
     out: Path,
     seen: Seen,
     parents: Mapping[str, str],
-    last: Last = NOTHING_LAST,
+    checks: FinalChecks = NO_CHECKS,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Let a method write samples until it has as many as it may.
@@ -81,7 +81,7 @@ def collect(
             `rejected.jsonl`; it may hold the ledger.
         seen: samples of seed set and anchor, and what is held out.
         parents: fingerprints of all that `seen` and `given` hold, of the encoder and the like.
-        last: checks that `settings.clean` asks for.
+        checks: those that `settings.clean` asks for.
         progress: told of accepted samples.
 
     Returns:
@@ -93,7 +93,7 @@ def collect(
         MismatchError: the folder was begun with other settings.
     """
     s = given.settings
-    _check_given(s.clean, last)
+    check_given(s.clean, *checks)
     kept = {key: asdict(s)[key] for key in ("wanted", "max_tokens", "temperature", "top_p", "asks", "n_tries", "clean")}
     asked = {"method": name, "rng_seed": s.rng_seed, **kept, **cap._asdict()}
     known = dict(parents) | {"writer": writer.identity, "shown": fingerprint(given.shown)}
@@ -101,17 +101,9 @@ def collect(
         artifact = Artifact(out, STAGE, asked, known, may_hold=[path.name for path in out.glob("ledger.sqlite*")])
         if artifact.manifest is not None:
             return artifact.manifest
-        desk = _Desk(given, Scribe(writer, s), cap, seen, last)
+        desk = _Desk(given, Scribe(writer, s), cap, seen, checks)
         reason = desk.run(method, lambda: progress(f"samples by {name}", len(desk.rows), cap.n))
         return desk.keep(artifact, reason)
-
-
-def _check_given(clean: CleanSettings, last: Last) -> None:
-    """Refuse to leave out a check that is asked for."""
-    if clean.min_score is not None and last.score is None:
-        raise SettingsError("min_score asks for marks, and no judge is given\nGive one, or leave min_score out.")
-    if clean.check_label and last.has_label is None:
-        raise SettingsError("check_label needs what tells labels\nGive has_label, or leave check_label out.")
 
 
 def within(folder: Path, cap: Cap) -> list[dict[str, Any]]:
@@ -136,9 +128,9 @@ def messages_of(anchor: Sequence[Sample], form: str) -> tuple[str, ...]:
 class _Desk:
     """Where drafts are decided on."""
 
-    def __init__(self, given: Given, scribe: Scribe, cap: Cap, seen: Seen, last: Last) -> None:
+    def __init__(self, given: Given, scribe: Scribe, cap: Cap, seen: Seen, checks: FinalChecks) -> None:
         s = given.settings
-        self.given, self.scribe, self.cap, self.has_label, self.score = given, scribe, cap, *last
+        self.given, self.scribe, self.cap, self.has_label, self.score = given, scribe, cap, *checks
         self.known = (seen, seen.nothing(s.clean))
         """What is there already: before, and accepted."""
         languages = {other_language(text) for text in given.shown} or {""}
@@ -213,7 +205,10 @@ class _Desk:
 
     def _check_labels(self, written: Sequence[Written], samples: Sequence[Sample]) -> None:
         """Drop what has another label than it was written with."""
-        sound = [index for index, sample in enumerate(written) if not sample.reason]
+        sound = [
+            i for i, (one, sample) in enumerate(zip(written, samples, strict=True))
+            if not one.reason and not any(known.has(sample.sample_id, sample.text) for known in self.known)
+        ]  # fmt: skip
         if self.has_label and sound:
             fits = self.has_label([samples[i] for i in sound], [written[i].label for i in sound])
             for index, fit in zip(sound, fits, strict=True):

@@ -21,7 +21,7 @@ from facsynth.model.adapter import class_scores
 from facsynth.records import Progress, Sample, no_progress
 from facsynth.settings import ModelBlock
 from facsynth.tasks.toxicity import N_FOLDS, Labels, check_both_kinds, head_scores
-from facsynth.text.ids import prompts
+from facsynth.text.ids import prompt_texts
 from facsynth.text.labels import is_wanted
 from facsynth.text.template import Template
 
@@ -104,7 +104,7 @@ def read_labelled(files: Sequence[str], label: str, progress: Progress = no_prog
 
 def _by_head(train: Labelled, test: Labelled, means: Means) -> Scored:
     backbone = means.backbone()
-    texts = prompts([*train.samples, *test.samples], Template(backbone.tokenizer), backbone.max_positions)
+    texts = prompt_texts([*train.samples, *test.samples], Template(backbone.tokenizer), backbone.max_positions)
     states = means.states(backbone, texts)
     of_train, of_test = (states[texts.places(part.samples)] for part in (train, test))
     return Scored(head_scores(of_train, train.labels, of_test, means.seeds), texts.max_tokens, texts.n_cut)
@@ -113,7 +113,7 @@ def _by_head(train: Labelled, test: Labelled, means: Means) -> Scored:
 def _by_adapter(train: Labelled, test: Labelled, means: Means) -> Scored:
     base = means.base()
     most = min(means.recipe.max_tokens, base.max_positions)
-    texts = prompts([*train.samples, *test.samples], Template(base.tokenizer), most)
+    texts = prompt_texts([*train.samples, *test.samples], Template(base.tokenizer), most)
     of_train, of_test = texts.of(train.samples), texts.of(test.samples)
 
     def scores_of(seed: int) -> Doubles:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from facsynth.assemble import open_holdout, open_space, read_data
 from facsynth.baselines import METHODS
-from facsynth.baselines.frame import Cap, Last, collect, messages_of
+from facsynth.baselines.frame import Cap, FinalChecks, collect, messages_of
 from facsynth.baselines.given import Embed, Given
 from facsynth.bins import Floats
 from facsynth.features.encode import FeatureSpace
-from facsynth.label_check import open_label_check
+from facsynth.label_check import LabelCheck, open_label_check
 from facsynth.llm import Ledger
 from facsynth.model.encoder import open_encoder
 from facsynth.model.gradients import loss_gradients
@@ -53,6 +53,14 @@ class _Models:
     def embed(self, texts: Sequence[str]) -> Floats:
         """By the sentence encoder."""
         return self._encode(texts)
+
+    @cached_property
+    def _label_check(self) -> LabelCheck | None:
+        return open_label_check(self._asked, self.space, self._cache)
+
+    def has_label(self, samples: Sequence[Sample], labels: Sequence[Label | None]) -> list[bool]:
+        """By the head that the run's own samples are checked by."""
+        return self._label_check(samples, labels) if self._label_check else [True] * len(samples)
 
     def gradients(self, texts: Sequence[str]) -> Floats:
         """Of the model of the run, as the proxy."""
@@ -94,10 +102,10 @@ def write(
     ):
         parents = {"anchor": anchor.fingerprint, "seed": seed_set.fingerprint, "encoder": clean.encoder}
         parents |= {"holdout": fingerprint(holdout.fingerprints)} if holdout else {}
-        checked = open_label_check(asked, models.space, cache, progress) if clean.check_label else None
+        checks = FinalChecks(models.has_label if clean.check_label else None)
         collect(
             kind, METHODS[kind], given, writer, cap,
-            out=out / name, seen=seen, parents=parents, last=Last(checked), progress=progress,
+            out=out / name, seen=seen, parents=parents, checks=checks, progress=progress,
         )  # fmt: skip
     return out / name
 

@@ -44,7 +44,8 @@ class Backbone:
             SettingsError: no module of that name.
         """
         self.model = model.eval()
-        self._decoder = _decoder(model)
+        self.decoder = _decoder(model)
+        """All blocks and the last norm, without what reads pictures and without the head."""
         self.tokenizer = tokenizer
         self.hook_point = hook_point
         self.name = name
@@ -86,7 +87,7 @@ class Backbone:
     @property
     def has_rms_norm(self) -> bool:
         """Whether the mean of an activation matters to the model, as it does not where LayerNorm takes it away."""
-        return any("RMSNorm" in type(module).__name__ for module in self._decoder.modules())
+        return any("RMSNorm" in type(module).__name__ for module in self.decoder.modules())
 
     @property
     def token_budget(self) -> int:
@@ -154,7 +155,7 @@ class Backbone:
             # Padding stands on the right, where a causal model never looks from a real token: positions are the
             # default ones, and without a mask attention takes its fastest way.
             kept = {} if past is None else {"past_key_values": past}
-            self._decoder(input_ids=ids.to(self.device), use_cache=past is not None, **kept)
+            self.decoder(input_ids=ids.to(self.device), use_cache=past is not None, **kept)
         except _StopForwardError:
             pass
         finally:

@@ -10,7 +10,10 @@ import torch
 
 
 def token_budget(device: torch.device) -> int:
-    """Padded tokens a forward pass: on a CPU as many as its caches hold (8,192 are a third slower), see LOG."""
+    """Padded tokens a forward pass: on a CPU as many as its caches hold (8,192 are a third slower), see LOG.
+
+    What a local writer gives depends on it (`writer.LOOP_VERSION`).
+    """
     return 1024 if device.type == "cpu" else 16_384
 
 

@@ -42,7 +42,10 @@ def pad_left(ids: Sequence[npt.NDArray[np.int32]]) -> tuple[torch.Tensor, torch.
 def last_logits(
     model: Any, ids: torch.Tensor, attention: torch.Tensor, position: torch.Tensor, cache: DynamicCache
 ) -> torch.Tensor:
-    """[n, n_vocab] after the last of `ids` [n, n_tokens], which the cache has then; the mask is of all it has."""
+    """Logits [n, n_vocab] after the last of `ids` [n, n_tokens], at `position` [n, n_tokens]; the cache has them then.
+
+    `attention` [n, n_cached] is of all that it has then.
+    """
     output = model(
         input_ids=ids, attention_mask=attention, position_ids=position, past_key_values=cache, use_cache=True,
         logits_to_keep=LAST,
@@ -63,10 +66,15 @@ def can_join(cache: DynamicCache) -> bool:
     return all(type(layer) is GrowingLayer for layer in cache.layers)
 
 
-def join(cache: DynamicCache, parts: Sequence[tuple[Sequence[int], DynamicCache]], length: int) -> None:
-    """Fill an empty cache with rows of others, by their index in it; shorter ones have zeros on their left."""
+def join(parts: Sequence[DynamicCache], config: Any, length: int) -> DynamicCache:
+    """One cache of the rows of several, in their order, with `length` positions; theirs are freed layer by layer.
+
+    Rows of shorter ones have zeros on their left, which attention is to leave out.
+    """
+    cache = growing_cache(config)
     for n, layer in enumerate(cache.layers):
-        layer.put([(rows, part.layers[n]) for rows, part in parts], length)
+        layer.take([part.layers[n] for part in parts], length)
+    return cache
 
 
 class GrowingLayer(DynamicLayer):
@@ -91,13 +99,15 @@ class GrowingLayer(DynamicLayer):
         self.keys, self.values = keys[..., :end, :], values[..., :end, :]
         return self.keys, self.values
 
-    def put(self, parts: Sequence[tuple[Sequence[int], GrowingLayer]], length: int) -> None:
-        """Take the rows of other layers, shorter ones with zeros on their left, which attention leaves out."""
-        kinds = [[(rows, part.keys) for rows, part in parts], [(rows, part.values) for rows, part in parts]]
-        keys, values = (_side_by_side([(rows, s) for rows, s in kind if s is not None], length) for kind in kinds)
+    def take(self, others: Sequence[GrowingLayer], length: int) -> None:
+        """Be the rows of others, in their order, which have none then."""
+        keys = _one_below_the_other([other.keys for other in others if other.keys is not None], length)
+        values = _one_below_the_other([other.values for other in others if other.values is not None], length)
         self.lazy_initialization(keys, values)
         self._room = (keys, values)
         self.keys, self.values = keys[..., :length, :], values[..., :length, :]
+        for other in others:
+            other._room, other.keys, other.values = None, None, None
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Keep or repeat rows, row by row: fewer of them, in their order, move up in the memory there is."""
@@ -116,14 +126,14 @@ def _roomier(old: torch.Tensor | None, states: torch.Tensor, end: int) -> torch.
     return new
 
 
-def _side_by_side(parts: Sequence[tuple[Sequence[int], torch.Tensor]], length: int) -> torch.Tensor:
+def _one_below_the_other(parts: Sequence[torch.Tensor], length: int) -> torch.Tensor:
     """[n, n_heads, length and room beyond it, d_head] of [n_part, n_heads, at most length, d_head]."""
-    states = parts[0][1]
-    n = sum(len(rows) for rows, _ in parts)
-    new = states.new_zeros((n, states.shape[1], length + CACHE_GROWTH, states.shape[-1]))
-    for rows, states in parts:
-        new[rows, :, length - states.shape[-2] : length] = states
-    return new
+    n, shape = sum(len(part) for part in parts), parts[0].shape
+    found, row = parts[0].new_zeros((n, shape[1], length + CACHE_GROWTH, shape[-1])), 0
+    for part in parts:
+        found[row : row + len(part), :, length - part.shape[-2] : length] = part
+        row += len(part)
+    return found
 
 
 def _selected(room: torch.Tensor, kept: list[int], length: int) -> torch.Tensor:

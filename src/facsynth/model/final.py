@@ -39,7 +39,7 @@ def final_states(backbone: Backbone, ids: Sequence[npt.NDArray[np.int32]], progr
     found, done = np.empty((len(ids), backbone.d_model), np.float32), 0
     for batch in batches(lengths, backbone.token_budget):
         padded, _, _ = pad([ids[index] for index in batch], side="right")
-        states = backbone.outputs(padded, [backbone.model.base_model])[0].last_hidden_state
+        states = backbone.outputs(padded, [backbone.decoder])[0].last_hidden_state
         last = torch.tensor([lengths[index] - 1 for index in batch])
         found[batch] = states[torch.arange(len(batch)), last].float().cpu().numpy()
         done += len(batch)

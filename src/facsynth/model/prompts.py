@@ -26,7 +26,7 @@ class Prompt(NamedTuple):
     start: int
     """Where the message starts, of which the first tokens may be given."""
     delta: torch.Tensor
-    """[d_model], added from the position on whose next token is the message's first."""
+    """float32[d_model] on the CPU, added from the position on whose next token is the message's first."""
 
     @property
     def key(self) -> tuple[bytes, int, bytes]:
@@ -34,41 +34,50 @@ class Prompt(NamedTuple):
         return self.ids.tobytes(), self.start, self.delta.numpy().tobytes()
 
 
-def read_prompts(
-    backbone: Backbone, module: Any, prompts: Sequence[Prompt]
-) -> tuple[torch.Tensor, DynamicCache, torch.Tensor, torch.Tensor]:
-    """Logits [n, n_vocab] of the next token, cache, attention mask [n, longest] and last position id [n, 1] of each.
+class Read(NamedTuple):
+    """Where writing goes on from."""
 
-    In one pass a third of the places would be padding; a cache that slides, as of some families, is not put together
-    from parts, and is read so.
+    logits: torch.Tensor
+    """[n, n_vocab] of the next token."""
+    cache: DynamicCache
+    attention: torch.Tensor
+    """[n, longest], 0 where there is padding, on the left."""
+    position: torch.Tensor
+    """[n, 1], id of the last one."""
+
+
+def read_prompts(backbone: Backbone, module: Any, prompts: Sequence[Prompt]) -> Read:
+    """Read prompts, of like length together; in one pass a third of the places would be padding (docs/LOG.md).
+
+    A cache that slides, as some families have, cannot be put together from parts: its prompts are read in one pass.
 
     Args:
         backbone: the model, head included.
         module: whose output `delta` is added to.
         prompts: none empty.
     """
-    device, of_key = backbone.device, {prompt.key: prompt for prompt in prompts}
-    place = {key: n for n, key in enumerate(of_key)}
-    rows, read = torch.tensor([place[prompt.key] for prompt in prompts], device=device), [*of_key.values()]
+    device, config = backbone.device, backbone.model.config
+    different = {prompt.key: prompt for prompt in prompts}
+    place = {key: n for n, key in enumerate(different)}
+    read = [*different.values()]
     ids, attention, position = (tensor.to(device) for tensor in pad_left([prompt.ids for prompt in read]))
     start = torch.tensor([prompt.start for prompt in read], device=device)
     delta = torch.stack([prompt.delta for prompt in read]).to(device, backbone.dtype)[:, None]
     delta = ((attention == 1) & (position >= start[:, None] - 1))[..., None] * delta
     lengths, longest = [len(prompt.ids) + 1 for prompt in read], ids.shape[1]  # with a column of padding
-    cache = growing_cache(backbone.model.config)
-    groups = [*batches(lengths, backbone.token_budget)] if can_join(cache) else [[*range(len(read))]]
-    logits, parts = list[torch.Tensor](), list[tuple[list[int], DynamicCache]]()
+    in_parts = can_join(growing_cache(config))
+    groups = [*batches(lengths, backbone.token_budget)] if in_parts else [[*range(len(read))]]
+    logits, parts = list[torch.Tensor](), list[DynamicCache]()
     for group in groups:
-        there, part = slice(longest - max(lengths[n] for n in group), None), growing_cache(backbone.model.config)
+        there, part = slice(longest - max(lengths[n] for n in group), None), growing_cache(config)
         with steered(module, delta[group, there]):
             logits.append(
                 last_logits(backbone.model, ids[group, there], attention[group, there], position[group, there], part)
             )
-        parts.append((group, part))
-    if can_join(cache):
-        join(cache, parts, longest)
-    else:
-        cache = parts[0][1]
-    cache.batch_select_indices(rows)
-    read_as = torch.tensor([n for group in groups for n in group], device=device).argsort()
-    return torch.cat(logits)[read_as][rows], cache, attention[rows], position[rows, -1:]
+        parts.append(part)
+    cache = parts[0] if len(parts) == 1 else join(parts, config, longest)
+    order = {n: row for row, n in enumerate(n for group in groups for n in group)}
+    rows = torch.tensor([place[prompt.key] for prompt in prompts], device=device)
+    as_read = torch.tensor([order[place[prompt.key]] for prompt in prompts], device=device)
+    cache.batch_select_indices(as_read)
+    return Read(torch.cat(logits)[as_read], cache, attention[rows], position[rows, -1:])

@@ -27,7 +27,8 @@ from facsynth.store import fingerprint
 PromptIds = Callable[[Sequence[Message], str, str], Sequence[int]]
 """(messages, prefix, role) → token ids up to where the model goes on with a turn of that role."""
 LOOP_VERSION = 3
-"""Raised by any change of this file that changes what is written."""
+"""Raised by any change of this file, `model.prompts`, `model.decoding` or `batching.token_budget` that changes what is
+written."""
 COMPACT_SHARE = 0.25
 """Finished rows leave the batch once they are this much of it; moving the cache costs about as much as one token."""
 

@@ -27,7 +27,7 @@ REPEATS, TOO_SHORT, UNFINISHED = "repeats itself", "too short", "unfinished"
 BROKEN = frozenset({NOT_FLUENT, REPEATS, TOO_SHORT, UNFINISHED})
 """Reasons of texts that too much steering gives."""
 POOR, NOT_SCORED = "poor in the eyes of the judge", "no marks from the judge"
-OTHER_LABEL = "of another label in the eyes of the head"
+OTHER_LABEL = "predicted to have another label"
 WRITER_ERROR, REFUSAL, NOT_ENCODED = "writer error", "refusal", "cannot be encoded"
 MIN_WORDS = 3
 COPIED_WORDS = 10

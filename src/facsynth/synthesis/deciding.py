@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from facsynth.errors import IncompleteError, InputError, ModelError
+from facsynth.errors import IncompleteError, InputError, ModelError, SettingsError
 from facsynth.llm.budget import NOT_SENT
 from facsynth.llm.endpoint_writer import ENOUGH, is_passing
 from facsynth.llm.wire import Kind
@@ -24,6 +24,7 @@ from facsynth.synthesis.accept import (
     OTHER_LABEL,
     POOR,
     WRITER_ERROR,
+    CleanSettings,
     acceptance_limit,
 )
 from facsynth.synthesis.candidates import (
@@ -46,6 +47,18 @@ Score = Callable[[Sequence[Mapping[str, Any]]], list[int | None]]
 """Whole rows in, a judge's marks out, 1 to 5, same order; None: it gave none."""
 HasLabel = Callable[[Sequence[Sample], Sequence[Label | None]], list[bool]]
 """Samples and the labels they were written with in, whether they have them out, same order."""
+
+
+def check_given(clean: CleanSettings, has_label: HasLabel | None, score: Score | None) -> None:
+    """Refuse to leave out a check that is asked for.
+
+    Raises:
+        SettingsError: what it needs is not given.
+    """
+    if clean.min_score is not None and score is None:
+        raise SettingsError("min_score asks for marks, and no judge is given\nGive one, or leave min_score out.")
+    if clean.check_label and has_label is None:
+        raise SettingsError("check_label needs what tells labels\nGive has_label, or leave check_label out.")
 
 
 class Guard(NamedTuple):
@@ -73,6 +86,8 @@ class Decider:
         score: Score | None = None,
     ) -> None:
         """As `loop.synthesize` takes them."""
+        if tasks and settings.max_candidates:
+            check_given(settings.clean, has_label, score)
         self.measure, self.artifact, self.clean, self.form = measure, artifact, settings.clean, settings.wanted.form
         self.guard, self.has_label, self.score = guard, has_label, score
         self.thresholds = {task.feature_id: task.threshold for task in tasks}
@@ -117,17 +132,16 @@ class Decider:
         candidates = [
             _candidate(requests[i][0], found, samples[i], log_probs.get(i)) for i, found in enumerate(written)
         ]
-        seen_last: dict[int, Candidate] = {}
+        checked: dict[int, Candidate] = {}
         while True:
-            decided = self._in_turn([seen_last.get(i, c) for i, c in enumerate(candidates)], measured, waves)
-            new = [i for i, c in enumerate(decided) if not c.reason and c.written_for != CONTROL and i not in seen_last]
+            decided = self._in_turn([checked.get(i, c) for i, c in enumerate(candidates)], measured, waves)
+            new = [i for i, c in enumerate(decided) if not c.reason and c.written_for != CONTROL and i not in checked]
             if not new or not (self.score or self.has_label):
                 return decided
-            last = self._last({i: candidates[i] for i in new}, samples)
-            for i, (mark, reason) in last.items():
+            for i, (mark, reason) in self._final({i: candidates[i] for i in new}, samples).items():
                 own, found = decided[i].written_for, measured[i]
                 activation, position = found.maxima.get(own, (0.0, 0)) if found else (None, 0)
-                seen_last[i] = (
+                checked[i] = (
                     decided[i].changed(
                         score=mark, reason=reason, feature=own, activation=activation, position=position, span=""
                     )
@@ -135,7 +149,7 @@ class Decider:
                     else candidates[i].changed(score=mark)
                 )
 
-    def _last(self, new: Mapping[int, Candidate], samples: Sequence[Sample]) -> dict[int, tuple[int | None, str]]:
+    def _final(self, new: Mapping[int, Candidate], samples: Sequence[Sample]) -> dict[int, tuple[int | None, str]]:
         """A judge's mark, and why not, of candidates that pass everything else: label first, the judge last.
 
         What is rejected here leaves its place to another one, and did fire what it fires.

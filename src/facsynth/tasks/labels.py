@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from facsynth.bins import Doubles, Floats
-from facsynth.errors import InputError, missing_extra
-from facsynth.tasks.toxicity import N_FOLDS, STRENGTHS
+from facsynth.errors import InputError
+from facsynth.tasks.toxicity import N_FOLDS, head_search
 
-LEAST_ABOVE_CHANCE = 0.1
-"""Balanced accuracy above that of a guess, under which a head knows nothing of the labels."""
+ABOVE_CHANCE, DEVIATIONS = 0.1, 3.0
+"""Balanced accuracy above that of a guess, and in standard deviations of a guess, under which a head knows nothing."""
 
 
 class LabelHead(NamedTuple):
@@ -30,7 +30,7 @@ class LabelHead(NamedTuple):
     bias: Doubles
     """[n_labels]"""
     balanced_accuracy: float
-    """On samples that were left out in training: the mean over labels of the share that is told right."""
+    """On samples left out in training, the mean over labels of the share that is told right; of the best penalty."""
 
     def names_of(self, states: Floats) -> list[str]:
         """The label of each state of [n, d]."""
@@ -46,33 +46,25 @@ def fit_label_head(states: Floats, labels: Sequence[str]) -> LabelHead:
         labels: [n]
 
     Raises:
-        InputError: fewer samples of a label than folds, or a head is hardly better than a guess.
+        InputError: one label alone, fewer samples of one than folds, or a head that is hardly better than a guess.
         ModelError: scikit-learn is not installed.
     """
-    try:
-        from sklearn.linear_model import LogisticRegression  # noqa: PLC0415  (an extra)
-        from sklearn.model_selection import GridSearchCV, StratifiedKFold  # noqa: PLC0415
-        from sklearn.pipeline import make_pipeline  # noqa: PLC0415
-        from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
-    except ImportError as err:
-        raise missing_extra("scikit-learn", "downstream") from err
     counts = Counter(labels)
     if len(counts) < 2 or min(counts.values()) < N_FOLDS:
         told = ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "none"
         raise InputError(
-            f"labels can be checked where the anchor has {N_FOLDS} samples or more of two at least; it has {told}\n"
+            f"labels are checked where there are two or more, each of {N_FOLDS} samples or more; there are {told}\n"
             "Label more of it, or leave accept.check_label out."
         )
-    head = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2_000))
-    folds = StratifiedKFold(N_FOLDS, shuffle=True, random_state=0)
-    grid = {"logisticregression__C": STRENGTHS}
-    search = GridSearchCV(head, grid, scoring="balanced_accuracy", cv=folds).fit(states, [*labels])
-    scaler, logistic = (step for _, step in search.best_estimator_.steps)
-    if search.best_score_ < 1 / len(counts) + LEAST_ABOVE_CHANCE:
+    search = head_search("balanced_accuracy", 0).fit(states, [*labels])
+    chance = 1 / len(counts)
+    deviation = chance * np.sqrt(sum(chance * (1 - chance) / n for n in counts.values()))
+    if search.best_score_ < chance + max(ABOVE_CHANCE, DEVIATIONS * deviation):
         raise InputError(
             f"a head on the anchor cannot tell its labels apart: balanced accuracy {search.best_score_:.2f}, "
-            f"a guess has {1 / len(counts):.2f}\nSee whether the labels are right, or leave accept.check_label out."
+            f"a guess has {chance:.2f}\nSee whether the labels are right, label more, or leave accept.check_label out."
         )
+    scaler, logistic = (step for _, step in search.best_estimator_.steps)
     weights, bias = logistic.coef_, logistic.intercept_
     if len(counts) == 2:  # one row then, of the second label
         weights, bias = np.vstack([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2

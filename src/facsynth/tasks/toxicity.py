@@ -51,6 +51,20 @@ def head_scores(train: Floats, labels: Labels, test: Floats, seeds: Sequence[int
     Raises:
         ModelError: scikit-learn is not installed.
     """
+    found = [head_search("average_precision", seed).fit(train, labels).predict_proba(test)[:, 1] for seed in seeds]
+    return np.array(found, np.float64).reshape(len(seeds), len(test))
+
+
+def head_search(scoring: str, seed: int) -> Any:
+    """scikit-learn's search, still to be fitted, for the penalty of a logistic head that counts every label the same.
+
+    Args:
+        scoring: what is best over `N_FOLDS` folds, by scikit-learn's name.
+        seed: draws the folds.
+
+    Raises:
+        ModelError: scikit-learn is not installed.
+    """
     try:
         from sklearn.linear_model import LogisticRegression  # noqa: PLC0415  (an extra)
         from sklearn.model_selection import GridSearchCV, StratifiedKFold  # noqa: PLC0415
@@ -58,14 +72,9 @@ def head_scores(train: Floats, labels: Labels, test: Floats, seeds: Sequence[int
         from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
     except ImportError as err:
         raise missing_extra("scikit-learn", "downstream") from err
-    found = []
-    for seed in seeds:
-        head = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2_000))
-        folds = StratifiedKFold(N_FOLDS, shuffle=True, random_state=seed)
-        grid = {"logisticregression__C": STRENGTHS}
-        search = GridSearchCV(head, grid, scoring="average_precision", cv=folds).fit(train, labels)
-        found.append(search.predict_proba(test)[:, 1])
-    return np.array(found, np.float64).reshape(len(seeds), len(test))
+    head = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2_000))
+    folds = StratifiedKFold(N_FOLDS, shuffle=True, random_state=seed)
+    return GridSearchCV(head, {"logisticregression__C": STRENGTHS}, scoring=scoring, cv=folds)
 
 
 def metric(items: Sequence[Mapping[str, Any]]) -> Metric:

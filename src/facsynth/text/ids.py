@@ -48,7 +48,7 @@ def tokenized(samples: Iterable[Sample], ids_of: Callable[[Sample], Sequence[int
     return Texts(ids, place, most, sum(len(row) > most for row in whole))
 
 
-def prompts(samples: Iterable[Sample], template: Template, most: int) -> Texts:
+def prompt_texts(samples: Iterable[Sample], template: Template, most: int) -> Texts:
     """Chats up to where a reply would begin, of long ones the beginning; at most `MAX_TOKENS` or `most`."""
     most = min(MAX_TOKENS, most)
     return tokenized(samples, lambda sample: template.prompt_ids(sample.messages), most=most, tail=TAIL)

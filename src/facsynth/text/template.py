@@ -132,13 +132,17 @@ class Template:
         return list(self.tokenizer(text + prefix, add_special_tokens=False)["input_ids"])
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
-        """The text of a chat.
+        """The text of a chat; where the template refuses its turns as they are, neighbours are merged as in `tokenize`.
 
         Raises:
             InputError: the template refuses it.
         """
-        turns = tuple((m.role, (Piece(m.role, m.content),)) for m in messages)
-        return self._apply(_as_chat(turns), add_generation_prompt=add_generation_prompt)
+        turns: list[Turn] = [(m.role, (Piece(m.role, m.content),)) for m in messages]
+        try:
+            return self._apply(_as_chat(turns), add_generation_prompt=add_generation_prompt)
+        except InputError:
+            _, merged = self._fitting_skeleton(turns)
+            return self._apply(_as_chat(merged), add_generation_prompt=add_generation_prompt)
 
     def rendered_ids(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of the whole rendering; of a plain text, with its BOS."""
