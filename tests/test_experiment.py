@@ -62,6 +62,7 @@ def test_the_examples_are_experiments(path: Path) -> None:
         ({"methods": {"none": None}}, "at least 2"),
         ({"methods": {"none": None, "fac": {"set": {"writer.temprature": 1}}}}, "did you mean `temperature`?"),
         ({"tokens_of": "none"}, "no method that writes"),
+        ({"tokens_of": "fac", "token_budgets": [7]}, "token_budgets are some of the budgets"),
         ({"budgets": [50, 50]}, "twice"),
         ({"run": {"task": "toxicity", "data": {"anchor": "a.jsonl", "seed": "s.jsonl"}}}, "The seed set is drawn"),
         ({"base": "experiment.yaml"}, "Name another experiment's file"),
@@ -90,6 +91,8 @@ def test_the_axis_of_tokens_has_what_writes_and_what_is_compared_with(tmp_path: 
         Point(name, "tokens", 9) for name in ("none", "fac", "plain")
     ]
     assert sum(p.axis == "samples" for p in found) == 8
+    some = written(tmp_path, methods=methods, tokens_of="fac", budgets=[5, 9], token_budgets=[5])
+    assert {p.budget for p in points(load_experiment(some)) if p.axis == "tokens"} == {5}
 
 
 def test_budgets_are_nested() -> None:

@@ -102,11 +102,10 @@ def _figures(
 
 def points(settings: ExperimentSettings) -> list[Point]:
     """All rows of the table, by budget."""
-    axes = [SAMPLES, *([TOKENS] if settings.tokens_of else [])]
     return [
         Point(method, axis, budget)
-        for axis in axes
-        for budget in settings.budgets
+        for axis, budgets in {SAMPLES: settings.budgets, TOKENS: settings.held_in_tokens}.items()
+        for budget in budgets
         for method in settings.methods
         if axis == SAMPLES or settings.kind(method) not in NOTHING_WRITTEN or settings.kind(method) == "none"
     ]

@@ -96,6 +96,8 @@ class ExperimentSettings(Block):
     """Accepted samples, nested: the first so many of one synthesis."""
     tokens_of: str = ""
     """A method whose written tokens, at each budget, are a budget for the others too; none where nothing is said."""
+    token_budgets: tuple[int, ...] = ()
+    """Which of the budgets are held so; all where nothing is said."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(not_empty)] = (0, 1, 2, 3, 4)
     """Each draws the seed set, the writer's random numbers and the fit anew."""
     n_shown: int | None = Field(default=None, ge=1)
@@ -125,7 +127,14 @@ class ExperimentSettings(Block):
                 raise ValueError(f"{name} needs rows: name the files of real")
         if self.tokens_of and self.kind(self.tokens_of) in (*NOTHING_WRITTEN, ""):
             raise ValueError(f"tokens_of names {self.tokens_of}, which is no method that writes")
+        if self.tokens_of and not set(self.token_budgets) <= set(self.budgets):
+            raise ValueError(f"token_budgets are some of the budgets: {', '.join(map(str, self.budgets))}")
         return self
+
+    @property
+    def held_in_tokens(self) -> tuple[int, ...]:
+        """The budgets whose written tokens are budgets too."""
+        return (self.token_budgets or self.budgets) if self.tokens_of else ()
 
     def kind(self, name: str) -> str:
         """Of a method; empty where there is none of that name."""
