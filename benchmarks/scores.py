@@ -1,9 +1,10 @@
 """The scores of an experiment's test items, kept without any text: what tables of docs/RESULTS.md are computed from.
 
-    python benchmarks/scores.py CONFIG FILE [RUN …]
+    python benchmarks/scores.py CONFIG FILE [RUN …] [--against METHOD]
 
 RUN: folders of `facsynth experiment CONFIG`; they may hold other seeds or methods each, and what of them is finished is
-added to FILE. Then the table of all that FILE holds is printed, as the experiment prints it.
+added to FILE. Then the table of all that FILE holds is printed, as the experiment prints it, or with changes to another
+method than the first.
 """
 
 from __future__ import annotations
@@ -90,11 +91,16 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("file", type=Path)
     parser.add_argument("runs", type=Path, nargs="*")
+    parser.add_argument("--against", help="the method that others are compared with; the first where nothing is said")
     asked = parser.parse_args()
     kept = merged(asked.file, asked.runs)
     if asked.runs:
         write_jsonl(asked.file, kept)
-    print(markdown(table_of(load_experiment(asked.config), kept)))
+    settings = load_experiment(asked.config)
+    if asked.against:
+        first = {asked.against: settings.methods[asked.against]}
+        settings = settings.model_copy(update={"methods": first | settings.methods})
+    print(markdown(table_of(settings, kept)))
 
 
 if __name__ == "__main__":
