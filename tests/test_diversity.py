@@ -144,8 +144,8 @@ def write(path: Path, texts: list[str]) -> Path:
 
 def test_a_set_of_longer_texts_of_the_same_words_is_no_more_varied_at_equal_words(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
-    made = [" ".join(f"w{n}" for n in rng.zipf(1.5, 12) if n < 5000) or "w1" for _ in range(600)]
-    short, long = made[:200], [f"{a} {b}" for a, b in zip(made[200:400], made[400:], strict=True)]
+    made = [" ".join(f"w{n}" for n in rng.zipf(1.5, 12) if n < 5000) or "w1" for _ in range(360)]
+    short, long = made[:120], [f"{a} {b}" for a, b in zip(made[120:240], made[240:], strict=True)]
     files = [str(write(tmp_path / name, texts)) for name, texts in (("short.jsonl", short), ("long.jsonl", long))]
     settings = parse_settings({"data": {"seed": files, "anchor": files[0], "form": "text"}}, "the test")
     a, b = varieties(settings.data, "off")["sets"]

@@ -6,9 +6,8 @@ import contextlib
 import itertools
 import json
 import re
+import runpy
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from facsynth.experimenting.experiment import STAGE, Point, points, run_experime
 from facsynth.experimenting.settings import load_experiment
 from facsynth.experimenting.table import markdown, notes
 from facsynth.records import Progress, Span
-from facsynth.store import Artifact
+from facsynth.store import Artifact, write_jsonl
 from fault_server import Act, FaultServer
 from tiny_cli import facsynth
 
@@ -131,10 +130,13 @@ def test_the_anchors_own_texts_are_a_method_and_seed_sets_are_drawn_from_the_res
         assert done.code == 0, done.stderr
         assert not server.answered
     found = json.loads(done.stdout)
-    words = [sys.executable, ROOT / "benchmarks" / "scores.py", config, tmp_path / "kept.jsonl", tmp_path / "out"]
-    for command in (words, words[:-1]):
-        kept = subprocess.run(command, check=True, capture_output=True, text=True)
-        assert kept.stdout.strip() == (tmp_path / "out" / "table.md").read_text().strip()
+    scores = runpy.run_path(str(ROOT / "benchmarks" / "scores.py"))
+    for runs in ([tmp_path / "out"], []):
+        kept = scores["merged"](tmp_path / "kept.jsonl", runs)
+        write_jsonl(tmp_path / "kept.jsonl", kept)
+        assert (
+            markdown(scores["table_of"](load_experiment(config), kept)) == (tmp_path / "out" / "table.md").read_text()
+        )
     assert "so " not in (tmp_path / "kept.jsonl").read_text(), "no text is kept"
     assert [(row["method"], row["budget"], row["n_samples"]) for row in found["rows"]] == [
         ("none", 8, [0]), ("anchor", 8, [8]), ("none", 40, [0]), ("anchor", 40, [40]),

@@ -158,7 +158,7 @@ def test_an_interrupted_run_gives_the_samples_of_one_that_was_not(bench: Path, t
     with FaultServer(lambda body, times: written(body)) as server:
         settings = parse_settings(settings_of(bench, server), "the test")
         run(settings, whole, tmp_path / "cache")
-        while n_stops < 3:
+        while n_stops < 2:
             with suppress(tiny.StoppedError):
                 run(settings, stopped, tmp_path / "other", stopping)
                 break
