@@ -90,6 +90,19 @@ def writes(body: dict[str, Any], times: int) -> Act:
     return Act(text=f"so {' '.join(words)}")
 
 
+def run_on(bench: Path, task: Path, server: FaultServer) -> dict[str, Any]:
+    """Settings of a run on the seed set and anchor in `bench`, beside model and SAE."""
+    return {
+        "task": str(task),
+        "data": {"seed": str(bench / "seed.jsonl"), "anchor": str(bench / "anchor.jsonl")},
+        "model": {"path": str(bench / "model"), "dtype": "float32"},
+        "sae": {"path": str(bench / "sae"), "check": "off"},
+        "coverage": {"relevance": "all"},
+        "writer": {"endpoint": {"url": server.url, "model": MODEL}},
+        "budget": {"max_candidates": 6},
+    }
+
+
 def experiment(folder: Path, server: FaultServer, **changes: Any) -> Path:
     """The YAML of an experiment on it."""
     model_and_sae(folder)

@@ -100,16 +100,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings_of(bench: Path, server: FaultServer, **changes: Any) -> dict[str, Any]:
     """Of a run whose labels are checked."""
-    return {
-        "task": str(bench / "task.yaml"),
-        "data": {"seed": str(bench / "seed.jsonl"), "anchor": str(bench / "anchor.jsonl")},
-        "model": {"path": str(bench / "model"), "dtype": "float32"},
-        "sae": {"path": str(bench / "sae"), "check": "off"},
-        "coverage": {"relevance": "all"},
-        "writer": {"endpoint": {"url": server.url, "model": planted.MODEL}},
-        "accept": {"check_label": True},
-        "budget": {"max_candidates": 9, "per_feature": 4},
-    } | changes
+    usual = planted.run_on(bench, bench / "task.yaml", server)
+    return usual | {"accept": {"check_label": True}, "budget": {"max_candidates": 9, "per_feature": 4}} | changes
 
 
 def written(body: dict[str, Any]) -> Act:

@@ -136,21 +136,12 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_on(bench: Path, out: Path, server: FaultServer) -> dict[str, object]:
+def run_on(bench: Path, out: Path, server: FaultServer) -> dict[str, Any]:
     """Settings of a run on it."""
     task = {"name": "planted", "definition": "Messages with marks.", "rubric": ["Marks"]}
     task |= {"labels": {"marked": "messages with marks", "plain": "messages without marks"}}
     (out / "task.yaml").write_text(yaml.safe_dump(task))
-    return {
-        "task": str(out / "task.yaml"),
-        "data": {"seed": str(bench / "seed.jsonl"), "anchor": str(bench / "anchor.jsonl")},
-        "model": {"path": str(bench / "model"), "dtype": "float32"},
-        "sae": {"path": str(bench / "sae"), "check": "off"},
-        "coverage": {"relevance": "all"},
-        "writer": {"endpoint": {"url": server.url, "model": planted.MODEL}},
-        "accept": {"alike": None},
-        "budget": {"max_candidates": 6},
-    }
+    return planted.run_on(bench, out / "task.yaml", server)
 
 
 def test_written_messages_get_the_label_of_the_anchor_samples_that_fire_their_feature(
@@ -188,7 +179,7 @@ def test_labels_that_changed_after_samples_were_begun_are_refused(bench: Path, t
     given = tmp_path / "anchor.jsonl"
     given.write_text((bench / "anchor.jsonl").read_text())
     with FaultServer(planted.writes) as server:
-        settings: dict[str, Any] = run_on(bench, tmp_path, server)
+        settings = run_on(bench, tmp_path, server)
         settings["data"]["anchor"] = str(given)
         (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
         assert facsynth("run", tmp_path / "run.yaml", "-o", tmp_path / "out").code == 0

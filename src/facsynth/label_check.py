@@ -107,7 +107,7 @@ def _some_of_each(anchor: Corpus, labels: Mapping[str, Label], space: FeatureSpa
         label = labels[sample_id]
         if n.get(label, 0) < MOST_EACH:
             try:
-                space.template.prompt_ids(known[sample_id].messages)
+                space.template.render(known[sample_id].messages, add_generation_prompt=True)
             except InputError:
                 continue
             n[label] = n.get(label, 0) + 1

@@ -205,11 +205,13 @@ class _Desk:
 
     def _check_labels(self, written: Sequence[Written], samples: Sequence[Sample]) -> None:
         """Drop what has another label than it was written with."""
+        if self.has_label is None:
+            return
         sound = [
             i for i, (one, sample) in enumerate(zip(written, samples, strict=True))
             if not one.reason and not any(known.has(sample.sample_id, sample.text) for known in self.known)
         ]  # fmt: skip
-        if self.has_label and sound:
+        if sound:
             fits = self.has_label([samples[i] for i in sound], [written[i].label for i in sound])
             for index, fit in zip(sound, fits, strict=True):
                 written[index].reason = "" if fit else OTHER_LABEL

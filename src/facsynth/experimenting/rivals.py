@@ -60,7 +60,8 @@ class _Models:
 
     def has_label(self, samples: Sequence[Sample], labels: Sequence[Label | None]) -> list[bool]:
         """By the head that the run's own samples are checked by."""
-        return self._label_check(samples, labels) if self._label_check else [True] * len(samples)
+        assert self._label_check, "asked for where accept.check_label is"
+        return self._label_check(samples, labels)
 
     def gradients(self, texts: Sequence[str]) -> Floats:
         """Of the model of the run, as the proxy."""
