@@ -46,6 +46,7 @@ RUNGS = [
      "prompt_tokens": 90 * n, "written_tokens": 24 * n}
     for rung, n in (("plain", 64), ("spans", 80), ("steered", 120))
 ]  # fmt: skip
+LABEL_HEAD = {"balanced_accuracy": 0.803, "n": {"toxic": 1118, "not toxic": 2500}}
 SCORES = {
     "written": {"n": 31, "marks": [0, 0, 9, 17, 5], "n_unscored": 0},
     "seed": {"n": 64, "marks": [1, 3, 20, 29, 10], "n_unscored": 1},
@@ -86,7 +87,7 @@ def make_run(
         "n_gave_up_recovered": 0,
         "writer_calls": 288, "writer_tokens": 48213,
         "progress": [[0, 0, 0, 0], [9_000, n_recovered // 2, 80, 12], [47_000, n_recovered, 288, 31]],
-        "n_selected": 0, "rungs": RUNGS, "scores": SCORES,
+        "n_selected": 0, "rungs": RUNGS, "scores": SCORES, "label_head": LABEL_HEAD,
         "n_control": 29, "control_tokens": 1044, "accepted_per_1000_tokens": 0.4,
         "chance_extrapolated": [False, True], "stop_reason": "every feature tried", "seconds": 214.0, "money": 0.42,
         "names": NAMES,

@@ -125,7 +125,9 @@ def test_what_the_head_takes_for_another_label_is_not_kept(bench: Path, tmp_path
     assert done.code == 0, done.stderr
     head = json.loads((tmp_path / "out" / "label-head.json").read_text())
     assert head["n"] == {"marked": 120, "plain": 120} and head["balanced_accuracy"] > 0.75
-    assert f"(120 marked, 120 plain), of balanced accuracy {head['balanced_accuracy']:.2f}" in done.stderr
+    assert f"(120 marked, 120 plain), of balanced accuracy {head['balanced_accuracy']:.2f}" in " ".join(done.stdout.split())
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["label_head"] == head
+    assert "learned them from the anchor (120 marked, 120 plain)" in (tmp_path / "out" / "report.html").read_text()
     waves = [row for path in sorted((tmp_path / "out").glob("synthesis/waves/*")) for row in read_jsonl(path)]
     other = [row for row in waves if row["reason"] == OTHER_LABEL]
     assert other and all(row["fires"] for row in other), "all else was right"
@@ -223,3 +225,5 @@ def test_a_check_that_cannot_be_made_is_refused(bench: Path, tmp_path: Path) -> 
     data = {"seed": str(bench / "seed.jsonl"), "anchor": str(tmp_path / "one.jsonl")}
     one = a_run(bench, tmp_path / "b", data=data)
     assert (one.code, "there are 240 plain" in one.stderr) == (1, True), one.stderr
+    assert not (tmp_path / "b" / "out" / "features").exists(), "before anything is encoded"
+    assert facsynth("run", tmp_path / "b" / "run.yaml", "-o", tmp_path / "c", "--dry-run").stderr == one.stderr

@@ -6,6 +6,7 @@ reads the model of the run, as `eval toxicity` does, and is kept in the cache.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +19,17 @@ from facsynth.errors import InputError
 from facsynth.features.encode import FeatureSpace
 from facsynth.labelling import read_labels
 from facsynth.model.final import final_states
+from facsynth.outcome import LABEL_HEAD
 from facsynth.records import Progress, Sample, no_progress
 from facsynth.settings import RunSettings
 from facsynth.store import fingerprint, read_json, write_json
-from facsynth.tasks.labels import LabelHead, fit_label_head
+from facsynth.tasks.labels import LabelHead, fit_label_head, open_search
 from facsynth.text.corpus import Corpus
 from facsynth.text.ids import prompt_texts
 from facsynth.text.labels import Label, name_of
 
 VERSION = 2
 """Raised by any change of what a head is."""
-LABEL_HEAD = "label-head.json"
-"""In the folder of a run."""
 MOST_EACH = 2_500
 """Anchor samples of a label that a head is trained on, those of the smallest ids, which are hashes."""
 
@@ -57,6 +57,22 @@ class LabelCheck:
         """Write down in the folder of a run how good it is."""
         n = dict(zip(self.head.names, self.head.counts, strict=True))
         write_json(out / LABEL_HEAD, {"balanced_accuracy": self.head.balanced_accuracy, "n": n})
+
+
+def check_labels(settings: RunSettings, anchor: Corpus | None) -> None:
+    """Refuse an anchor whose labels are too few to check others by, before the model is loaded.
+
+    Args:
+        settings: of the run.
+        anchor: of the run; None where it is to be read.
+
+    Raises:
+        InputError, ModelError: as `tasks.labels.open_search`, and a label that the task does not know.
+    """
+    if settings.accept.check_label and settings.budget.max_candidates:
+        names = [name for name, _ in settings.synthesis.wanted.labels]
+        labels = read_labels(anchor or read_data(settings.data, "anchor"), names)
+        open_search(Counter(str(name_of(label, names)) for label in labels.values()))
 
 
 def open_label_check(
@@ -132,12 +148,3 @@ def _kept(path: Path, d_model: int) -> LabelHead | None:
 def _states(samples: Sequence[Sample], space: FeatureSpace, progress: Progress) -> Floats:
     texts = prompt_texts(samples, space.template, space.backbone.max_positions)
     return final_states(space.backbone, texts.ids, progress)[texts.places(samples)]
-
-
-def notes_on_labels(out: Path) -> list[str]:
-    """How well the head of a run tells labels; nothing where they were not checked."""
-    if not (out / LABEL_HEAD).exists():
-        return []
-    found = read_json(out / LABEL_HEAD, "balanced_accuracy", "n")
-    n = ", ".join(f"{n:,} {name}" for name, n in found["n"].items())
-    return [f"labels were checked by a head on the anchor ({n}), of balanced accuracy {found['balanced_accuracy']:.2f}"]

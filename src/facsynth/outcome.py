@@ -26,6 +26,8 @@ from facsynth.text.labels import Label
 
 SCORES = "scores.json"
 """What the judge said of samples, by source; only where one was asked."""
+LABEL_HEAD = "label-head.json"
+"""How well the head tells labels; only where what is written was checked by one."""
 
 
 def coverage_record(
@@ -129,7 +131,8 @@ def write_outcome(
     figures = _recovery(before, filled, tasks, written) | _chance_levels(written, tasks, before)
     figures |= {"before": before.coverage.value, "after": after.value, "seconds": round(seconds, 1)}
     figures["money"] = _money(settings, out)
-    figures["scores"] = read_json(out / SCORES) if (out / SCORES).exists() else None
+    for key, name in (("scores", SCORES), ("label_head", LABEL_HEAD)):
+        figures[key] = read_json(out / name) if (out / name).exists() else None
     write_json(out / "summary.json", figures | _counts(written, tasks) | {"names": _names(settings, space)})
 
 

@@ -27,6 +27,7 @@ from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded, encode
 from facsynth.filling import encode_part, fill, writer_of
 from facsynth.judging import judged_features
+from facsynth.label_check import check_labels
 from facsynth.labelling import read_labels
 from facsynth.lock import locked
 from facsynth.measure import Measured, check_background, measure
@@ -117,6 +118,7 @@ def measure_run(
     `corpora` are anchor and seed set; None where both are encoded and gone. `replay` as `run` takes it.
     """
     check_background_place(settings, cache)
+    check_labels(settings, corpora and corpora[0])
     progress("loading the model", 0, None)
     space = open_space(settings, cache)
     background = open_background(settings, space)

@@ -214,7 +214,6 @@ def _run(settings: RunSettings, out: Path, json: bool, replay: Path | None = Non
     with shown_progress() as progress:
         from facsynth import pipeline
         from facsynth.filling import notes_on_pool
-        from facsynth.label_check import notes_on_labels
 
         measured = pipeline.tell_nobody if json else tell
         summary = pipeline.run(settings, out, cache_folder(), progress, measured=measured, replay=replay)
@@ -225,7 +224,7 @@ def _run(settings: RunSettings, out: Path, json: bool, replay: Path | None = Non
         print_summary(summary, record, out)
     if settings.data.pool and not summary["n_selected"]:
         note("note: nothing was selected: no sample of the pool fires what the data misses, and is not in it already")
-    for text in (*notes_on_pool(out), *notes_on_labels(out)):
+    for text in notes_on_pool(out):
         note(f"note: {text}")
     print_notes(record)
 

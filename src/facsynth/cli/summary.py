@@ -27,6 +27,7 @@ def print_summary(summary: dict[str, Any], record: dict[str, Any], out: Path) ->
         *(_rung(row) for row in summary["rungs"]),
         ("rejected", rejected or "0"),
         *_scored(summary["scores"] or {}),
+        *_labels(summary["label_head"]),
         ("given up", _gave_up(summary)),
         ("written", _written(summary) if summary["writer_calls"] else "nothing"),
         ("took", duration(summary["seconds"]) + _cost(summary["money"])),
@@ -94,3 +95,11 @@ def _scored(scores: dict[str, Any]) -> list[tuple[str, str]]:
         return []
     parts = (f"{source} {' '.join(map(str, found['marks']))}" for source, found in scores.items())
     return [("marks 1 to 5", "   ".join(parts))]
+
+
+def _labels(head: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """How good the head is that checked the labels of what was written."""
+    if head is None:
+        return []
+    n = ", ".join(f"{n:,} {name}" for name, n in head["n"].items())
+    return [("labels checked", f"by a head on the anchor ({n}), of balanced accuracy {head['balanced_accuracy']:.2f}")]

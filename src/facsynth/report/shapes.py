@@ -114,6 +114,7 @@ RUNG: Shape = {
     **dict.fromkeys(("n_candidates", "n_accepted", "n_new", "n_closed", "prompt_tokens", "written_tokens"), is_count),
 }
 SCORED: Shape = {"n": is_count, "n_unscored": is_count, "marks": list_of(is_count, 5)}
+OF_LABEL_HEAD: Shape = {"balanced_accuracy": is_share, "n": map_of(is_count)}
 SUMMARY: Shape = {
     **dict.fromkeys(("before", "after"), is_share),
     **dict.fromkeys(("recovered_of_attempted", "recovered_chance", "recovered_chance_tokens"), or_null(is_share)),
@@ -121,6 +122,7 @@ SUMMARY: Shape = {
     **dict.fromkeys(("n_selected", "n_gave_up_recovered"), is_count),
     "rungs": list_of(object_of(RUNG)),
     "scores": or_null(map_of(object_of(SCORED))),
+    "label_head": or_null(object_of(OF_LABEL_HEAD)),
     **dict.fromkeys(("writer_calls", "writer_tokens", "control_tokens"), is_count),
     **dict.fromkeys(("accepted_per_1000_tokens", "seconds"), is_number),
     "money": or_null(is_number),

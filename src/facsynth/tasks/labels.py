@@ -6,8 +6,8 @@ Before: `model.final` computes the states. After: `label_check` compares what wa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,6 +38,24 @@ class LabelHead(NamedTuple):
         return [self.names[index] for index in best.tolist()]
 
 
+def open_search(counts: Mapping[str, int]) -> Any:
+    """`head_search` for labels of which there are enough.
+
+    Args:
+        counts: samples of each label.
+
+    Raises:
+        InputError, ModelError: as `fit_label_head`, but for how good the head is.
+    """
+    if len(counts) < 2 or min(counts.values()) < N_FOLDS:
+        told = ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "none"
+        raise InputError(
+            f"labels are checked where there are two or more, each of {N_FOLDS} samples or more; there are {told}\n"
+            "Label more of it, or leave accept.check_label out."
+        )
+    return head_search("balanced_accuracy", 0)
+
+
 def fit_label_head(states: Floats, labels: Sequence[str]) -> LabelHead:
     """A head that counts every label the same, however frequent; its penalty is chosen over `N_FOLDS` folds.
 
@@ -50,13 +68,7 @@ def fit_label_head(states: Floats, labels: Sequence[str]) -> LabelHead:
         ModelError: scikit-learn is not installed.
     """
     counts = Counter(labels)
-    if len(counts) < 2 or min(counts.values()) < N_FOLDS:
-        told = ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "none"
-        raise InputError(
-            f"labels are checked where there are two or more, each of {N_FOLDS} samples or more; there are {told}\n"
-            "Label more of it, or leave accept.check_label out."
-        )
-    search = head_search("balanced_accuracy", 0).fit(states, [*labels])
+    search = open_search(counts).fit(states, [*labels])
     chance = 1 / len(counts)
     deviation = chance * np.sqrt(sum(chance * (1 - chance) / n for n in counts.values()))
     if search.best_score_ < chance + max(ABOVE_CHANCE, DEVIATIONS * deviation):
