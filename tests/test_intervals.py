@@ -160,7 +160,8 @@ def sides(found: Interval | None) -> float:
     return interval.high - interval.low
 
 
-@pytest.mark.parametrize("support", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("support", [1, 2])
 def test_a_part_of_a_large_set_is_as_uncertain_as_the_set_though_few_of_its_firings_are_kept(support: int) -> None:
     world, share, widths = World(np.random.default_rng(4)), 0.004, []
     for _ in range(3):
@@ -175,6 +176,7 @@ def test_a_part_of_a_large_set_is_as_uncertain_as_the_set_though_few_of_its_firi
     assert thinned == pytest.approx(all_of_it, rel=0.15)
 
 
+@pytest.mark.slow
 def test_what_large_sets_share_cancels_out_though_few_of_it_is_kept() -> None:
     """One holds the other, of which it is half: drawn are as many of both."""
     fires, widths = World(np.random.default_rng(5)).samples(40_000), []

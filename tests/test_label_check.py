@@ -125,7 +125,9 @@ def test_what_the_head_takes_for_another_label_is_not_kept(bench: Path, tmp_path
     assert done.code == 0, done.stderr
     head = json.loads((tmp_path / "out" / "label-head.json").read_text())
     assert head["n"] == {"marked": 120, "plain": 120} and head["balanced_accuracy"] > 0.75
-    assert f"(120 marked, 120 plain), of balanced accuracy {head['balanced_accuracy']:.2f}" in " ".join(done.stdout.split())
+    assert f"(120 marked, 120 plain), of balanced accuracy {head['balanced_accuracy']:.2f}" in " ".join(
+        done.stdout.split()
+    )
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["label_head"] == head
     assert "learned them from the anchor (120 marked, 120 plain)" in (tmp_path / "out" / "report.html").read_text()
     waves = [row for path in sorted((tmp_path / "out").glob("synthesis/waves/*")) for row in read_jsonl(path)]

@@ -13,6 +13,7 @@ from facsynth.features.encoded import Encoded, encode
 from facsynth.features.spans import SPAN_TOKENS, best_spans, cut_span
 from facsynth.records import Message, Sample, Span
 from facsynth.text.corpus import Corpus
+from facsynth.text.ids import decoder
 from tiny import chats
 
 
@@ -110,5 +111,13 @@ def test_the_text_of_a_span_is_not_tidied_up() -> None:
     tokenizer = tiny.tokenizer()
     tokenizer.clean_up_tokenization_spaces = True
     text = "well , it is n't so . 'm"
-    ids = np.array(tokenizer(text, add_special_tokens=False)["input_ids"])
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert cut_span(ids, [1] * len(ids), len(ids) - 1, tokenizer)[0] == text
+
+
+def test_text_of_ids_is_what_the_tokenizer_itself_makes_of_them() -> None:
+    tokenizer = tiny.tokenizer()
+    decode, rng = decoder(tokenizer), np.random.default_rng(0)
+    odd = tokenizer("näve \u200d 🜚 -- don't  stop , \t\n", add_special_tokens=True)["input_ids"]
+    for ids in ([], odd, *(rng.integers(0, len(tokenizer), 9).tolist() for _ in range(50))):
+        assert decode(ids) == tokenizer.decode(ids, clean_up_tokenization_spaces=False)

@@ -10,10 +10,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from facsynth.features.encoded import Encoded
 from facsynth.records import Span
+from facsynth.text.ids import decoder
 
 FOLLOWING_TOKENS = 16
 _SENTENCE_END = re.compile(r"[.!?](?=\s)|\n")
@@ -53,18 +52,15 @@ def cut_span(ids: Sequence[int], roles: Sequence[int], position: int, tokenizer:
 
     What follows goes on to the end of the sentence, or for 16 tokens.
     """
-
-    def decode(start: int, end: int) -> str:
-        return str(tokenizer.decode(np.asarray(ids[start:end]), clean_up_tokenization_spaces=False))
-
     start, end = position, position + 1
     while start > 0 and position - start < SPAN_TOKENS - 1 and roles[start - 1] == roles[position]:
         start -= 1
     while end < len(ids) and end - position <= FOLLOWING_TOKENS and roles[end] == roles[position]:
         end += 1
-    text, context = decode(start, position + 1), decode(start, end)
+    decode = decoder(tokenizer)
+    text, context = decode(list(ids[start : position + 1])), decode(list(ids[start:end]))
     sentence_end = _SENTENCE_END.search(context, len(text))
-    return text, decode(position, position + 1), context[: sentence_end.end()] if sentence_end else context
+    return text, decode([ids[position]]), context[: sentence_end.end()] if sentence_end else context
 
 
 def span_text(ids: Sequence[int], roles: Sequence[int], tokenizer: Any, position: int) -> str:
