@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from facsynth.errors import FacsynthError, InputError
 from facsynth.evaluating.results import Result, read_result
 from facsynth.experimenting.experiment import Point, Trained, ceiling_of, points, rows_of
 from facsynth.experimenting.settings import ExperimentSettings, load_experiment
@@ -34,6 +35,10 @@ def rounded(score: float) -> float | None:
 
 def scored(run: Path) -> list[dict[str, Any]]:
     """What each method, budget and seed of a folder gave."""
+    if not (run / "table.json").exists():
+        raise InputError(
+            f"{run} holds no table.json: no seed of it is finished\nRun its experiment on, or leave it out."
+        )
     table, found = read_json(run / "table.json", "rows", "seeds"), []
     for row in table["rows"]:
         point = {key: row[key] for key in ("method", "axis", "budget")}
@@ -53,12 +58,14 @@ def scored(run: Path) -> list[dict[str, Any]]:
 
 def merged(file: Path, runs: list[Path]) -> list[dict[str, Any]]:
     """What was kept, with what these folders hold besides."""
+    if not file.exists() and not runs:
+        raise InputError(f"there is no file {file}\nName folders to begin it with.")
     head, *points_kept = read_jsonl(file) if file.exists() else [{}]
     by_key = {tuple(point[key] for key in KEY): point for point in points_kept}
     for point in (point for run in runs for point in scored(run)):
         for key in ("items", "metric"):
             if head.setdefault(key, point[key]) != point.pop(key):
-                raise SystemExit(f"{file} is of other {key}: keep another file for each test")
+                raise InputError(f"{file} is of other {key}\nKeep another file for each test.")
         by_key[tuple(point[key] for key in KEY)] = point
     return [head, *(by_key[key] for key in sorted(by_key))]
 
@@ -69,7 +76,10 @@ def table_of(settings: ExperimentSettings, kept: list[dict[str, Any]]) -> dict[s
     head, *ones = kept
     for one in ones:
         by_point.setdefault(Point(one["method"], one["axis"], one["budget"]), {})[one["seed"]] = one
-    seeds = sorted(by_point[points(settings)[0]])
+    first = points(settings)[0]
+    if first not in by_point:
+        raise InputError(f"there are no scores of {first.method}, which the others are compared with")
+    seeds = sorted(by_point[first])
     found = {
         point: [
             Trained(
@@ -93,14 +103,23 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="*")
     parser.add_argument("--against", help="the method that others are compared with; the first where nothing is said")
     asked = parser.parse_args()
-    kept = merged(asked.file, asked.runs)
-    if asked.runs:
-        write_jsonl(asked.file, kept)
-    settings = load_experiment(asked.config)
-    if asked.against:
-        first = {asked.against: settings.methods[asked.against]}
-        settings = settings.model_copy(update={"methods": first | settings.methods})
-    print(markdown(table_of(settings, kept)))
+    try:
+        print(markdown(told(asked.config, asked.file, asked.runs, asked.against)))
+    except FacsynthError as err:
+        raise SystemExit(f"error: {err}") from err
+
+
+def told(config: Path, file: Path, runs: list[Path], against: str | None) -> dict[str, Any]:
+    """The table of what was kept and is added."""
+    settings = load_experiment(config)
+    if against:
+        if against not in settings.methods:
+            raise InputError(f"{config} has no method {against}: it has {', '.join(settings.methods)}")
+        settings = settings.model_copy(update={"methods": {against: settings.methods[against]} | settings.methods})
+    kept = merged(file, runs)
+    if runs:
+        write_jsonl(file, kept)
+    return table_of(settings, kept)
 
 
 if __name__ == "__main__":

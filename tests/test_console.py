@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facsynth.cli.console import print_json
+from facsynth.cli.console import print_json, print_table
 
 TEXTS = st.text(st.characters(), max_size=20)
 """Of any characters, lone surrogates among them."""
@@ -51,3 +51,21 @@ def test_any_value_comes_back_equal_from_its_json(value: Any) -> None:
         print_json(value)
     assert json.loads(out.getvalue()) == value
     assert all(character.isprintable() or character == "\n" for character in out.getvalue())
+
+
+def test_a_table_that_needs_more_than_80_columns_is_not_cropped(capsys: pytest.CaptureFixture[str]) -> None:
+    row = ("shuffled-spans", "1,500", "0.438", "0.372-0.523", "-0.003", "-0.012 to +0.007", "1.000")
+    print_table("table", ("method", "samples", "mean", "95 %", "change", "95 %", "p"), [row, row])
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(all(cell in line for cell in row) for line in lines) == 2, lines
+
+
+def test_on_a_narrow_terminal_words_are_broken_and_figures_are_not(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    row = ("shuffled-spans", "0.438", "0.372-0.523", "-0.003", "-0.012 to +0.007", "1.000")
+    print_table("table", ("method", "mean", "95 %", "change", "95 %", "p"), [row])
+    out = capsys.readouterr().out
+    assert all(cell in out for cell in row[1:]) and row[0] not in out, out

@@ -107,7 +107,8 @@ def test_a_folder_to_reuse_is_used_or_refused(tmp_path: Path) -> None:
     assert (done.code, "were there already" in done.stderr) == (0, False), "it is finished"
     half_again.rename(half)
     for folder, options, reason in (
-        (tmp_path / "gone", (), r"gone holds no result of `facsynth encode`"),
+        (tmp_path / "gone", (), f"there is no folder {tmp_path / 'gone'}"),
+        (tiny_parts.anchor.parent, (), "holds no result of `facsynth encode`"),
         (half, ("--codes", "relu"), "half cannot be reused: it was encoded with another codes\n  there  native"),
     ):
         done = facsynth(*encoding, *options, "-o", tmp_path / "new", "--reuse", folder)

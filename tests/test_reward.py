@@ -151,7 +151,9 @@ def test_equal_replies_are_ties_and_long_ones_are_cut_at_their_beginning(tmp_pat
     ]
     test = tmp_path / "test.jsonl"
     test.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train.write_text(train.read_text() + json.dumps(rows[1]) + "\n")
     found = evaluate(train, test, model, tmp_path / "r")
+    assert (found["n_train"], found["n_skipped"]) == (20, {"train": 1, "test": 0}), "equal replies teach nothing"
     assert (found["n_cut"], found["max_tokens"], found["n_ties"]) == (2, 1024, [1, 1])
     scores = [json.loads(line)["scores"] for line in (tmp_path / "r" / "items.jsonl").read_text().splitlines()]
     assert scores[1] == [0.0, 0.0]
@@ -218,8 +220,8 @@ def test_the_command_gives_sections_and_says_what_is_lacking_and_shared(tmp_path
     train.write_text(train.read_text() + "".join(test.read_text().splitlines(keepends=True)[:5]) + '{"prompt": "x"}\n')
     both = facsynth(*words[:-1], tmp_path / "b")
     assert both.code == 0, both.stderr
-    assert "the prompts of 5 test pairs are in training too: the figure without them is below it" in both.stderr
-    assert "1 rows of the train files are no pairs" in both.stderr
+    assert "the prompts of 5 test pairs are in training too: the figure without them stands below" in both.stderr
+    assert "1 rows of the train files are left out" in both.stderr
     assert "prompts not in training" in both.stdout
     compared = compare_results([tmp_path / "a", tmp_path / "b"])
     assert (compared["task"], compared["n_test"], len(compared["pairs"])) == ("reward", 24, 1)

@@ -123,9 +123,30 @@ def test_rows_that_no_head_can_be_trained_on_are_named(tmp_path: Path) -> None:
     few = labelled(tmp_path / "few.jsonl", 8, 6)
     done = facsynth("eval", "toxicity", few, "--test", test, "--model", parts.model, "-o", tmp_path / "a")
     assert done.code == 1
-    assert "the training set has 4 positive and 4 other samples, and 5 of each are needed" in done.stderr
+    assert (
+        "the training set (labels: 4 toxic, 4 fine) has 4 positive and 4 other samples, and 5 of each are needed"
+        in done.stderr
+    )
     bare = tiny_run.corpus(tmp_path / "bare.jsonl", 5, 7)
     done = facsynth("eval", "toxicity", bare, "--test", test, "--model", parts.model, "-o", tmp_path / "a")
     assert done.code == 1
     assert "bare.jsonl, line 1 has no label that can be read" in done.stderr
     assert not (tmp_path / "a" / "manifest.json").exists()
+    other = tmp_path / "other.jsonl"
+    other.write_text(json.dumps({"body": "so river", "label": 1}) + "\n")
+    done = facsynth("eval", "toxicity", other, "--test", test, "--model", parts.model, "-o", tmp_path / "a")
+    assert (done.code, "-field" in done.stderr, "Rename the fields" in done.stderr) == (1, False, True), done.stderr
+
+
+def test_labels_of_more_than_two_words_are_told(tmp_path: Path) -> None:
+    parts = Parts(tmp_path)
+    train, test = labelled(tmp_path / "train.jsonl", 40, 5), labelled(tmp_path / "test.jsonl", 20, 6)
+    rows = [json.loads(line) for line in train.read_text().splitlines()]
+    for row in [row for row in rows if row["label"] == "toxic"][:8]:
+        row["label"] = "Toxicc"
+    train.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ("--test", test, "--model", parts.model, "--seeds", 1, "-o", tmp_path / "r")
+    done = facsynth("eval", "toxicity", train, *words)
+    told = "training labels are 20 fine, 12 toxic, 8 toxicc: all but 1, true and toxic count as negative"
+    assert (done.code, told in done.stderr) == (0, True), done.stderr
+    assert "test labels" not in done.stderr

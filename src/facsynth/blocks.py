@@ -18,6 +18,8 @@ from facsynth.text.layouts import kind_of
 
 _T = TypeVar("_T")
 EMBEDDED = "embedded"
+LONG = 120
+"""Characters of a value that a message shows."""
 
 
 def whole_path(value: Any) -> Any:
@@ -94,7 +96,8 @@ def _explain(error: dict[str, Any], known: Collection[str]) -> str:
     if error["type"] == "model_type":
         return f"`{where}` is {kind_of(found)}; it has keys of its own: {', '.join(known)}"
     reason = error["msg"].removeprefix("Value error, ").replace("tuple", "list")
-    return f"`{where}` is {found!r}: {reason}"
+    shown = repr(found) if len(repr(found)) <= LONG else f"{repr(found)[:LONG]}…"
+    return f"`{where}` is {shown}: {reason}" if where else reason
 
 
 def unknown_key(where: str, known: Collection[str]) -> str:

@@ -71,8 +71,12 @@ def check_labels(settings: RunSettings, anchor: Corpus | None) -> None:
     """
     if settings.accept.check_label and settings.budget.max_candidates:
         names = [name for name, _ in settings.synthesis.wanted.labels]
-        labels = read_labels(anchor or read_data(settings.data, "anchor"), names)
-        open_search(Counter(str(name_of(label, names)) for label in labels.values()))
+        anchor = anchor or read_data(settings.data, "anchor")
+        counts = Counter(str(name_of(label, names)) for label in read_labels(anchor, names).values())
+        try:
+            open_search(counts)
+        except InputError as err:
+            raise InputError(f"{anchor.name}: {err}") from err
 
 
 def open_label_check(

@@ -1,4 +1,4 @@
-"""What data sets are called where several are shown together."""
+"""What data sets are called where several are shown together, and how many there are."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ def names_of(sources: Sequence[str]) -> list[str]:
             names[n] = next(other for other in numbered if other not in taken)
             taken.add(names[n])
     return names
+
+
+def n_of(n: int, what: str) -> str:
+    """1 seed, 3 seeds."""
+    return f"{n:,} {what}" + "s" * (n != 1)

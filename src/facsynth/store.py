@@ -163,6 +163,8 @@ class Artifact:
             InputError: it holds no artifact of that stage.
         """
         path = folder / "plan.json"
+        if not folder.is_dir():
+            raise InputError(f"there is no folder {folder}\nName one that `facsynth {stage}` made.")
         plan = read_json(path, "settings", "parents") if path.exists() else {}
         if plan.get("stage") != stage:
             found = plan.get("stage", "no plan.json")
@@ -231,8 +233,9 @@ def _check_plan(folder: Path, found: dict[str, Any], asked: dict[str, Any]) -> N
         before, now = _leaves(found.get(part, {})), _leaves(asked[part])
         for key in sorted(before.keys() | now.keys()):
             if before.get(key) != now.get(key):
+                what = f"another {key}" if part == "settings" else f"another {key}, by its content"
                 raise MismatchError(
-                    f"{folder} was begun with another {key}\n"
+                    f"{folder} was begun with {what}\n"
                     f"  there  {_shown(before.get(key))}\n  asked  {_shown(now.get(key))}\n"
                     "Ask for the same again to go on with it, or start in another folder. Nothing was changed."
                 )

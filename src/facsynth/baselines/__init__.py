@@ -26,3 +26,5 @@ METHODS: dict[str, Method] = {
     "prismatic": prismatic.waves,
     "synalign": synalign.waves,
 }
+BY_ENCODER = frozenset({"cot-self-instruct", "dense-clusters", "synalign"})
+"""Those that compare texts by a sentence encoder."""

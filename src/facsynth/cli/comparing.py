@@ -11,7 +11,8 @@ import typer
 from facsynth.cli import options as o
 from facsynth.cli.console import Panel, cache_folder, note, percent, print_json, print_table, shown_progress, tail
 from facsynth.cli.measuring import keep_latest
-from facsynth.errors import SettingsError
+from facsynth.errors import InputError, SettingsError
+from facsynth.names import n_of
 
 N_SHOWN = 10
 """Features of a pair that are printed."""
@@ -32,7 +33,13 @@ def compare(
 
     Example:  facsynth compare mine.jsonl yours.jsonl --anchor broad.jsonl
     """
-    if all(is_result(folder) for folder in sets):
+    results = [folder for folder in sets if is_result(folder)]
+    if results and len(results) < len(sets):
+        other = next(folder for folder in sets if folder not in results)
+        raise InputError(
+            f"{results[0]} is a result of eval, and {other} is none\nCompare results with results, and data with data."
+        )
+    if results:
         _compare_results(sets, json=json, out=out, given=[config, *options.values()])
         return
     settings = o.resolve(config, sets, **options)
@@ -80,13 +87,15 @@ def _compare_results(sets: list[str], *, json: bool, out: Path | None, given: Se
         print_json(record)
         return
     values = [(one["name"], f"{one['value']:.3f}", _span_of(one["ci95"])) for one in record["results"]]
-    title = f"{record['metric']} of {record['n_test']:,} test items, {record['n_seeds']} seeds"
+    title = f"{record['metric']} of {record['n_test']:,} test items, {n_of(record['n_seeds'], 'seed')}"
     print_table(title, ("result", "mean", "95 %"), values)
     pairs = [
         (pair["other"], f"{pair['difference']:+.3f}", _span_of(pair["ci95"], "+"), f"{pair['p_holm']:.3f}", _told(pair))
         for pair in record["pairs"]
     ]
     print_table(f"against {record['results'][0]['name']}", ("", "difference", "95 %", "p (Holm)", ""), pairs)
+    for name in record["not_measurable"]:
+        note(f"note: the control rate of {name} is not above its null: nothing can be compared by it")
 
 
 def _span_of(ci95: list[float], sign: str = "") -> str:

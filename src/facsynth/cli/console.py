@@ -23,8 +23,12 @@ from facsynth.records import Progress
 Panel = Mapping[str, Callable[..., None] | typer.Typer]
 """Commands by name; a Typer is a group of them."""
 FIGURE = re.compile(r"[-+≈]?\s?[\d.,]+( %| points)?|–|not measured")
+WHOLE = re.compile(rf"({FIGURE.pattern})?|[-+\d.]+(-| to )[-+\d.]+")
+"""Figures and intervals: never broken."""
 SHORT = 18
 """Characters of a cell that stay on a line."""
+MARGIN = 3
+"""Columns around a cell."""
 LINE_EVERY_S, REPEAT_S = 5.0, 60.0
 """Without a terminal: a plain line at most so often, and one when a step begins or ends."""
 
@@ -133,23 +137,26 @@ def print_json(value: Any) -> None:
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """The result, for people, in the width of the terminal, or in 80 columns; texts of corpora are never markup.
 
-    Figures stand right in their column, and what is short is not broken.
+    Figures stand right in their column, and what is short is neither broken nor cropped: where it needs more than 80
+    columns it gets them, but for a terminal, in which words are broken instead.
     """
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    columns = [*zip(header, zip(*rows, strict=True) if rows else repeat(()), strict=False)]
+    needed = 1 + sum(min(max(map(len, (name, *cells))), SHORT) + MARGIN for name, cells in columns)
+    console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else max(80, needed))
     table = Table(box=SIMPLE, show_header=any(header))
-    for name, cells in zip(header, zip(*rows, strict=True) if rows else repeat(()), strict=False):
-        is_short = max(map(len, cells), default=0) <= SHORT
+    for name, cells in columns:
+        is_whole = all(map(WHOLE.fullmatch, cells) if needed > console.width else (len(c) <= SHORT for c in cells))
         is_figure = all(map(FIGURE.fullmatch, cells))
         table.add_column(
-            Text(printable(name)), overflow="fold", no_wrap=is_short, justify="right" if is_figure else "left"
+            Text(printable(name)), overflow="fold", no_wrap=is_whole, justify="right" if is_figure else "left"
         )
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
-    console = Console(soft_wrap=False)
     with console.capture() as captured:  # printed by Python: of a pipe that nobody reads on, rich makes an exit with 1
         console.print(Text(printable(title)), soft_wrap=True)  # as the table's title it would be broken
         console.print(table)

@@ -58,8 +58,12 @@ def toxicity(
     else:
         _print_toxicity(record)
     if record["n_seen"]:
-        apart = "no figure is left without them" if record["unseen"] is None else "the figure without them is below it"
+        apart = "no figure is left without them" if record["unseen"] is None else "the figure without them stands below"
         note(f"note: {record['n_seen']:,} of the test samples are in training too: {apart}")
+    for part, words in record["labels"].items():
+        if len(words.keys() - {"1", "true", "0", "false"}) > 2:
+            told = ", ".join(f"{n:,} {word}" for word, n in words.items())
+            note(f"note: {part} labels are {told}: all but 1, true and {label} count as negative")
     _note_cut(record)
 
 
@@ -94,7 +98,7 @@ def reward(
     else:
         _print_reward(record)
     if record["n_seen"]:
-        apart = "no figure is left without them" if record["unseen"] is None else "the figure without them is below it"
+        apart = "no figure is left without them" if record["unseen"] is None else "the figure without them stands below"
         note(f"note: the prompts of {record['n_seen']:,} test pairs are in training too: {apart}")
     if record["lacking"]:
         lacking = ", ".join(record["lacking"])
@@ -103,7 +107,7 @@ def reward(
         note(f"note: in up to {max(record['n_ties']):,} test pairs both replies have one reward: each counts a half")
     for name, n_skipped in record["n_skipped"].items():
         if n_skipped:
-            note(f"note: {n_skipped:,} rows of the {name} files are no pairs, or a reply is empty; they are left out")
+            note(f"note: {n_skipped:,} rows of the {name} files are left out: a reply is empty, or both are the same")
     _note_cut(record)
 
 

@@ -11,6 +11,7 @@ from facsynth.cli import evaluating as e
 from facsynth.cli import options as o
 from facsynth.cli.console import cache_folder, note, percent, print_json, print_table, shown_progress
 from facsynth.errors import SettingsError
+from facsynth.names import n_of
 
 JudgeUrl = Annotated[
     str | None, typer.Option("--judge-url", help="Endpoint that compares, and sees the texts. [the model]")
@@ -96,9 +97,15 @@ def _print(record: dict[str, Any]) -> None:
     rows.append(("its orders disagree", percent(judging["disagree"]), f"of {judging['n_asked_twice']:,} pairs"))
     if record["probe"] is not None:
         rows.append(("it prefers", f"{record['probe']:.3f}", "the right reference to one of another instruction"))
-    trained = f"{record['recipe']['n_epochs']} epochs" if record["recipe"] else "the model as it is"
-    rows.append(("trained on", f"{record['n_train']:,}", trained))
+    rows.append(_trained(record))
     print_table(f"instruction following, {record['n_test']:,} instructions", ("", "", ""), rows)
+
+
+def _trained(record: dict[str, Any]) -> tuple[str, str, str]:
+    if adapter := record["names"].get("adapter"):
+        return "trained elsewhere", "", adapter
+    n_epochs = record["recipe"] and record["recipe"]["n_epochs"]
+    return "trained on", f"{record['n_train']:,}", n_of(n_epochs, "epoch") if n_epochs else "the model as it is"
 
 
 def _notes(record: dict[str, Any]) -> list[str]:
@@ -106,7 +113,7 @@ def _notes(record: dict[str, Any]) -> list[str]:
     if record["judge"].startswith("stand-in"):
         found.append("who judged is a stand-in; a figure to quote needs a stronger judge, at --judge-url")
     if record["n_seen"]:
-        apart = "no figure is left without them" if record["unseen"] is None else "the figure without them is below it"
+        apart = "no figure is left without them" if record["unseen"] is None else "the figure without them stands below"
         found.append(f"{record['n_seen']:,} of the instructions are in training too: {apart}")
     if record["n_left_out"]:
         found.append(f"{record['n_left_out']:,} answers lack a verdict and do not count: failures.jsonl")
@@ -117,6 +124,6 @@ def _notes(record: dict[str, Any]) -> list[str]:
     if at_equal["value"] is None:
         found.append(f"no win rate at equal length: {at_equal['why']}")
     base = record["names"].get("adapter_base")
-    if base and Path(base).name != Path(record["names"]["model"]).name:
+    if base:
         found.append(f"the adapter says it was trained on {base}; its matrices fit {record['names']['model']}")
     return found

@@ -13,6 +13,7 @@ from facsynth.errors import InputError
 from facsynth.records import Progress, Sample
 from facsynth.store import fingerprint
 from facsynth.text.corpus import read_corpus
+from facsynth.text.layouts import KNOWN_LAYOUTS
 
 IN_A_FOLDER = ("train.jsonl", "train.parquet", "samples.jsonl")
 """The data of an export, and of a run."""
@@ -22,8 +23,20 @@ class Rows:
     """Samples of one form with their whole rows, of one file or several."""
 
     def __init__(self, sources: Sequence[str], form: str, progress: Progress) -> None:
-        """Read files, or folders of exports and runs."""
-        self.corpora = [read_corpus(data_file(source), form=form, progress=progress) for source in sources]
+        """Read files, or folders of exports and runs.
+
+        Raises:
+            InputError: there is no sample of that form; the way out names no option that evaluations lack.
+        """
+        try:
+            self.corpora = [read_corpus(data_file(source), form=form, progress=progress) for source in sources]
+        except InputError as err:
+            told, _, way_out = str(err).partition("\n")
+            if "-field" not in way_out:
+                raise
+            raise InputError(
+                f"{told}\n{KNOWN_LAYOUTS}\nRename the fields of any other: here none can be named."
+            ) from err
         self.name = " + ".join(sources)
 
     def __iter__(self) -> Iterator[tuple[Sample, dict[str, Any]]]:

@@ -121,7 +121,11 @@ def _plan(
 def _names(opponents: Opponents, train: Sequence[str], test: Sequence[str], reference: str) -> dict[str, Any]:
     adapter = opponents.adapter
     names = {"model": opponents.model.path, "train": [*train], "test": [*test], "reference": reference}
-    return {"names": names | ({"adapter": str(adapter), "adapter_base": base_of(adapter)} if adapter else {})}
+    if adapter is None:
+        return {"names": names}
+    base, of_model = base_of(adapter), {opponents.folder.name, Path(opponents.model.path).name}
+    is_known = base is None or Path(base).name in of_model
+    return {"names": names | {"adapter": str(adapter), "adapter_base": None if is_known else base}}
 
 
 def _played(

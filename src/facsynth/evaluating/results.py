@@ -103,6 +103,9 @@ def compare_results(folders: Sequence[Path]) -> dict[str, Any]:
     return {
         "task": first.task, "metric": first.record["metric"], "n_test": len(first.items),
         "n_seeds": len(first.scores),
+        "not_measurable": [
+            name for name, one in zip(names, found, strict=True) if not one.record.get("is_measurable", True)
+        ],
         "results": [
             {"name": name, "value": mean_over_seeds(metric, result.scores), "ci95": result.record["ci95"]}
             for name, result in zip(names, found, strict=True)

@@ -92,7 +92,7 @@ def evaluate_reward(
         InputError: no pairs, too few of them, or test items with and without RewardBench's subsets.
         MismatchError: the folder holds the result of something else.
     """
-    of_train, of_test = (read_pairs(files, progress) for files in (train, test))
+    of_train, of_test = read_pairs(train, progress), read_pairs(test, progress, is_test=True)
     check_enough(len(of_train.pairs), fewest=FEWEST if adapt == "head" else 1)
     check_subsets([pair.subset for pair in of_test.pairs])
     means = Means(TASK, model, adapt, seeds, out, cache, progress, known)
@@ -102,8 +102,8 @@ def evaluate_reward(
     )
 
 
-def read_pairs(files: Sequence[str], progress: Progress = no_progress) -> Pairs:
-    """Pairs of replies, in any layout.
+def read_pairs(files: Sequence[str], progress: Progress = no_progress, *, is_test: bool = False) -> Pairs:
+    """Pairs of replies, in any layout; to train on without those whose replies are the same, which teach nothing.
 
     Raises:
         InputError: there is none.
@@ -112,7 +112,10 @@ def read_pairs(files: Sequence[str], progress: Progress = no_progress) -> Pairs:
     pairs, n_skipped, reason = [], rows.n_failures, "the row has no rejected reply"
     for chosen, row in rows:
         try:
-            pairs.append(_pair(chosen, row))
+            pair = _pair(chosen, row)
+            if pair.rejected.sample_id == chosen.sample_id and not is_test:
+                raise RowError("both replies are the same")
+            pairs.append(pair)
         except RowError as err:
             n_skipped, reason = n_skipped + 1, f"{chosen.where}: {err}"
     if not pairs:

@@ -5,6 +5,7 @@ Before: files, and the model's place. After: a result folder.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,8 @@ from facsynth.text.labels import is_wanted
 from facsynth.text.template import Template
 
 TASK = "toxicity"
+N_WORDS = 8
+"""Spellings of labels that are told."""
 
 
 class Labelled(NamedTuple):
@@ -35,6 +38,12 @@ class Labelled(NamedTuple):
     labels: Labels
     files: Sequence[str]
     fingerprint: str
+    words: Counter[str]
+    """How the labels are spelt."""
+
+    def called(self, name: str) -> str:
+        """The set in a message."""
+        return f"{name} (labels: {', '.join(f'{n:,} {word}' for word, n in self.words.most_common(N_WORDS))})"
 
 
 def evaluate_toxicity(
@@ -73,8 +82,8 @@ def evaluate_toxicity(
         MismatchError: the folder holds the result of something else.
     """
     of_train, of_test = (read_labelled(files, label, progress) for files in (train, test))
-    check_both_kinds(of_train.labels, "the training set", fewest=N_FOLDS if adapt == "head" else 1)
-    check_both_kinds(of_test.labels, "the test set")
+    check_both_kinds(of_train.labels, of_train.called("the training set"), fewest=N_FOLDS if adapt == "head" else 1)
+    check_both_kinds(of_test.labels, of_test.called("the test set"))
     means = Means(TASK, model, adapt, seeds, out, cache, progress, known)
     fit = _by_head if adapt == "head" else _by_adapter
     return means.keep(
@@ -89,7 +98,7 @@ def read_labelled(files: Sequence[str], label: str, progress: Progress = no_prog
         InputError: a row has none.
     """
     rows = Rows(files, "message", progress)
-    samples, labels = [], []
+    samples, labels, words = [], [], Counter[str]()
     for sample, row in rows:
         found = is_wanted(row.get("label"), label)
         if found is None:
@@ -99,7 +108,8 @@ def read_labelled(files: Sequence[str], label: str, progress: Progress = no_prog
             )
         samples.append(sample)
         labels.append(found)
-    return Labelled(samples, np.array(labels, np.bool_), files, rows.fingerprint(labels))
+        words[str(row["label"]).strip().casefold()] += 1
+    return Labelled(samples, np.array(labels, np.bool_), files, rows.fingerprint(labels), words)
 
 
 def _by_head(train: Labelled, test: Labelled, means: Means) -> Scored:
@@ -135,7 +145,9 @@ def _result(train: Labelled, test: Labelled, scores: npt.NDArray[np.float64]) ->
         apart = measured(TASK, [items[n] for n in new], scores[:, new]) | _kinds(test.labels[new])
     record = {
         **measured(TASK, items, scores), **_kinds(test.labels), "metric": "AUPRC", "n_train": len(train.labels),
-        "n_train_positive": int(train.labels.sum()), "n_seen": int((~is_new).sum()), "unseen": apart,
+        "n_train_positive": int(train.labels.sum()),
+        "labels": {"training": dict(train.words.most_common(N_WORDS)), "test": dict(test.words.most_common(N_WORDS))},
+        "n_seen": int((~is_new).sum()), "unseen": apart,
     }  # fmt: skip
     return Result(TASK, items, scores, record)
 

@@ -21,6 +21,7 @@ from facsynth.evaluating.steering import evaluate_steering
 from facsynth.evaluating.toxicity import evaluate_toxicity
 from facsynth.experimenting.cells import Bench, Made
 from facsynth.experimenting.correlating import correlations, measures
+from facsynth.experimenting.rivals import check_means
 from facsynth.experimenting.settings import NOTHING_WRITTEN, ExperimentSettings
 from facsynth.lock import locked
 from facsynth.model.tuning import SftRecipe
@@ -68,6 +69,9 @@ def run_experiment(
     """
     with locked(out):
         bench = Bench(settings, out, cache, progress)
+        for name in settings.methods:
+            if settings.kind(name) not in NOTHING_WRITTEN:
+                check_means(settings.kind(name), settings.run_of(name, out, 0))
         Artifact(out, STAGE, bench.asked, bench.parents)
         table = {"task": settings.evaluate.task, "against": next(iter(settings.methods)), **_check_measurable(bench)}
         found: dict[Point, list[Trained]] = {point: [] for point in points(settings)}

@@ -11,14 +11,14 @@ from functools import cached_property
 from pathlib import Path
 
 from facsynth.assemble import open_holdout, open_space, read_data
-from facsynth.baselines import METHODS
+from facsynth.baselines import BY_ENCODER, METHODS
 from facsynth.baselines.frame import Cap, FinalChecks, collect, messages_of
 from facsynth.baselines.given import Embed, Given
 from facsynth.bins import Floats
 from facsynth.features.encode import FeatureSpace
-from facsynth.label_check import LabelCheck, open_label_check
+from facsynth.label_check import LabelCheck, check_labels, open_label_check
 from facsynth.llm import Ledger
-from facsynth.model.encoder import open_encoder
+from facsynth.model.encoder import check_encoder, open_encoder
 from facsynth.model.gradients import loss_gradients
 from facsynth.model.writer import LocalWriter
 from facsynth.records import Message, Progress, Sample
@@ -67,6 +67,17 @@ class _Models:
         """Of the model of the run, as the proxy."""
         tokens = self.space.read([Sample((Message("user", text),)) for text in texts]).tokens
         return loss_gradients(self.space.backbone, [t.ids for t in tokens], [t.content for t in tokens])
+
+
+def check_means(kind: str, asked: RunSettings) -> None:
+    """Refuse what a method would turn out to lack only after others have written.
+
+    Raises:
+        ModelError, InputError: packages of a sentence encoder, or labels of the anchor to check others by.
+    """
+    if kind in BY_ENCODER or asked.synthesis.clean.alike is not None:
+        check_encoder(asked.synthesis.clean.encoder)
+    check_labels(asked, None)
 
 
 def write(

@@ -5,6 +5,7 @@ Before: a file. After: `experimenting.cells` makes samples, `experimenting.exper
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,8 @@ from facsynth.settings import ModelBlock, RunSettings, not_empty, parse_settings
 NOTHING_WRITTEN = ("none", "real", "anchor", "pool")
 """What costs no tokens: no samples, real ones, the anchor's own texts, samples selected from a pool."""
 BY_FEATURES = ("fac", "random-features", "shuffled-spans")
+NAME = re.compile(r"[^/\\.\x00-\x1f][^/\\\x00-\x1f]*")
+"""Of a method: folders are called by it."""
 KINDS = (*NOTHING_WRITTEN, *BY_FEATURES, *METHODS)
 
 
@@ -90,7 +93,7 @@ class ExperimentSettings(Block):
     """The seed set."""
     real: Files = ()
     """Rows for the method real."""
-    methods: dict[str, MethodBlock] = Field(min_length=2)
+    methods: dict[str, MethodBlock]
     """The first is what the others are compared with."""
     budgets: Annotated[tuple[Annotated[int, Field(ge=1)], ...], AfterValidator(not_empty)] = (50, 100, 200)
     """Accepted samples, nested: the first so many of one synthesis."""
@@ -117,12 +120,20 @@ class ExperimentSettings(Block):
 
     @model_validator(mode="after")
     def _methods_are_known(self) -> ExperimentSettings:
+        if len(self.methods) < 2:
+            raise ValueError("an experiment compares two methods or more; see docs/evaluating.md for all there are")
         for name, method in self.methods.items():
             kind = method.kind or name
+            if not NAME.fullmatch(name):
+                raise ValueError(
+                    f"a method is called {name!r}: folders are called by it, so leave out / and a first dot"
+                )
             if kind not in KINDS:
                 raise ValueError(unknown_key(kind, KINDS).replace("unknown key", "unknown method"))
             if kind not in BY_FEATURES and (method.share < 1 or method.wrong):
                 raise ValueError(f"{name} has no features: share and wrong are for {', '.join(BY_FEATURES)}")
+            if method.set and kind in {"none", "real", "anchor"}:
+                raise ValueError(f"{name} makes no run that settings could change: leave out its set")
             if kind == "real" and not self.real:
                 raise ValueError(f"{name} needs rows: name the files of real")
         if self.tokens_of and self.kind(self.tokens_of) in (*NOTHING_WRITTEN, ""):
@@ -172,11 +183,25 @@ def load_experiment(path: Path) -> ExperimentSettings:
             raise SettingsError(f"{name} selects from a pool, and {path} names none\nName one: run.data.pool.")
         if found.kind(name) in METHODS and run.accept.min_score is not None:
             raise SettingsError(f"no judge rates what {name} writes\nLeave run.accept.min_score out, or {name}.")
-        first = next((label for label, _ in run.synthesis.wanted.labels), found.evaluate.label)
-        if found.evaluate.task == "toxicity" and first != found.evaluate.label:
-            told = f"evaluate.label is {found.evaluate.label!r}, and the task of {name} looks for {first!r}"
-            raise SettingsError(f"{told}\nGive one of them the other's.")
+        _check_labels(found, name, run, path)
     return found
+
+
+def _check_labels(found: ExperimentSettings, name: str, run: RunSettings, path: Path) -> None:
+    """Refuse what is written without labels, or with others, where a detector is to learn from it."""
+    if found.evaluate.task != "toxicity" or found.kind(name) in {"none", "real", "anchor", "pool"}:
+        return
+    labels = [label for label, _ in run.synthesis.wanted.labels]
+    if not labels:
+        raise SettingsError(
+            f"{path}: what {name} writes would have no label, and toxicity is trained on labelled messages\n"
+            "Name a task with labels: run.task, one that ships (toxicity) or a file of yours (docs/filling.md)."
+        )
+    if labels[0] != found.evaluate.label:
+        raise SettingsError(
+            f"{path}: evaluate.label is {found.evaluate.label!r}, and the task of {name} looks for {labels[0]!r}\n"
+            "Give one of them the other's."
+        )
 
 
 def _with_base(path: Path) -> Any:

@@ -10,6 +10,7 @@ from itertools import groupby
 from statistics import fmean
 from typing import Any
 
+from facsynth.names import n_of
 from facsynth.report.whiskers import Dot, whiskers
 
 HEADINGS = ("method", "samples", "mean", "95 %", "change", "95 %", "p")
@@ -30,7 +31,7 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     told = ("", "", "")
     if "difference" in row:
         low, high = row["difference_ci95"]
-        told = (f"{row['difference']:+.3f}", f"{low:+.2f} to {high:+.2f}", f"{row['p_holm']:.3f}")
+        told = (f"{row['difference']:+.3f}", f"{low:+.3f} to {high:+.3f}", f"{row['p_holm']:.3f}")
     low, high = row["ci95"]
     return (row["method"], f"{fmean(row['n_samples']):,.0f}", f"{row['value']:.3f}", f"{low:.2f}-{high:.2f}", *told)
 
@@ -44,7 +45,8 @@ def markdown(table: Mapping[str, Any]) -> str:
             f"{found['ci95'][0]:.3f} to {found['ci95'][1]:.3f}), is not above its null, {found['null_limit']:.3f}. "
             "No method is compared.\n"
         )
-    parts = [f"{table['metric']}, {len(table['seeds'])} seeds; changes are to the method without one, p after Holm.\n"]
+    n_seeds = n_of(len(table["seeds"]), "seed")
+    parts = [f"{table['metric']}, {n_seeds}; changes are to the method without one, p after Holm.\n"]
     for heading, rows in groups(table):
         parts += [f"\n**{heading}**\n", _line(HEADINGS), _line(["---"] * len(HEADINGS))]
         parts += [_line(cells(row)) for row in rows]
@@ -57,7 +59,7 @@ def notes(table: Mapping[str, Any]) -> list[str]:
     if found is None:
         return []
     low, high = found["ci95"]
-    gain = f"{found['difference']:+.3f} ({low:+.2f} to {high:+.2f})"
+    gain = f"{found['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
     return [
         f"{found['n_samples']:,} of the anchor's own samples give {gain} over none"
         + (
@@ -80,4 +82,8 @@ def _dot(row: Mapping[str, Any]) -> Dot:
 def plot(table: Mapping[str, Any]) -> str:
     """Every figure with its interval; "" where nothing was compared."""
     found = [(heading, [_dot(row) for row in rows]) for heading, rows in groups(table)]
-    return whiskers(f"{table['metric']}, mean of {len(table['seeds'])} seeds, 95 % intervals", found) if found else ""
+    return (
+        whiskers(f"{table['metric']}, mean of {n_of(len(table['seeds']), 'seed')}, 95 % intervals", found)
+        if found
+        else ""
+    )

