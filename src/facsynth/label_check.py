@@ -71,7 +71,7 @@ def check_labels(settings: RunSettings, anchor: Corpus | None) -> None:
     """
     if settings.accept.check_label and settings.budget.max_candidates:
         names = [name for name, _ in settings.synthesis.wanted.labels]
-        anchor = anchor or read_data(settings.data, "anchor")
+        anchor = read_data(settings.data, "anchor") if anchor is None else anchor
         counts = Counter(str(name_of(label, names)) for label in read_labels(anchor, names).values())
         try:
             open_search(counts)

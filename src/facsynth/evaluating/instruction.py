@@ -124,8 +124,7 @@ def _names(opponents: Opponents, train: Sequence[str], test: Sequence[str], refe
     if adapter is None:
         return {"names": names}
     base, of_model = base_of(adapter), {opponents.folder.name, Path(opponents.model.path).name}
-    is_known = base is None or Path(base).name in of_model
-    return {"names": names | {"adapter": str(adapter), "adapter_base": None if is_known else base}}
+    return {"names": names | {"adapter": str(adapter), "adapter_base": None if Path(base).name in of_model else base}}
 
 
 def _played(

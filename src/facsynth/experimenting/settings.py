@@ -189,7 +189,7 @@ def load_experiment(path: Path) -> ExperimentSettings:
 
 def _check_labels(found: ExperimentSettings, name: str, run: RunSettings, path: Path) -> None:
     """Refuse what is written without labels, or with others, where a detector is to learn from it."""
-    if found.evaluate.task != "toxicity" or found.kind(name) in {"none", "real", "anchor", "pool"}:
+    if found.evaluate.task != "toxicity" or found.kind(name) in NOTHING_WRITTEN:
         return
     labels = [label for label, _ in run.synthesis.wanted.labels]
     if not labels:

@@ -82,8 +82,5 @@ def _dot(row: Mapping[str, Any]) -> Dot:
 def plot(table: Mapping[str, Any]) -> str:
     """Every figure with its interval; "" where nothing was compared."""
     found = [(heading, [_dot(row) for row in rows]) for heading, rows in groups(table)]
-    return (
-        whiskers(f"{table['metric']}, mean of {n_of(len(table['seeds']), 'seed')}, 95 % intervals", found)
-        if found
-        else ""
-    )
+    n_seeds = n_of(len(table.get("seeds", [])), "seed")
+    return whiskers(f"{table['metric']}, mean of {n_seeds}, 95 % intervals", found) if found else ""
