@@ -1,6 +1,6 @@
 """The scores of an experiment's test items, kept without any text: what tables of docs/RESULTS.md are computed from.
 
-    python benchmarks/scores.py CONFIG FILE [RUN …] [--against METHOD]
+    python benchmarks/scores.py CONFIG FILE [RUN …] [--against METHOD] [--plot SVG]
 
 RUN: folders of `facsynth experiment CONFIG`; they may hold other seeds or methods each, and what of them is finished is
 added to FILE. Then the table of all that FILE holds is printed, as the experiment prints it, or with changes to another
@@ -20,8 +20,8 @@ from facsynth.errors import FacsynthError, InputError
 from facsynth.evaluating.results import Result, read_result
 from facsynth.experimenting.experiment import Point, Trained, ceiling_of, points, rows_of
 from facsynth.experimenting.settings import ExperimentSettings, load_experiment
-from facsynth.experimenting.table import markdown
-from facsynth.store import read_json, read_jsonl, write_jsonl
+from facsynth.experimenting.table import markdown, plot
+from facsynth.store import read_json, read_jsonl, write_jsonl, write_text
 
 DIGITS = 9
 """Significant ones: scores near 0 stay apart, and with them the ranks that AUPRC hangs on."""
@@ -102,9 +102,13 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("runs", type=Path, nargs="*")
     parser.add_argument("--against", help="the method that others are compared with; the first where nothing is said")
+    parser.add_argument("--plot", type=Path, help="where the figures are drawn too")
     asked = parser.parse_args()
     try:
-        print(markdown(told(asked.config, asked.file, asked.runs, asked.against)))
+        table = told(asked.config, asked.file, asked.runs, asked.against)
+        print(markdown(table))
+        if asked.plot:
+            write_text(asked.plot, plot(table))
     except FacsynthError as err:
         raise SystemExit(f"error: {err}") from err
 

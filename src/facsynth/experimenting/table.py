@@ -75,12 +75,17 @@ def _line(words: Sequence[str]) -> str:
 
 
 def _dot(row: Mapping[str, Any]) -> Dot:
-    low, high = row["ci95"]
-    return Dot(row["method"], row["value"], low, high, is_base="difference" not in row)
+    """The change, with an interval over pairs, and the figure beside it, whose own interval is far wider."""
+    low, high = row.get("difference_ci95", (0.0, 0.0))
+    return Dot(row["method"], row.get("difference", 0.0), low, high, f"{row['value']:.3f}", "difference" not in row)
 
 
 def plot(table: Mapping[str, Any]) -> str:
-    """Every figure with its interval; "" where nothing was compared."""
+    """Every change with its interval; "" where nothing was compared."""
     found = [(heading, [_dot(row) for row in rows]) for heading, rows in groups(table)]
     n_seeds = n_of(len(table.get("seeds", [])), "seed")
-    return whiskers(f"{table['metric']}, mean of {n_seeds}, 95 % intervals", found) if found else ""
+    first = next((row["method"] for row in table.get("rows", []) if "difference" not in row), "")
+    title = (
+        f"{table.get('metric')}, {n_seeds}: change to {first} with its 95 % interval; on the right the figure itself"
+    )
+    return whiskers(title, found) if found else ""

@@ -29,6 +29,8 @@ class Dot(NamedTuple):
     value: float
     low: float
     high: float
+    told: str
+    """What stands beside it."""
     is_base: bool = False
     """What the others of its group are compared with: a line stands at it."""
 
@@ -65,7 +67,7 @@ def whiskers(title: str, groups: Sequence[tuple[str, Sequence[Dot]]]) -> str:
         f'<text class="note" x="{at(t)}" y="{y + 20}" text-anchor="middle">{t:g}</text>'
         for t in ticks
     )
-    said = "; ".join(f"{dot.label} {dot.value:.3f}" for dot in dots)
+    said = "; ".join(f"{dot.label} {dot.told}" for dot in dots)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + 30}" width="{WIDTH}" height="{y + 30}" '
         f'role="img" aria-label="{escape(f"{title}: {said}")}"><style>{STYLE}</style>'
@@ -81,7 +83,7 @@ def _dot(dot: Dot, y: int, at: Callable[[float], float]) -> str:
         f'<g{kind}><text x="{LEFT - 12}" y="{y + 4}" text-anchor="end">{escape(dot.label)}</text>'
         f'<line class="ink" x1="{at(dot.low)}" x2="{at(dot.high)}" y1="{y}" y2="{y}"/>'
         f'<circle class="dot" cx="{at(dot.value)}" cy="{y}" r="4"/>'
-        f'<text class="note" x="{WIDTH - 8}" y="{y + 4}" text-anchor="end">{dot.value:.3f}</text></g>'
+        f'<text class="note" x="{WIDTH - 8}" y="{y + 4}" text-anchor="end">{escape(dot.told)}</text></g>'
     )
 
 
