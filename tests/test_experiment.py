@@ -151,6 +151,8 @@ def test_the_anchors_own_texts_are_a_method_and_seed_sets_are_drawn_from_the_res
     }  # fmt: skip
     below = found | {"ceiling": found["ceiling"] | {"is_above": False}}
     above = found | {"ceiling": found["ceiling"] | {"is_above": True}}
+    empty = [row | {"n_samples": [0]} for row in found["rows"]]
+    assert [text.partition(":")[0] for text in notes({"rows": empty})] == ["anchor has no samples"]
     assert notes(found | {"ceiling": None}) == [] and "no gain is shown" not in notes(above)[0]
     assert "40 of the anchor's own samples give" in notes(below)[0] and "no gain is shown" in notes(below)[0]
     assert notes(below)[0] in markdown(below)

@@ -55,18 +55,22 @@ def markdown(table: Mapping[str, Any]) -> str:
 
 def notes(table: Mapping[str, Any]) -> list[str]:
     """What is to be known of the whole table, in sentences without their full stop."""
+    rows = [row for row in table.get("rows", []) if row["axis"] == "samples" and "difference" in row]
+    empty = dict.fromkeys(row["method"] for row in rows if not any(row["n_samples"]) and row["method"] != "none")
+    told = [f"{name} has no samples: is anything missing? See cells/{name}-*/report.html" for name in empty]
     found = table.get("ceiling")
     if found is None:
-        return []
+        return told
     low, high = found["ci95"]
     gain = f"{found['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
     return [
+        *told,
         f"{found['n_samples']:,} of the anchor's own samples give {gain} over none"
         + (
             ""
             if found["is_above"]
             else ": no gain is shown for them; what is written for this anchor may show none either"
-        )
+        ),
     ]
 
 
