@@ -21,8 +21,8 @@ from facsynth.evaluating.results import STAGE, Result, keep_result
 from facsynth.lock import locked
 from facsynth.model.adapter import RECIPES, Base, Recipe, open_base
 from facsynth.model.backbone import Backbone, load_backbone
-from facsynth.model.final import final_states
 from facsynth.model.hashes import model_hash
+from facsynth.model.kept import kept_states
 from facsynth.records import Progress
 from facsynth.settings import ModelBlock
 from facsynth.store import RESTORE, Artifact, read_json, write_json
@@ -30,10 +30,6 @@ from facsynth.text.ids import Texts
 
 Adapt = Literal["head", "lora"]
 """What is trained: a head on a frozen model's final states, or a LoRA adapter with a head; each seed has its own."""
-
-
-KnownStates = dict[tuple[str, str, bytes], Floats]
-"""Final states [d_model], by model, precision and token ids."""
 
 
 class DataSet(Protocol):
@@ -70,8 +66,6 @@ class Means:
     out: Path
     cache: Path
     progress: Progress
-    known: KnownStates | None = None
-    """Of other evaluations, where several share the model and most texts."""
 
     @property
     def recipe(self) -> Recipe:
@@ -91,14 +85,8 @@ class Means:
         )
 
     def states(self, backbone: Backbone, texts: Texts) -> Floats:
-        """Final states [n, d_model] of texts; of those that are known, no more is read."""
-        known: KnownStates = {} if self.known is None else self.known
-        keys = [(backbone.fingerprint, str(backbone.dtype), ids.tobytes()) for ids in texts.ids]
-        new = [n for n, key in enumerate(keys) if key not in known]
-        if new:
-            found = final_states(backbone, [texts.ids[n] for n in new], self.progress)
-            known.update(zip((keys[n] for n in new), found, strict=True))
-        return np.stack([known[key] for key in keys])
+        """Final states [n, d_model] of texts; those that were read before come from the cache."""
+        return kept_states(backbone, texts.ids, self.cache, self.progress)
 
     def base(self) -> Base:
         """The model, for adapters."""

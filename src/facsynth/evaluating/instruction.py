@@ -7,7 +7,7 @@ are done, and every call to the judge in `ledger.sqlite`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from facsynth.bins import Doubles
 from facsynth.errors import InputError, SettingsError
 from facsynth.evaluating.answers import CUT, Chats, Item, Items, asked_in, read_chats, read_items, read_outputs
 from facsynth.evaluating.duels import Match, Opponents, verdict_of
-from facsynth.evaluating.fitting import KnownStates, Means
+from facsynth.evaluating.fitting import Means
 from facsynth.evaluating.lengths import length_controlled, n_words
 from facsynth.evaluating.rated import Rater
 from facsynth.evaluating.results import STAGE, Result, keep_result, measured
@@ -58,7 +58,6 @@ def evaluate_instruction(
     out: Path,
     cache: Path,
     progress: Progress = no_progress,
-    known: KnownStates | None = None,
 ) -> Path:
     """Tune a model on chats, a fresh one for each seed, and have its answers compared with those of a reference.
 
@@ -73,7 +72,6 @@ def evaluate_instruction(
         out: folder of the result; the same call goes on with it, or changes nothing.
         cache: for the embedded model and hashes.
         progress: told samples, steps and replies.
-        known: final states that a reward head has read before; it gets those of this call.
 
     Returns:
         The folder: win rate is the mean preference over both orders; `outputs-SEED.json` have AlpacaEval's layout.
@@ -85,7 +83,7 @@ def evaluate_instruction(
     """
     if train and adapter:
         raise SettingsError("chats to train on and --adapter are both given\nName one of them.")
-    opponents = _opponents(adapter, judge, Means(TASK, model, "head", [0], out, cache, progress, known))
+    opponents = _opponents(adapter, judge, Means(TASK, model, "head", [0], out, cache, progress))
     test_set, chats = read_items(test, reference, progress), read_chats(train, progress) if train else None
     asked, parents = _plan(opponents, test_set, chats, settings)
     with locked(out):
@@ -98,7 +96,6 @@ def evaluate_instruction(
 
 
 def _opponents(adapter: Path | None, judge: EndpointBlock | Sequence[str], means: Means) -> Opponents:
-    means = replace(means, known={} if means.known is None else means.known)  # its pairs are read once for all seeds
     who: EndpointBlock | Rater | None = None
     if isinstance(judge, EndpointBlock):
         who = judge

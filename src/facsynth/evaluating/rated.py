@@ -23,7 +23,7 @@ class Rater:
 
     pairs: Pairs
     means: Means
-    """The model, and states that are known; one seed."""
+    """The model; one seed."""
 
     def __post_init__(self) -> None:
         """Refuse too few pairs, before anything is trained."""

@@ -14,7 +14,7 @@ import numpy as np
 from facsynth.bins import Doubles, Ints
 from facsynth.errors import InputError
 from facsynth.evaluating.data import Rows, shared
-from facsynth.evaluating.fitting import Adapt, KnownStates, Means, Scored
+from facsynth.evaluating.fitting import Adapt, Means, Scored
 from facsynth.evaluating.results import Result, measured
 from facsynth.model.adapter import rewards
 from facsynth.records import Progress, Sample, no_progress
@@ -69,7 +69,6 @@ def evaluate_reward(
     out: Path,
     cache: Path,
     progress: Progress = no_progress,
-    known: KnownStates | None = None,
 ) -> Path:
     """Train a Bradley-Terry reward model on pairs, and measure how often it finds the better reply of others.
 
@@ -82,7 +81,6 @@ def evaluate_reward(
         out: folder of the result; the same call goes on with the seed that is not there, and changes nothing.
         cache: for the embedded model and hashes.
         progress: told the samples that are read, and the steps.
-        known: final states of an earlier call, which spares reading those texts again; it gets those of this one.
 
     Returns:
         The folder, with `result.json` (accuracy with its interval, by section, and of those whose prompts are not in
@@ -95,7 +93,7 @@ def evaluate_reward(
     of_train, of_test = read_pairs(train, progress), read_pairs(test, progress, is_test=True)
     check_enough(len(of_train.pairs), fewest=FEWEST if adapt == "head" else 1)
     check_subsets([pair.subset for pair in of_test.pairs])
-    means = Means(TASK, model, adapt, seeds, out, cache, progress, known)
+    means = Means(TASK, model, adapt, seeds, out, cache, progress)
     fit = by_head if adapt == "head" else _by_adapter
     return means.keep(
         of_train, of_test, lambda: fit(of_train, of_test, means), lambda scores: _result(of_train, of_test, scores)

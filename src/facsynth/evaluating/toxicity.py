@@ -16,7 +16,7 @@ import numpy.typing as npt
 from facsynth.bins import Doubles
 from facsynth.errors import InputError
 from facsynth.evaluating.data import Rows, shared, where_of
-from facsynth.evaluating.fitting import Adapt, KnownStates, Means, Scored
+from facsynth.evaluating.fitting import Adapt, Means, Scored
 from facsynth.evaluating.results import Result, measured
 from facsynth.model.adapter import class_scores
 from facsynth.records import Progress, Sample, no_progress
@@ -57,7 +57,6 @@ def evaluate_toxicity(
     out: Path,
     cache: Path,
     progress: Progress = no_progress,
-    known: KnownStates | None = None,
 ) -> Path:
     """Train a classifier of labelled messages, and measure it on others.
 
@@ -71,7 +70,6 @@ def evaluate_toxicity(
         out: folder of the result; the same call goes on with the seed that is not there, and changes nothing.
         cache: for the embedded model and hashes.
         progress: told the samples that are read, and the steps.
-        known: final states of an earlier call, which spares reading those texts again; it gets those of this one.
 
     Returns:
         The folder, with `result.json` (AUPRC with its interval, of all test items and of those that are not in
@@ -84,7 +82,7 @@ def evaluate_toxicity(
     of_train, of_test = (read_labelled(files, label, progress) for files in (train, test))
     check_both_kinds(of_train.labels, of_train.called("the training set"), fewest=N_FOLDS if adapt == "head" else 1)
     check_both_kinds(of_test.labels, of_test.called("the test set"))
-    means = Means(TASK, model, adapt, seeds, out, cache, progress, known)
+    means = Means(TASK, model, adapt, seeds, out, cache, progress)
     fit = _by_head if adapt == "head" else _by_adapter
     return means.keep(
         of_train, of_test, lambda: fit(of_train, of_test, means), lambda scores: _result(of_train, of_test, scores)

@@ -20,7 +20,6 @@ from facsynth.baselines.frame import COSTS, SAMPLES, Cap
 from facsynth.errors import InputError
 from facsynth.evaluating.answers import asked_in
 from facsynth.evaluating.data import Rows
-from facsynth.evaluating.fitting import KnownStates
 from facsynth.experimenting.choosing import chooser
 from facsynth.experimenting.rivals import write
 from facsynth.experimenting.settings import BY_FEATURES, ExperimentSettings
@@ -78,8 +77,6 @@ class Bench:
     out: Path
     cache: Path
     progress: Progress = no_progress
-    states: KnownStates = field(default_factory=dict)
-    """Final states that were read, most of them for every fit."""
     made: dict[tuple[str, int, Cap], Made] = field(default_factory=dict)
     """Cells that were made or read, by method, seed and cap: every budget asks for them again."""
 

@@ -155,14 +155,14 @@ def _evaluate(bench: Bench, train: Sequence[str], seed: int, out: Path) -> None:
     """One fit of the task."""
     asked = bench.settings.evaluate
     given: dict[str, Any] = {"out": out, "cache": bench.cache, "progress": bench.progress}
-    learnt: dict[str, Any] = {"adapt": asked.adapt, "seeds": [seed], "known": bench.states}
+    learnt: dict[str, Any] = {"adapt": asked.adapt, "seeds": [seed]}
     if asked.task == "toxicity":
         evaluate_toxicity(train, asked.test, asked.model, label=asked.label, **learnt, **given)
     elif asked.task == "reward":
         evaluate_reward(train, asked.test, asked.model, **learnt, **given)
     elif asked.task == "instruction":
         settings = InstructionSettings((seed,), SftRecipe(n_epochs=asked.epochs), asked.answer_tokens)
-        given |= {"judge": asked.judge or asked.judge_pairs, "known": bench.states}
+        given |= {"judge": asked.judge or asked.judge_pairs}
         evaluate_instruction(train, asked.test, str(asked.reference), asked.model, settings, **given)
     else:
         evaluate_steering(train, asked.test, asked.model, strength=asked.strength, flip=[], **given)
