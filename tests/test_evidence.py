@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -55,3 +57,27 @@ def test_each_table_of_the_results_can_be_made(name: str, data: Path, tmp_path: 
     assert all(row["ci95"][0] <= row["value"] <= row["ci95"][1] for row in rows.values())
     assert all(0 <= row["p"] <= row["p_holm"] <= 1 for row in rows.values() if "against" in row)
     assert all(0 < rows[method]["n_samples"][0] <= 3 for method in ("fac", "plain"))
+
+
+def test_the_figures_of_written_samples_are_those_of_the_scores_that_are_kept() -> None:
+    scores = runpy.run_path(str(ROOT / "benchmarks" / "scores.py"))
+    file, config = ROOT / "docs" / "evidence" / "traffic.jsonl", ROOT / "examples" / "experiments" / "traffic.yaml"
+    table = scores["told"](config, file, [], None)
+    results = (ROOT / "docs" / "RESULTS.md").read_text()
+    told = results.partition("### Written for one's own traffic")[2].partition("Missing features against the others")[0]
+    names = {
+        "fac": "missing features, two steps, steered", "fac-unchecked": "the same, labels not checked",
+        "random-features": "random features", "plain": "plain prompt", "anchor": "the anchor's own samples",
+    }  # fmt: skip
+    assert len(table["seeds"]) == 5 and len(table["rows"]) == 28
+    for method, name in names.items():
+        of_method = [row for row in table["rows"] if row["method"] == method]
+        lines = [line for line in told.splitlines() if line.startswith(f"| {name} |")]
+        axes = [axis for axis in ("samples", "tokens") if any(row["axis"] == axis for row in of_method)]
+        for axis, line in zip(axes, lines, strict=True):
+            rows = [row for row in of_method if row["axis"] == axis]
+            found = re.findall(r"\| (0\.\d{3})", line)
+            assert found == [f"{row['value']:.3f}" for row in rows], (method, axis)
+            at_100 = next(row for row in rows if row["budget"] == 100)
+            low, high = at_100["difference_ci95"]
+            assert f"{at_100['difference']:+.3f} ({low:+.2f} to {high:+.2f}), p {at_100['p_holm']:.3f}" in line
