@@ -15,7 +15,7 @@ from facsynth.bins import Doubles
 from facsynth.errors import InputError
 
 FEWEST = 200
-"""Items: its penalty draws the value of fewer to 0.5, of 24 whatever they prefer, of 60 by 0.05, of 200 by 0.02."""
+"""Items: its penalty draws the value of fewer towards 0.5, of 24 and 60 by up to 0.05, of 200 by up to 0.02."""
 INSTALL = "pip install 'facsynth[downstream]' 'setuptools<81'"
 """alpaca-eval 0.6.6 needs pkg_resources, which newer setuptools lack, and does not say so."""
 
