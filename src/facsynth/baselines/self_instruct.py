@@ -12,12 +12,14 @@ import re
 from collections.abc import Generator, Sequence
 
 from facsynth import prompts
-from facsynth.baselines.given import Draft, Given, Scribe, part_of
+from facsynth.baselines.given import WAVE, Draft, Given, Scribe, part_of
 from facsynth.diversity import words_of
 from facsynth.records import Reply
 
-N_SHOWN, N_ITEMS, N_LISTS = 3, 20, 4
-"""Examples and the last item of a list, and lists a wave."""
+N_SHOWN, N_ITEMS = 3, 20
+"""Examples and the last item of a list."""
+LISTS = (4, 16)
+"""Fewest and most lists a wave. Between them as many as gave a wave's worth of samples so far."""
 MIN_WORDS, MAX_WORDS, ALIKE = 4, 150, 0.7
 BEYOND_TEXT: frozenset[str] = frozenset(
     *words_of(["image images graph graphs picture file files map maps draw plot video audio music flowchart diagram"])
@@ -27,13 +29,15 @@ _ITEM = re.compile(r"(?m)^\s*\d{1,2}[.)]\s*")
 
 
 def waves(given: Given, scribe: Scribe) -> Generator[list[Draft], list[str], None]:
-    """Lists of messages, four at a time."""
+    """Lists of messages, some at a time."""
     rng, known = given.rng, words_of(given.shown)
     n_shown = min(N_SHOWN, len(given.shown))
     values = {"first": str(n_shown + 1), "last": str(N_ITEMS), **given.what}
     room = max(given.settings.max_tokens * (N_ITEMS - n_shown) // 2, 1)
+    n_lists, n_accepted = 0, 0
     while True:
-        shown = [rng.permutation(len(given.shown))[:n_shown] for _ in range(N_LISTS)]
+        n = min(max(LISTS[0], WAVE * n_lists // max(n_accepted, 1)), LISTS[1])
+        shown = [rng.permutation(len(given.shown))[:n_shown] for _ in range(n)]
         asked = [
             prompts.fill("self_instruct", items=numbered([given.shown[i] for i in chosen]), **values)
             for chosen in shown
@@ -49,6 +53,7 @@ def waves(given: Given, scribe: Scribe) -> Generator[list[Draft], list[str], Non
                     new.append(words)
         accepted = yield drafts or [Draft(reply) for reply in replies]
         known += words_of(text for text in accepted if text)
+        n_lists, n_accepted = n_lists + n, n_accepted + sum(map(bool, accepted))
 
 
 def numbered(texts: Sequence[str]) -> str:
