@@ -42,13 +42,13 @@ def scored(run: Path) -> list[dict[str, Any]]:
     table, found = read_json(run / "table.json", "rows", "seeds"), []
     for row in table["rows"]:
         point = {key: row[key] for key in ("method", "axis", "budget")}
-        for seed, n_samples in zip(table["seeds"], row["n_samples"], strict=True):
+        for seed, n_samples, tokens in zip(table["seeds"], row["n_samples"], row["tokens"], strict=True):
             name = "-".join(map(str, [*(point.values() if n_samples else [point["method"]]), seed]))
             result = read_result(run / "results" / name)
             items = [{**item, "sample_id": item["sample_id"][:12]} for item in result.items]
             found.append(
                 {
-                    **point, "seed": seed, "n_samples": n_samples, "tokens": row["tokens"],
+                    **point, "seed": seed, "n_samples": n_samples, "tokens": tokens,
                     "scores": [rounded(score) for score in result.scores[0].tolist()],
                     "items": items, "metric": result.record["metric"],
                 }
@@ -92,7 +92,8 @@ def table_of(settings: ExperimentSettings, kept: list[dict[str, Any]]) -> dict[s
         if by_point.get(point, {}).keys() >= set(seeds)
     }  # fmt: skip
     table = {"task": task, "metric": head["metric"], "seeds": seeds, "rows": rows_of(settings, found)}
-    return table | {"ceiling": ceiling_of(settings, found)}
+    unfinished = {p.method: len(by_point[p]) for p in points(settings) if p in by_point and p not in found}
+    return table | {"ceiling": ceiling_of(settings, found), "unfinished": unfinished}
 
 
 def main() -> None:
@@ -107,6 +108,8 @@ def main() -> None:
     try:
         table = told(asked.config, asked.file, asked.runs, asked.against)
         print(markdown(table))
+        for method, n_seeds in table["unfinished"].items():
+            print(f"{method} is left out: it has {n_seeds} of {len(table['seeds'])} seeds")
         if asked.plot:
             write_text(asked.plot, plot(table))
     except FacsynthError as err:

@@ -36,15 +36,21 @@ def test_methods_alone_make_no_correlation_within() -> None:
     assert told.rho > 0.9 and told.p < 0.01
 
 
-def test_a_budget_that_moves_both_makes_no_partial_correlation() -> None:
+def test_a_budget_that_moves_both_and_one_draw_at_three_budgets_make_no_partial_correlation() -> None:
     rng, told = np.random.default_rng(2), 0
-    method = [str(m) for m in range(4) for _ in range(12)]
-    budget = [float(b) for _ in range(4) for b in (50, 100, 200, 400) for _ in range(3)]
-    for _ in range(20):
-        x, y = (np.log(budget) + 0.3 * rng.normal(size=48) for _ in range(2))
-        assert spearmanr(x, y).statistic > 0.5
-        told += partial(x.tolist(), y.tolist(), method, budget, rng_seed=0).p < 0.05
-    assert told <= 4, told
+    method = [str(m) for m in range(5) for _ in range(15)]
+    seed = [s for _ in range(5) for s in range(5) for _ in range(3)]
+    budget = [float(b) for _ in range(25) for b in (50, 100, 200)]
+    for _ in range(60):
+        x, y = (np.log(budget) + np.repeat(rng.normal(size=25), 3) + 0.3 * rng.normal(size=75) for _ in range(2))
+        told += partial(x.tolist(), y.tolist(), method, budget, seed, rng_seed=0).p < 0.05
+    assert 1 <= told <= 7, told
+    shared = np.repeat(rng.normal(size=25), 3)
+    x, y = (np.log(budget) + shared + 0.3 * rng.normal(size=75) for _ in range(2))
+    found = partial(x.tolist(), y.tolist(), method, budget, seed)
+    assert found.rho > 0.5 and found.p < 0.01
+    with pytest.raises(InputError, match="other budgets each"):
+        partial(x[1:].tolist(), y[1:].tolist(), method[1:], budget[1:], seed[1:])
 
 
 def test_too_few_points_are_refused() -> None:

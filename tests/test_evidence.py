@@ -35,7 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("name", ["toxicity", "reward", "steering", "instruction"])
+@pytest.mark.parametrize("name", ["toxicity", "traffic", "reward", "steering", "instruction"])
 def test_each_table_of_the_results_can_be_made(name: str, data: Path, tmp_path: Path) -> None:
     example = ROOT / "examples" / "experiments" / f"{name}.yaml"
     raw = yaml.safe_load(example.read_text().replace("runs/data", str(data)))
@@ -45,7 +45,7 @@ def test_each_table_of_the_results_can_be_made(name: str, data: Path, tmp_path: 
     raw["run"]["budget"] = {"max_candidates": 4, "features": 4}
     raw["evaluate"] |= {"answer_tokens": 8, "epochs": 1} if name == "instruction" else {}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
-    assert load_experiment(tmp_path / "small.yaml").evaluate.task == name
+    assert load_experiment(tmp_path / "small.yaml").evaluate.task == {"traffic": "toxicity"}.get(name, name)
     done = facsynth("experiment", tmp_path / "small.yaml", "-o", tmp_path / "out", "--json")
     assert done.code == 0, done.stderr
     table = json.loads(done.stdout)
@@ -57,6 +57,18 @@ def test_each_table_of_the_results_can_be_made(name: str, data: Path, tmp_path: 
     assert all(row["ci95"][0] <= row["value"] <= row["ci95"][1] for row in rows.values())
     assert all(0 <= row["p"] <= row["p_holm"] <= 1 for row in rows.values() if "against" in row)
     assert all(0 < rows[method]["n_samples"][0] <= 3 for method in ("fac", "plain"))
+
+
+def test_the_table_of_selected_samples_can_be_made(data: Path, tmp_path: Path) -> None:
+    example = ROOT / "examples" / "experiments" / "selection.yaml"
+    raw = yaml.safe_load(example.read_text().replace("runs/data", str(data))) | {"budgets": [3], "seeds": [0]}
+    raw["draw"] = [block | {"n": min(block["n"], 30)} for block in raw["draw"]]
+    raw["run"]["coverage"]["min_support"] = 1
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    done = facsynth("experiment", tmp_path / "small.yaml", "-o", tmp_path / "out", "--json")
+    assert done.code == 0, done.stderr
+    n_samples = {row["method"]: row["n_samples"] for row in json.loads(done.stdout)["rows"]}
+    assert n_samples == {"real": [3], "none": [0], "pool": [3], "anchor": [3]}
 
 
 def test_the_figures_of_written_samples_are_those_of_the_scores_that_are_kept() -> None:

@@ -17,105 +17,14 @@ import pytest
 import yaml
 
 import planted
-from facsynth.coverage.plan import PlanRow
-from facsynth.errors import SettingsError
-from facsynth.experimenting.cells import Bench, Made
-from facsynth.experimenting.choosing import _exchanged
-from facsynth.experimenting.experiment import STAGE, Point, points, run_experiment
+from facsynth.experimenting.cells import Bench
+from facsynth.experimenting.experiment import STAGE, run_experiment
 from facsynth.experimenting.settings import load_experiment
 from facsynth.experimenting.table import markdown, notes
-from facsynth.records import Progress, Span
+from facsynth.records import Progress
 from facsynth.store import Artifact, write_jsonl
 from fault_server import Act, FaultServer
 from tiny_cli import facsynth
-
-EXAMPLES = sorted((Path(__file__).parent.parent / "examples" / "experiments").glob("*.yaml"))
-MINIMAL: dict[str, Any] = {
-    "evaluate": {"task": "toxicity", "test": "test.jsonl"},
-    "run": {"task": "toxicity", "data": {"anchor": "anchor.jsonl"}},
-    "draw": [{"path": "rest.jsonl", "n": 10}],
-    "methods": {"none": None, "fac": {}},
-}
-
-
-def written(folder: Path, **changes: Any) -> Path:
-    path = folder / "experiment.yaml"
-    path.write_text(yaml.safe_dump(MINIMAL | changes, sort_keys=False))
-    return path
-
-
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_the_examples_are_experiments(path: Path) -> None:
-    found = load_experiment(path)
-    assert len(points(found)) >= 2
-    assert all(found.kind(name) for name in found.methods)
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"methods": {"none": None, "fca": None}}, "did you mean `fac`?"),
-        ({"methods": {"none": None, "mine": {"kind": "plain", "share": 0.5}}}, "mine has no features"),
-        ({"methods": {"none": None, "real": None}}, "name the files of real"),
-        ({"methods": {"none": None, "pool": None}}, "names none"),
-        ({"methods": {"none": None}}, "two methods or more"),
-        ({"methods": {"none": None, "../a": {"kind": "anchor"}}}, "leave out /"),
-        ({"methods": {"none": {"set": {"writer.steps": 2}}, "fac": None}}, "none makes no run"),
-        ({"run": {"data": {"anchor": ["a.jsonl"]}}}, "would have no label"),
-        ({"methods": {"none": None, "fac": {"set": {"writer.temprature": 1}}}}, "did you mean `temperature`?"),
-        ({"tokens_of": "none"}, "no method that writes"),
-        ({"tokens_of": "fac", "token_budgets": [7]}, "token_budgets are some of the budgets"),
-        ({"budgets": [50, 50]}, "twice"),
-        ({"run": {"task": "toxicity", "data": {"anchor": "a.jsonl", "seed": "s.jsonl"}}}, "The seed set is drawn"),
-        ({"base": "experiment.yaml"}, "Name another experiment's file"),
-        ({"sweep": 1}, "unknown key `sweep`"),
-    ],
-)  # fmt: skip
-def test_an_experiment_that_means_nothing_is_refused(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(SettingsError) as caught:
-        load_experiment(written(tmp_path, **changes))
-    assert told in str(caught.value)
-
-
-def test_a_file_says_only_what_differs_from_its_base(tmp_path: Path) -> None:
-    written(tmp_path)
-    (tmp_path / "more.yaml").write_text("base: experiment.yaml\nseeds: [7]\n")
-    found = load_experiment(tmp_path / "more.yaml")
-    assert (found.seeds, list(found.methods)) == ((7,), ["none", "fac"])
-    run = found.run_of("fac", tmp_path / "seed.jsonl", 7)
-    assert (run.rng_seed, run.data.holdout) == (7, ("test.jsonl",)), "nothing that is tested with is written"
-
-
-def test_the_axis_of_tokens_has_what_writes_and_what_is_compared_with(tmp_path: Path) -> None:
-    methods = {"none": None, "anchor": None, "fac": None, "plain": None}
-    found = points(load_experiment(written(tmp_path, methods=methods, tokens_of="fac", budgets=[5, 9])))
-    assert [p for p in found if p.axis == "tokens" and p.budget == 9] == [
-        Point(name, "tokens", 9) for name in ("none", "fac", "plain")
-    ]
-    assert sum(p.axis == "samples" for p in found) == 8
-    some = written(tmp_path, methods=methods, tokens_of="fac", budgets=[5, 9], token_budgets=[5])
-    assert {p.budget for p in points(load_experiment(some)) if p.axis == "tokens"} == {5}
-
-
-def test_budgets_are_nested() -> None:
-    made = Made([{"n": n} for n in range(4)], [10, 10, 25, 40])
-    assert made.first(3) == made.first(4)[:3]
-    assert [made.tokens_for(n) for n in (1, 2, 3, 9)] == [10, 10, 25, 40]
-    assert [len(made.within(tokens)) for tokens in (9, 10, 24, 40)] == [0, 2, 2, 4]
-    assert Made([], []).tokens_for(5) == 0
-
-
-def test_shuffled_spans_are_those_of_another_feature() -> None:
-    rows = [PlanRow(n, "missing", 1, 0.1, 0.0, keep=True, explanation=f"e{n}") for n in range(5)]
-    spans = {n: [Span(n, f"text {n}", "t", 1.0, "id", 0)] for n in range(5)}
-    changed, given = _exchanged(rows, spans, np.random.default_rng(0))
-    assert [row.feature_id for row in changed] == list(range(5))
-    for row in changed:
-        (span,) = given[row.feature_id]
-        assert span.feature_id != row.feature_id
-        assert row.explanation == f"e{span.feature_id}"
-    assert sorted(s.feature_id for (s,) in given.values()) == list(range(5))
-
 
 ROOT = Path(__file__).parents[1]
 
@@ -152,7 +61,9 @@ def test_the_anchors_own_texts_are_a_method_and_seed_sets_are_drawn_from_the_res
     below = found | {"ceiling": found["ceiling"] | {"is_above": False}}
     above = found | {"ceiling": found["ceiling"] | {"is_above": True}}
     empty = [row | {"n_samples": [0]} for row in found["rows"]]
-    assert [text.partition(":")[0] for text in notes({"rows": empty})] == ["anchor has no samples"]
+    for kind, why in (("anchor", "all its rows"), ("fac", "report.html"), ("plain", "n_rejected in the manifests")):
+        (told,) = notes({"rows": [row if row["kind"] == "none" else row | {"kind": kind} for row in empty]})
+        assert told.startswith("anchor has no samples: ") and why in told
     assert notes(found | {"ceiling": None}) == [] and "no gain is shown" not in notes(above)[0]
     assert "40 of the anchor's own samples give" in notes(below)[0] and "no gain is shown" in notes(below)[0]
     assert notes(below)[0] in markdown(below)

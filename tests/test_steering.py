@@ -140,15 +140,20 @@ def test_the_command_steers_holds_against_a_null_and_sees_a_file_of_the_opposite
     assert record["is_measurable"] == (record["value"] > np.quantile(record["null"], 0.95))
     assert ("not above its null" in done.stderr) == (not record["is_measurable"])
     assert (record["hook_point"], len(record["null"])) == ("layers.0", 20)
-    items = [json.loads(line) for line in (tmp_path / "r" / "items.jsonl").read_text().splitlines()]
-    assert np.mean([item["right"] for item in items], axis=0).tolist() == pytest.approx(record["robust_accuracy"])
+    rows = [json.loads(line) for line in (tmp_path / "r" / "right.jsonl").read_text().splitlines()]
+    assert np.mean([row["right"] for row in rows], axis=0).tolist() == pytest.approx(record["robust_accuracy"])
     opposite = written(tmp_path / "opposite.jsonl", 10, 3, matching="B")
     both = facsynth(*words[:3], opposite, *words[3:], tmp_path / "both", "--json")
     assert json.loads(both.stdout)["points_away"] == [str(opposite)]
     assert "--flip" in both.stderr
     mended = facsynth(*words[:3], opposite, *words[3:], tmp_path / "mended", "--flip", opposite, "--json")
     assert json.loads(mended.stdout)["points_away"] == []
-    assert facsynth("compare", tmp_path / "r", tmp_path / "mended").code == 0
+    turned = facsynth(*words[:2], opposite, *words[3:], tmp_path / "turned", "--strength", "0.5", "--json")
+    assert json.loads(turned.stdout)["robust_accuracy"] != record["robust_accuracy"]
+    compared = facsynth("compare", tmp_path / "r", tmp_path / "turned", "--json")
+    assert compared.code == 0, compared.stderr
+    (pair,) = json.loads(compared.stdout)["pairs"]
+    assert pair["difference"] == pytest.approx(json.loads(turned.stdout)["value"] - record["value"])
 
 
 def test_what_cannot_be_steered_with_is_named(tmp_path: Path) -> None:

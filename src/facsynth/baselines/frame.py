@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from facsynth.baselines.given import Draft, Given, Method, Scribe
-from facsynth.errors import InputError
 from facsynth.lock import locked
 from facsynth.protocols import Writer
 from facsynth.records import Progress, Sample, no_progress
-from facsynth.store import Artifact, fingerprint, read_jsonl, write_jsonl
-from facsynth.synthesis.accept import NOT_SCORED, OTHER_LABEL, POOR
-from facsynth.synthesis.deciding import HasLabel, Score, check_given
+from facsynth.store import Artifact, fingerprint, write_jsonl
+from facsynth.synthesis.accept import OTHER_LABEL
+from facsynth.synthesis.deciding import HasLabel, check_given
 from facsynth.synthesis.parts import SampleWriter, Written
 from facsynth.synthesis.rows import bare
 from facsynth.synthesis.seen import Seen
@@ -32,19 +31,6 @@ IN_VAIN = 8
 """Waves in a row of which nothing is accepted: then a method has no more to give."""
 ALL_THERE, NO_TOKENS = "all samples are there", "the written tokens are used up"
 NO_MORE, NOTHING_NEW = "the method has no more to give", f"nothing was accepted in {IN_VAIN} waves"
-TOO_DEAR = "written with more tokens than were left"
-
-
-class FinalChecks(NamedTuple):
-    """Checks of what passes all others."""
-
-    has_label: HasLabel | None = None
-    """Where `settings.clean` has labels checked."""
-    score: Score | None = None
-    """A judge's marks, where it names the lowest."""
-
-
-NO_CHECKS = FinalChecks()
 
 
 class Cap(NamedTuple):
@@ -53,7 +39,7 @@ class Cap(NamedTuple):
     n: int
     """Accepted samples."""
     written_tokens: int | None = None
-    """All that is written for the method; None: as many as it takes."""
+    """All that is written for the method: the wave that reaches it is the last. None: as many as it takes."""
 
 
 def collect(
@@ -66,7 +52,7 @@ def collect(
     out: Path,
     seen: Seen,
     parents: Mapping[str, str],
-    checks: FinalChecks = NO_CHECKS,
+    has_label: HasLabel | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Let a method write samples until it has as many as it may.
@@ -81,7 +67,7 @@ def collect(
             `rejected.jsonl`; it may hold the ledger.
         seen: samples of seed set and anchor, and what is held out.
         parents: fingerprints of all that `seen` and `given` hold, of the encoder and the like.
-        checks: those that `settings.clean` asks for.
+        has_label: tells labels, where `settings.clean` has them checked.
         progress: told of accepted samples.
 
     Returns:
@@ -93,7 +79,7 @@ def collect(
         MismatchError: the folder was begun with other settings.
     """
     s = given.settings
-    check_given(s.clean, *checks)
+    check_given(s.clean, has_label, None)
     kept = {key: asdict(s)[key] for key in ("wanted", "max_tokens", "temperature", "top_p", "asks", "n_tries", "clean")}
     asked = {"method": name, "rng_seed": s.rng_seed, **kept, **cap._asdict()}
     known = dict(parents) | {"writer": writer.identity, "shown": fingerprint(given.shown)}
@@ -101,22 +87,9 @@ def collect(
         artifact = Artifact(out, STAGE, asked, known, may_hold=[path.name for path in out.glob("ledger.sqlite*")])
         if artifact.manifest is not None:
             return artifact.manifest
-        desk = _Desk(given, Scribe(writer, s), cap, seen, checks)
+        desk = _Desk(given, Scribe(writer, s), cap, seen, has_label)
         reason = desk.run(method, lambda: progress(f"samples by {name}", len(desk.rows), cap.n))
         return desk.keep(artifact, reason)
-
-
-def within(folder: Path, cap: Cap) -> list[dict[str, Any]]:
-    """The first samples of a finished folder that a smaller cap gives.
-
-    Raises:
-        InputError: the folder is not finished.
-    """
-    if Artifact.reopen(folder, STAGE).manifest is None:
-        raise InputError(f"{folder} is not finished\nRun the command that made it again.")
-    pairs = zip(read_jsonl(folder / SAMPLES), read_jsonl(folder / COSTS), strict=True)
-    most = cap.written_tokens
-    return [row for row, cost in pairs if most is None or cost["written_tokens"] <= most][: cap.n]
 
 
 def messages_of(anchor: Sequence[Sample], form: str) -> tuple[str, ...]:
@@ -128,9 +101,9 @@ def messages_of(anchor: Sequence[Sample], form: str) -> tuple[str, ...]:
 class _Desk:
     """Where drafts are decided on."""
 
-    def __init__(self, given: Given, scribe: Scribe, cap: Cap, seen: Seen, checks: FinalChecks) -> None:
+    def __init__(self, given: Given, scribe: Scribe, cap: Cap, seen: Seen, has_label: HasLabel | None) -> None:
         s = given.settings
-        self.given, self.scribe, self.cap, self.has_label, self.score = given, scribe, cap, *checks
+        self.given, self.scribe, self.cap, self.has_label = given, scribe, cap, has_label
         self.known = (seen, seen.nothing(s.clean))
         """What is there already: before, and accepted."""
         languages = {other_language(text) for text in given.shown} or {""}
@@ -177,12 +150,9 @@ class _Desk:
         samples = [sample.sample(self.form) for sample in written]
         rows = [w.row or to_row(sample, self.form) for w, sample in zip(written, samples, strict=True)]
         self._check_labels(written, samples)
-        self._judge(written, rows)
         spent, accepted = dict(self.scribe.spent), [""] * len(written)
-        is_over = self.cap.written_tokens is not None and spent["written_tokens"] > self.cap.written_tokens
         for n, (sample, one, row) in enumerate(zip(samples, written, rows, strict=True)):
             reason = one.reason or next((why for k in self.known if (why := k.has(sample.sample_id, sample.text))), "")
-            reason = reason or (TOO_DEAR if is_over else "")
             if reason:
                 self.rejected.append({"text": sample.text, "reason": reason, "fault_at": one.fault_at})
             elif len(self.rows) < self.cap.n:
@@ -215,12 +185,3 @@ class _Desk:
             fits = self.has_label([samples[i] for i in sound], [written[i].label for i in sound])
             for index, fit in zip(sound, fits, strict=True):
                 written[index].reason = "" if fit else OTHER_LABEL
-
-    def _judge(self, written: Sequence[Written], rows: Sequence[dict[str, Any]]) -> None:
-        """Drop what the judge finds poor."""
-        sound = [index for index, sample in enumerate(written) if not sample.reason]
-        least = self.given.settings.clean.min_score
-        if self.score is None or least is None or not sound:
-            return
-        for index, mark in zip(sound, self.score([rows[index] for index in sound]), strict=True):
-            written[index].reason = NOT_SCORED if mark is None else POOR if mark < least else ""

@@ -58,8 +58,7 @@ def toxicity(
     else:
         _print_toxicity(record)
     if record["n_seen"]:
-        apart = "no figure is left without them" if record["unseen"] is None else "the figure without them stands below"
-        note(f"note: {record['n_seen']:,} of the test samples are in training too: {apart}")
+        note(f"note: {record['n_seen']:,} of the test samples are in training too: {without_shared(record)}")
     for part, words in record["labels"].items():
         if len(words.keys() - {"1", "true", "0", "false"}) > 2:
             told = ", ".join(f"{n:,} {word}" for word, n in words.items())
@@ -98,8 +97,7 @@ def reward(
     else:
         _print_reward(record)
     if record["n_seen"]:
-        apart = "no figure is left without them" if record["unseen"] is None else "the figure without them stands below"
-        note(f"note: the prompts of {record['n_seen']:,} test pairs are in training too: {apart}")
+        note(f"note: the prompts of {record['n_seen']:,} test pairs are in training too: {without_shared(record)}")
     if record["lacking"]:
         lacking = ", ".join(record["lacking"])
         note(f"note: the test files have nothing of {lacking}: the mean is that of the other sections")
@@ -203,6 +201,11 @@ def _notes_on_steering(record: dict[str, Any]) -> list[str]:
     if record["n_seen"]:
         notes.append(f"{record['n_seen']:,} of the test items are in training too")
     return notes
+
+
+def without_shared(record: dict[str, Any]) -> str:
+    """What the figure is without test items that are in training."""
+    return "no figure is left without them" if record["unseen"] is None else f"without, {record['unseen']['value']:.3f}"
 
 
 def figure_row(name: str, found: dict[str, Any]) -> tuple[str, str, str]:

@@ -28,7 +28,8 @@ def experiment(
 
         table = run_experiment(load_experiment(config), out, cache_folder(), progress)
         write_text(out / "table.md", t.markdown(table))
-        write_text(out / "plot.svg", t.plot(table))
+        if drawn := t.plot(table):
+            write_text(out / "plot.svg", drawn)
     if json:
         print_json(table)
     elif not table.get("is_measurable", True):
@@ -38,7 +39,7 @@ def experiment(
             print_table(heading, t.HEADINGS, [t.cells(row) for row in rows])
         for text in t.notes(table):
             note(f"note: {text}")
-    note(f"table: {out / 'table.md'}; plot: {out / 'plot.svg'}")
+    note(f"table: {out / 'table.md'}" + (f"; plot: {out / 'plot.svg'}" if drawn else ""))
 
 
 COMMANDS: Panel = {"experiment": experiment}

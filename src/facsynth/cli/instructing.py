@@ -113,8 +113,7 @@ def _notes(record: dict[str, Any]) -> list[str]:
     if record["judge"].startswith("stand-in"):
         found.append("who judged is a stand-in; a figure to quote needs a stronger judge, at --judge-url")
     if record["n_seen"]:
-        apart = "no figure is left without them" if record["unseen"] is None else "the figure without them stands below"
-        found.append(f"{record['n_seen']:,} of the instructions are in training too: {apart}")
+        found.append(f"{record['n_seen']:,} of the instructions are in training too: {e.without_shared(record)}")
     if record["n_left_out"]:
         found.append(f"{record['n_left_out']:,} answers lack a verdict and do not count: failures.jsonl")
     if record["n_cut"]:

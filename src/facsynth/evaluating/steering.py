@@ -24,7 +24,7 @@ from facsynth.model.choices import Question, letter_logits, letter_states, quest
 from facsynth.model.hashes import model_hash
 from facsynth.records import Message, Progress, Sample, no_progress
 from facsynth.settings import ModelBlock
-from facsynth.store import Artifact
+from facsynth.store import Artifact, write_jsonl
 from facsynth.tasks.steering import (
     FLIPPED,
     MULTIPLIERS,
@@ -38,7 +38,7 @@ from facsynth.tasks.steering import (
 )
 from facsynth.text.template import Template
 
-TASK = "steering"
+TASK, RIGHT = "steering", "right.jsonl"
 LEVEL = 0.95
 """Of the null, that a control rate has to be above."""
 
@@ -77,8 +77,8 @@ def evaluate_steering(
         progress: told the questions that are read.
 
     Returns:
-        The folder, with `result.json` (the control rate with its interval and its null, accuracies by multiplier) and
-        `items.jsonl` (of each test item whether it is right at each multiplier, and its score).
+        The folder, with `result.json` (the control rate with its interval and its null, accuracies by multiplier),
+        `items.jsonl` (of each test item its score) and `right.jsonl` (whether it is right at each multiplier).
 
     Raises:
         InputError: a row that is no A/B question.
@@ -94,9 +94,11 @@ def evaluate_steering(
         artifact = Artifact(out, STAGE, asked, parents)
         if artifact.manifest is None:
             backbone = _backbone(folder, model, cache)
-            found = _steered(backbone, of_train, of_test, strength, progress)
+            found, right = _steered(backbone, of_train, of_test, strength, progress)
             names = {"model": model.path, "train": [*train], "test": [*test], "flip": sorted(flip)}
             more = {"hook_point": backbone.hook_point, "names": names}
+            rows = ({"sample_id": s.sample_id, "right": r} for s, r in zip(of_test.samples, right, strict=True))
+            write_jsonl(out / RIGHT, rows)
             keep_result(artifact, found._replace(record=asked | found.record | more))
     return out
 
@@ -148,7 +150,10 @@ def _questions(pairs: Sequence[Pair], template: Template) -> tuple[list[Question
     return questions, matching
 
 
-def _steered(backbone: Backbone, train: Pairs, test: Pairs, strength: float, progress: Progress) -> Result:
+def _steered(
+    backbone: Backbone, train: Pairs, test: Pairs, strength: float, progress: Progress
+) -> tuple[Result, list[list[int]]]:
+    """The result, and of each test item whether it is right in both orders at each multiplier."""
     template = Template(backbone.tokenizer)
     questions, matching = _questions(train.pairs, template)
     states = letter_states(backbone, questions, progress)
@@ -159,7 +164,8 @@ def _steered(backbone: Backbone, train: Pairs, test: Pairs, strength: float, pro
     vectors = np.concatenate([np.outer(MULTIPLIERS, along), -null, null]).astype(np.float32)
     asked, wanted = _questions(test.pairs, template)
     right = is_right(letter_logits(backbone, asked, vectors, progress), wanted).reshape(len(test.pairs), 2, -1)
-    return _result(train, test, right, others=_against(found, train, along))
+    robust = right.prod(axis=1)[:, : len(MULTIPLIERS)].astype(int).tolist()
+    return _result(train, test, right, others=_against(found, train, along)), robust
 
 
 def _result(train: Pairs, test: Pairs, right: Doubles, others: list[str]) -> Result:
@@ -168,10 +174,7 @@ def _result(train: Pairs, test: Pairs, right: Doubles, others: list[str]) -> Res
     robust, plain = right.prod(axis=1), right.mean(axis=(0, 1))
     scores = (robust[:, n - 1] - robust[:, 0])[None]
     null = (robust[:, n + N_NULL :] - robust[:, n : n + N_NULL]).mean(axis=0)
-    items = [
-        {"sample_id": sample.sample_id, "right": robust[k, :n].astype(int).tolist()}
-        for k, sample in enumerate(test.samples)
-    ]
+    items = [{"sample_id": sample.sample_id} for sample in test.samples]
     figures = measured(TASK, items, scores)
     limit = float(np.quantile(null, LEVEL))
     record: dict[str, Any] = {

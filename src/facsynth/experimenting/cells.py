@@ -10,11 +10,13 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from facsynth.assemble import open_holdout
 from facsynth.baselines import METHODS
 from facsynth.baselines.frame import COSTS, SAMPLES, Cap
 from facsynth.errors import InputError
@@ -27,6 +29,7 @@ from facsynth.pipeline import anchor_labels, run
 from facsynth.records import Progress, Sample, no_progress
 from facsynth.settings import RunSettings
 from facsynth.store import read_json, read_jsonl, write_json, write_jsonl
+from facsynth.text.labels import is_wanted
 
 _T = TypeVar("_T")
 USUALLY_SHOWN = 64
@@ -40,7 +43,7 @@ class Made(NamedTuple):
 
     rows: list[dict[str, Any]]
     tokens: list[int]
-    """Written, for the method, by the time each was accepted; empty where none are written."""
+    """Written, for the method, by the time each was accepted, as `by_sample` has it; empty where none are written."""
 
     def first(self, n: int) -> list[dict[str, Any]]:
         """A budget of samples."""
@@ -48,11 +51,23 @@ class Made(NamedTuple):
 
     def tokens_for(self, n: int) -> int:
         """What the first n took."""
-        return self.tokens[min(n, len(self.tokens)) - 1] if self.tokens else 0
+        return self.tokens[min(n, len(self.tokens)) - 1] if self.tokens and n else 0
 
     def within(self, tokens: int) -> list[dict[str, Any]]:
         """A budget of written tokens."""
         return [row for row, spent in zip(self.rows, self.tokens, strict=True) if spent <= tokens]
+
+
+def by_sample(spent: Sequence[int]) -> list[int]:
+    """Of samples with what was written by the end of the wave of each: a wave's tokens shared among its samples, so
+    that a budget of tokens takes the same part of a wave, whatever a method's waves are.
+    """
+    found, before = list[int](), 0
+    for end, wave in groupby(spent):
+        n = len(list(wave))
+        found += [before + (end - before) * place // n for place in range(1, n + 1)]
+        before = end
+    return found
 
 
 def mixed(parts: Sequence[tuple[float, Made]]) -> Made:
@@ -123,11 +138,14 @@ class Bench:
         return path
 
     def _rows(self, files: Sequence[str], asked: RunSettings) -> list[tuple[Sample, dict[str, Any]]]:
-        """Samples with their rows, each once, without those whose prompt is tested with."""
-        form = asked.data.form
+        """Samples with their rows, each once, without those that are tested with, whole, in part or by their prompt."""
+        form, holdout = asked.data.form, open_holdout(asked.data)
         known = {asked_in(sample) for sample, _ in self._test(form)}
         found = {sample.sample_id: (sample, row) for sample, row in Rows(files, form, no_progress)}
-        return [pair for pair in found.values() if asked_in(pair[0]) not in known]
+        return [
+            (sample, row) for sample, row in found.values()
+            if asked_in(sample) not in known and not (holdout and holdout.holds(sample.text))
+        ]  # fmt: skip
 
     def run_of(self, method: str, seed: int) -> RunSettings:
         """Settings of a run by a method."""
@@ -162,11 +180,13 @@ class Bench:
         return self._by_rival(kind, method, seed, cap)
 
     def _drawn(self, kind: str, method: str, seed: int) -> list[dict[str, Any]]:
-        """Rows of real data, or of the anchor."""
+        """Rows of real data, or of the anchor; of toxicity those with a label."""
         asked = self.run_of(method, seed)
         known = {sample.sample_id for sample, _ in Rows(asked.data.seed, asked.data.form, no_progress)}
         found = self._rows(self.settings.real if kind == "real" else asked.data.anchor, asked)
         rows = [row for sample, row in found if sample.sample_id not in known]
+        if self.settings.evaluate.task == "toxicity":
+            rows = [row for row in rows if is_wanted(row.get("label"), self.settings.evaluate.label) is not None]
         return _shuffled(rows, np.random.default_rng([seed, 1]))[: self.most]
 
     def _by_features(self, kind: str, method: str, seed: int) -> Made:
@@ -194,14 +214,12 @@ class Bench:
                 kind, asked, shown, Cap(math.ceil(share * cap.n), tokens), label=label, out=self.cell(method, seed),
                 name=f"{name}-{number}" if by_label else name, cache=self.cache, progress=self.progress,
             )  # fmt: skip
-            costs = [cost["written_tokens"] for cost in read_jsonl(folder / COSTS)]
+            costs = by_sample([cost["written_tokens"] for cost in read_jsonl(folder / COSTS)])
             parts.append((share, Made(read_jsonl(folder / SAMPLES), costs)))
         return mixed(parts)
 
     def _n_shown(self, seed: int) -> int:
         """As many anchor texts as the first method by features shows its writer."""
-        if self.settings.n_shown is not None:
-            return self.settings.n_shown
         path = self.out / "seeds" / f"{seed}-shown.json"  # methods that are added later change nothing
         if not path.exists():
             write_json(path, {"n_shown": self._n_shown_by_features(seed)})
@@ -221,11 +239,11 @@ def _shuffled(rows: Sequence[_T], rng: np.random.Generator) -> list[_T]:
 
 
 def _tokens_of_run(out: Path, n_accepted: int) -> list[int]:
-    """Written tokens by the end of the wave in which each sample was accepted."""
+    """Written tokens by the time each sample was accepted."""
     spent, found = 0, list[int]()
     for wave in sorted((out / "synthesis" / "waves").glob("[0-9]*.jsonl")):
         rows = read_jsonl(wave)
         spent += sum(row["written_tokens"] for row in rows)
         found += [spent for row in rows if not row["reason"]]
     assert len(found) == n_accepted, "each accepted sample lies in a wave"
-    return found
+    return by_sample(found)

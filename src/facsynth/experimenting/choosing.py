@@ -29,7 +29,7 @@ def chooser(kind: str, *, n: int, share: float = 1.0, wrong: float = 0.0) -> Cho
     """What a method by features attempts for a budget of n samples.
 
     Args:
-        kind: `fac`; `random-features`: as many that the anchor fires, whether they are relevant or missing or not;
+        kind: `fac`; `random-features`: as many others that the anchor fires, so none of those that are missing;
             `shuffled-spans`: each is shown with the spans and explanation of another.
         n: accepted samples that are wanted: at most so many features are attempted, drawn at random, each with as many
             samples as make `SLACK` times that.

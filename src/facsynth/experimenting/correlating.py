@@ -104,6 +104,6 @@ def _of(kind: str, name: str, rows: Sequence[Mapping[str, Any]], methods: Sequen
             return between(*means)
         if kind == "within":
             return within(measure, task, method)
-        return partial(measure, task, method, [row["budget"] for row in rows])
+        return partial(measure, task, method, [row["budget"] for row in rows], [row["seed"] for row in rows])
     except InputError:
         return None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +18,7 @@ from facsynth.evaluating.results import Result, difference_of, measured, read_re
 from facsynth.evaluating.reward import evaluate_reward
 from facsynth.evaluating.steering import evaluate_steering
 from facsynth.evaluating.toxicity import evaluate_toxicity
-from facsynth.experimenting.cells import Bench, Made
+from facsynth.experimenting.cells import Bench
 from facsynth.experimenting.correlating import correlations, measures
 from facsynth.experimenting.rivals import check_means
 from facsynth.experimenting.settings import NOTHING_WRITTEN, ExperimentSettings
@@ -144,11 +143,13 @@ def _trained(bench: Bench, point: Point, seed: int) -> Trained:
 
 
 def _samples(bench: Bench, point: Point, seed: int) -> tuple[list[dict[str, Any]], int]:
-    made: Made = bench.make(point.method, seed)
+    made = bench.make(point.method, seed)
     if point.axis == SAMPLES:
         return made.first(point.budget), made.tokens_for(point.budget)
     most = bench.make(bench.settings.tokens_of, seed).tokens_for(point.budget)
-    return bench.within_tokens(point.method, seed, most).within(most), most
+    made = bench.within_tokens(point.method, seed, most)
+    rows = made.within(most)
+    return rows, made.tokens_for(len(rows))
 
 
 def _evaluate(bench: Bench, train: Sequence[str], seed: int, out: Path) -> None:
@@ -197,8 +198,8 @@ def rows_of(settings: ExperimentSettings, found: Mapping[Point, Sequence[Trained
         adjusted = dict(zip(other, holm([d.p for d in told.values()]), strict=True))
         for point in there:
             row = {
-                **point._asdict(), **measured(task, items, scores[point]),
-                "n_samples": [t.n_samples for t in found[point]], "tokens": fmean(t.tokens for t in found[point]),
+                **point._asdict(), "kind": settings.kind(point.method), **measured(task, items, scores[point]),
+                "n_samples": [t.n_samples for t in found[point]], "tokens": [t.tokens for t in found[point]],
             }  # fmt: skip
             if point in told:
                 d = told[point]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from facsynth.assemble import open_holdout, open_space, read_data
 from facsynth.baselines import BY_ENCODER, METHODS
-from facsynth.baselines.frame import Cap, FinalChecks, collect, messages_of
+from facsynth.baselines.frame import Cap, collect, messages_of
 from facsynth.baselines.given import Embed, Given
 from facsynth.bins import Floats
 from facsynth.features.encode import FeatureSpace
@@ -114,10 +114,10 @@ def write(
     ):
         parents = {"anchor": anchor.fingerprint, "seed": seed_set.fingerprint, "encoder": clean.encoder}
         parents |= {"holdout": fingerprint(holdout.fingerprints)} if holdout else {}
-        checks = FinalChecks(models.has_label if clean.check_label else None)
         collect(
             kind, METHODS[kind], given, writer, cap,
-            out=out / name, seen=seen, parents=parents, checks=checks, progress=progress,
+            out=out / name, seen=seen, parents=parents, has_label=models.has_label if clean.check_label else None,
+            progress=progress,
         )  # fmt: skip
     return out / name
 

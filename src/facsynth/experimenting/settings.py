@@ -22,6 +22,11 @@ NOTHING_WRITTEN = ("none", "real", "anchor", "pool")
 BY_FEATURES = ("fac", "random-features", "shuffled-spans")
 NAME = re.compile(r"[^/\\.\x00-\x1f][^/\\\x00-\x1f]*")
 """Of a method: folders are called by it."""
+ONLY_OF = {
+    "label": ("toxicity",), "adapt": ("toxicity", "reward"), "strength": ("steering",),
+    **dict.fromkeys(("reference", "judge", "judge_pairs", "epochs", "answer_tokens"), ("instruction",)),
+}  # fmt: skip
+"""Settings of an evaluation that other tasks have no use for."""
 KINDS = (*NOTHING_WRITTEN, *BY_FEATURES, *METHODS)
 
 
@@ -75,6 +80,13 @@ class EvaluateBlock(Block):
     """Of instruction: of an answer at most."""
 
     @model_validator(mode="after")
+    def _is_of_its_task(self) -> EvaluateBlock:
+        for key in sorted(self.model_fields_set):
+            if self.task not in ONLY_OF.get(key, (self.task,)):
+                raise ValueError(f"{key} is of {' and '.join(ONLY_OF[key])}, and the task is {self.task}: leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _instruction_has_a_reference(self) -> EvaluateBlock:
         if self.task == "instruction" and not self.reference:
             raise ValueError("instruction needs outputs to compare with: reference")
@@ -103,8 +115,6 @@ class ExperimentSettings(Block):
     """Which of the budgets are held so; all where nothing is said."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(not_empty)] = (0, 1, 2, 3, 4)
     """Each draws the seed set, the writer's random numbers and the fit anew."""
-    n_shown: int | None = Field(default=None, ge=1)
-    """Anchor texts that a rival method may show its writer; as many as the first method by features showed."""
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -132,6 +142,8 @@ class ExperimentSettings(Block):
                 raise ValueError(unknown_key(kind, KINDS).replace("unknown key", "unknown method"))
             if kind not in BY_FEATURES and (method.share < 1 or method.wrong):
                 raise ValueError(f"{name} has no features: share and wrong are for {', '.join(BY_FEATURES)}")
+            if method.wrong and kind == "random-features":
+                raise ValueError(f"{name} has no features that are right: leave out wrong")
             if method.set and kind in {"none", "real", "anchor"}:
                 raise ValueError(f"{name} makes no run that settings could change: leave out its set")
             if kind == "real" and not self.real:
@@ -204,13 +216,18 @@ def _check_labels(found: ExperimentSettings, name: str, run: RunSettings, path: 
         )
 
 
-def _with_base(path: Path) -> Any:
-    """What a file says, over what the file that it names as `base`, beside it, says."""
+def _with_base(path: Path, before: tuple[Path, ...] = ()) -> Any:
+    """What a file says, over what the file that it names as `base`, beside it, says; of evaluate and run key by key."""
     raw = read_yaml(path, fresh="examples/experiments has some that are.")
     if not isinstance(raw, dict) or "base" not in raw:
         return raw
-    base, own = raw["base"], {key: value for key, value in raw.items() if key != "base"}
-    if not isinstance(base, str) or (path.parent / base).resolve() == path.resolve():
+    base, own, known = raw["base"], {key: value for key, value in raw.items() if key != "base"}, (*before, path)
+    if not isinstance(base, str) or any((path.parent / base).resolve() == one.resolve() for one in known):
         raise SettingsError(f"{path}: base is {base!r}\nName another experiment's file, as toxicity.yaml.")
-    found = _with_base(path.parent / base)
-    return {**found, **own} if isinstance(found, dict) else found
+    found = _with_base(path.parent / base, known)
+    if not isinstance(found, dict):
+        return found
+    for key in ("evaluate", "run"):
+        if isinstance(own.get(key), dict) and isinstance(found.get(key), dict):
+            own[key] = found[key] | own[key]
+    return found | own

@@ -10,10 +10,14 @@ from itertools import groupby
 from statistics import fmean
 from typing import Any
 
+from facsynth.experimenting.settings import BY_FEATURES
 from facsynth.names import n_of
 from facsynth.report.whiskers import Dot, whiskers
 
 HEADINGS = ("method", "samples", "mean", "95 %", "change", "95 %", "p")
+WHY = dict.fromkeys((*BY_FEATURES, "pool"), "is anything missing? See cells/{}-*/report.html")
+WHY |= dict.fromkeys(("real", "anchor"), "all its rows are in the seed set or tested with")
+WHY_NOT_WRITTEN = "stop_reason and n_rejected in the manifests under cells/{}-* say why"
 
 
 def groups(table: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -56,8 +60,8 @@ def markdown(table: Mapping[str, Any]) -> str:
 def notes(table: Mapping[str, Any]) -> list[str]:
     """What is to be known of the whole table, in sentences without their full stop."""
     rows = [row for row in table.get("rows", []) if row["axis"] == "samples" and "difference" in row]
-    empty = dict.fromkeys(row["method"] for row in rows if not any(row["n_samples"]) and row["method"] != "none")
-    told = [f"{name} has no samples: is anything missing? See cells/{name}-*/report.html" for name in empty]
+    empty = {row["method"]: row["kind"] for row in rows if not any(row["n_samples"]) and row["kind"] != "none"}
+    told = [f"{name} has no samples: {WHY.get(kind, WHY_NOT_WRITTEN).format(name)}" for name, kind in empty.items()]
     found = table.get("ceiling")
     if found is None:
         return told

@@ -55,27 +55,35 @@ def within(measure: Sequence[float], task: Sequence[float], method: Sequence[str
         InputError: no method has two points, or one of the two does not vary.
     """
     groups = _groups(method)
-    x, y = (np.concatenate([_ranks(np.array(values)[g]) for g in groups]) for values in (measure, task))
-    return _stratified(x, y, _groups([str(n) for n, g in enumerate(groups) for _ in g]), rng_seed)
+    x, y = np.empty(len(method)), np.empty(len(method))
+    for group in groups:
+        x[group], y[group] = _ranks(np.array(measure)[group]), _ranks(np.array(task)[group])
+    return _stratified(x, y, [group[:, None] for group in groups], rng_seed)
 
 
 def partial(
-    measure: Sequence[float], task: Sequence[float], method: Sequence[str], budget: Sequence[float], *,
-    rng_seed: int = 0,
+    measure: Sequence[float], task: Sequence[float], method: Sequence[str], budget: Sequence[float],
+    seed: Sequence[int], *, rng_seed: int = 0,
 ) -> Correlation:  # fmt: skip
     """Correlation of ranks over all points, given method and log budget: what is left after a linear fit of both.
 
-    p by orders within methods.
+    The budgets of a seed are parts of one synthesis, so p is by orders of whole seeds within methods.
 
     Raises:
-        InputError: as `within`.
+        InputError: as `within`; or a method's seeds have other budgets each.
     """
-    groups = _groups(method)
-    given = np.column_stack([
-        *(np.isin(np.arange(len(method)), g).astype(float) for g in groups), np.log(np.array(budget, float)),
-    ])  # fmt: skip
+    groups, budgets = _groups(method), np.array(budget, float)
+    given = np.column_stack([*(np.isin(np.arange(len(method)), g).astype(float) for g in groups), np.log(budgets)])
     x, y = (_left(rankdata(values), given) for values in (measure, task))
-    return _stratified(x, y, groups, rng_seed)
+    return _stratified(x, y, [_by_seed(group, np.array(seed), budgets) for group in groups], rng_seed)
+
+
+def _by_seed(group: Ints, seed: Ints, budgets: Doubles) -> Ints:
+    """Points of a method [n_seeds, n_budgets]."""
+    rows = [sorted(group[seed[group] == one].tolist(), key=lambda n: budgets[n]) for one in np.unique(seed[group])]
+    if len({tuple(budgets[row]) for row in rows}) > 1:
+        raise InputError("the seeds of a method have other budgets each: whole seeds cannot be exchanged")
+    return np.array(rows)
 
 
 def _ranks(values: Doubles) -> Doubles:
@@ -102,15 +110,16 @@ def _correlation(x: Doubles, y: Doubles) -> float:
 
 
 def _stratified(x: Doubles, y: Doubles, groups: Sequence[Ints], rng_seed: int) -> Correlation:
+    """Of points, in groups [n units, points of each]: units of a group change places."""
     if max(map(len, groups), default=0) < 2:
         raise InputError("no method has two points: there is nothing to correlate within methods")
-    rng, found = np.random.default_rng(rng_seed), np.empty(N_ORDERS + 1)
-    found[0] = x @ y
-    for draw in range(1, N_ORDERS + 1):
-        order = np.concatenate([g[rng.permutation(len(g))] for g in groups])
-        places = np.concatenate(groups)
-        found[draw] = x[order] @ y[places]
-    return Correlation(_correlation(x, y), _share(np.abs(found), abs(float(found[0]))), len(x))
+    rng, found = np.random.default_rng(rng_seed), np.zeros(N_ORDERS)
+    for group in groups:
+        products = x[group] @ y[group].T  # of a unit in the place of another one
+        orders = rng.random((N_ORDERS, len(group))).argsort(axis=1)
+        found += products[orders, np.arange(len(group))].sum(axis=1)
+    told = float(x @ y)
+    return Correlation(_correlation(x, y), _share(np.abs([told, *found]), abs(told)), len(x))
 
 
 def _share(found: Doubles, limit: float) -> float:

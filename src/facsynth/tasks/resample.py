@@ -1,8 +1,10 @@
-"""How sure a downstream figure is: test items and seeds are drawn again, together.
+"""How sure a downstream figure is: what fresh test items and fresh seeds would change.
 
 Before: a task's evaluation gives a score for each test item and seed. After: `evaluating` writes figures down, and sets
-results side by side. Of n seeds n - 1 are drawn: of so few, n would give an interval that is too narrow by
-sqrt(1 - 1/n).
+results side by side. Test items are drawn again (bootstrap); of the few seeds the variance of their mean is taken, with
+Student's t for how badly few tell it: drawn again like items, five seeds give intervals that hold the truth 83 times in
+100 where seeds are all that differs, three 73 times. Both variances are added, and the degrees of freedom are
+Satterthwaite's (1946): (u + v)^2 / (u^2 / (m - 1) + v^2 / (n - 1)) for variances u by m items and v by n seeds.
 """
 
 from __future__ import annotations
@@ -11,11 +13,14 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from facsynth.bins import Doubles
 from facsynth.errors import InputError
 
 N_DRAWS, LEVEL = 1_000, 0.95
+NOTHING = 1e-20
+"""A variance that is rounding alone."""
 Metric = Callable[[Doubles, Doubles], Doubles]
 """`metric(scores, counts)`: figures [n_draws] of a model that gives test items these scores [n_items], where each draw
 has so many of each item: counts [n_draws, n_items]. NaN of a draw in which there is no such figure."""
@@ -36,11 +41,11 @@ class Difference(NamedTuple):
     low: float
     high: float
     p: float
-    """Two-sided: how seldom draws fall on the other side of nothing."""
+    """Two-sided: how seldom chance gives a difference as large where there is none."""
 
 
 def figure(metric: Metric, scores: Doubles, *, rng_seed: int = 0) -> Figure:
-    """Mean over seeds of the metric, with a percentile interval over draws of items and seeds.
+    """Mean over seeds of the metric, with a percentile interval over draws of items, widened for the seeds.
 
     Args:
         metric: of one seed. A draw in which it is not a number, as where no positive item is drawn, is left out.
@@ -50,21 +55,29 @@ def figure(metric: Metric, scores: Doubles, *, rng_seed: int = 0) -> Figure:
     Raises:
         InputError: no seeds, no items, or the metric is no number on the items themselves.
     """
-    return Figure(mean_over_seeds(metric, scores), *_interval(_drawn(metric, scores[None], rng_seed)[0]))
+    value = mean_over_seeds(metric, scores)
+    drawn = _drawn(metric, scores, rng_seed)
+    found = _spread(drawn, _by_seed(metric, scores), scores.shape[1])
+    half, of_items = found.half(LEVEL), float(stats.norm.ppf((1 + LEVEL) / 2)) * found.of_items
+    if not of_items:
+        return Figure(value, value - half, value + half)
+    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Figure(
+        value, value - (value - float(low)) * half / of_items, value + (float(high) - value) * half / of_items
+    )
 
 
 def difference(metric: Metric, first: Doubles, other: Doubles, *, rng_seed: int = 0) -> Difference:
-    """`other` less `first`, both [n_seeds, n_items]: a draw takes the same items and seeds of both.
+    """`other` less `first`, both [n_seeds, n_items]: a draw takes the same items of both, and seeds are paired.
 
     Raises:
         InputError: as `figure`.
     """
     value = mean_over_seeds(metric, other) - mean_over_seeds(metric, first)
-    of_first, of_other = _drawn(metric, np.stack([first, other]), rng_seed)
-    drawn = of_other - of_first
-    drawn = drawn[np.isfinite(drawn)]
-    n_beyond = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
-    return Difference(value, *_interval(drawn), min(1.0, 2 * (n_beyond + 1) / (len(drawn) + 1)))
+    drawn = _drawn(metric, other, rng_seed) - _drawn(metric, first, rng_seed)
+    found = _spread(drawn, _by_seed(metric, other) - _by_seed(metric, first), first.shape[1])
+    half = found.half(LEVEL)
+    return Difference(value, value - half, value + half, found.p(value))
 
 
 def of_all(metric: Metric, scores: Doubles) -> float:
@@ -97,22 +110,50 @@ def mean_over_seeds(metric: Metric, scores: Doubles) -> float:
     """
     if not scores.size:
         raise InputError(f"nothing to measure: {scores.shape[0]} seeds, {scores.shape[1]} test items")
-    value = float(np.mean([of_all(metric, row) for row in scores]))
+    value = float(np.mean(_by_seed(metric, scores)))
     if not np.isfinite(value):
         raise InputError("the figure is no number on these test items: are there items of both kinds?")
     return value
 
 
-def _interval(drawn: Doubles) -> tuple[float, float]:
-    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+class Spread(NamedTuple):
+    """How far a figure is from what it would be of endless items and seeds."""
+
+    of_items: float
+    """Standard error by items alone."""
+    of_all: float
+    freedom: float
+    """Degrees of it."""
+
+    def half(self, level: float) -> float:
+        """Half of the interval."""
+        return float(stats.t.ppf((1 + level) / 2, self.freedom)) * self.of_all
+
+    def p(self, value: float) -> float:
+        """Two-sided, where the truth is nothing; what never varied is told as surely as `N_DRAWS` draws can."""
+        if not self.of_all:
+            return 2 / (N_DRAWS + 1) if value else 1.0
+        return float(2 * stats.t.sf(abs(value) / self.of_all, self.freedom))
+
+
+def _spread(drawn: Doubles, by_seed: Doubles, n_items: int) -> Spread:
+    """Of draws of items [N_DRAWS] and figures of seeds [n_seeds]."""
+    n_seeds, items = len(by_seed), float(np.nanvar(drawn))
+    items = items if items > NOTHING else 0.0
+    seeds = float(np.var(by_seed, ddof=1)) / n_seeds if n_seeds > 1 else 0.0
+    seeds = seeds if seeds > NOTHING else 0.0
+    parts = items**2 / max(n_items - 1, 1) + seeds**2 / max(n_seeds - 1, 1)
+    freedom = (items + seeds) ** 2 / parts if parts > 0 else np.inf
+    return Spread(float(np.sqrt(items)), float(np.sqrt(items + seeds)), freedom)
+
+
+def _by_seed(metric: Metric, scores: Doubles) -> Doubles:
+    """[n_seeds], of all items."""
+    return np.array([of_all(metric, row) for row in scores])
 
 
 def _drawn(metric: Metric, scores: Doubles, rng_seed: int) -> Doubles:
-    """[n_results, N_DRAWS] of scores [n_results, n_seeds, n_items]; all results are drawn alike."""
-    rng, (_, n_seeds, n_items) = np.random.default_rng(rng_seed), scores.shape
+    """Means over seeds [N_DRAWS] of scores [n_seeds, n_items]; all results on the same items are drawn alike."""
+    rng, n_items = np.random.default_rng(rng_seed), scores.shape[1]
     items = rng.multinomial(n_items, np.full(n_items, 1 / n_items), size=N_DRAWS).astype(np.float64)
-    n_drawn = max(1, n_seeds - 1)
-    seeds = rng.multinomial(n_drawn, np.full(n_seeds, 1 / n_seeds), size=N_DRAWS).T / n_drawn
-    by_seed = np.array([[metric(row, items) for row in result] for result in scores])
-    return np.asarray((np.where(seeds > 0, by_seed, 0.0) * seeds).sum(axis=1))
+    return np.asarray(np.mean([metric(row, items) for row in scores], axis=0))
