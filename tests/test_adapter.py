@@ -53,10 +53,10 @@ def test_a_marked_reply_is_learnt_to_be_better(tmp_path: Path, family: str, dtyp
     base = open_base(save_model(tmp_path / "model", family, n_blocks=2), dtype=dtype, device="cpu")
     chosen, rejected = texts(base, 40, 1)
     better, worse = texts(base, 30, 2)
-    found = rewards(base, QUICK["reward"], chosen, rejected, [*better, *worse], seed=1)
+    found = rewards(base, QUICK["reward"], chosen, rejected, [*better, *worse], rng_seed=1)
     assert np.mean(found[:30] > found[30:]) > 0.7
     assert len(np.unique(found)) > 50, "the head is float32, so rewards are no coarse steps"
-    turned = rewards(base, QUICK["reward"], rejected, chosen, [*better, *worse], seed=1)
+    turned = rewards(base, QUICK["reward"], rejected, chosen, [*better, *worse], rng_seed=1)
     assert np.mean(turned[:30] > turned[30:]) < 0.3
 
 
@@ -66,13 +66,13 @@ def test_a_marked_text_is_told_apart_and_a_score_does_not_depend_on_its_neighbou
     labels = np.arange(80) < 40
 
     def scores_of(test: list[Any], seed: int = 1) -> Any:
-        return class_scores(base, QUICK["toxicity"], [*marked, *others], labels, test, seed=seed)
+        return class_scores(base, QUICK["toxicity"], [*marked, *others], labels, test, rng_seed=seed)
 
     found = scores_of([*positive, *negative])
     assert found.min() >= 0 and found.max() <= 1
     assert (found[:30, None] > found[None, 30:]).mean() > 0.8
     np.testing.assert_allclose(scores_of(positive[:3]), found[:3], atol=1e-5)
-    assert np.abs(scores_of(positive, seed=2) - found[:30]).max() > 1e-3, "another seed, another model"
+    assert np.abs(scores_of(positive, rng_seed=2) - found[:30]).max() > 1e-3, "another seed, another model"
 
 
 def test_the_recipe_is_what_is_done(model: Path) -> None:
@@ -84,7 +84,7 @@ def test_the_recipe_is_what_is_done(model: Path) -> None:
         recipe = replace(RECIPES["reward"], learning_rate=1e-2, epochs=4, **changes)
         steps.clear()
         return rewards(
-            base, recipe, chosen, rejected, chosen, seed=1,
+            base, recipe, chosen, rejected, chosen, rng_seed=1,
             progress=lambda what, done, total: steps.append(total or 0) if what == "training seed 1" else None,
         )  # fmt: skip
 
@@ -113,8 +113,8 @@ def test_training_leaves_random_states_files_and_screen_as_they_are(
     chosen, rejected = texts(base, 8, 1)
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     capfd.readouterr()
-    rewards(base, RECIPES["reward"], chosen, rejected, chosen, seed=3)
-    class_scores(base, RECIPES["toxicity"], [*chosen, *rejected], np.arange(16) < 8, chosen, seed=3)
+    rewards(base, RECIPES["reward"], chosen, rejected, chosen, rng_seed=3)
+    class_scores(base, RECIPES["toxicity"], [*chosen, *rejected], np.arange(16) < 8, chosen, rng_seed=3)
     assert capfd.readouterr() == ("", "")
     assert random.getstate() == states[0]
     assert np.random.get_state()[1].tolist() == states[1]
@@ -131,7 +131,7 @@ def test_what_trainers_cannot_do_is_refused(model: Path) -> None:
     if not torch.cuda.is_available():
         base = open_base(model, dtype="float32", device="cuda")
         with pytest.raises(SettingsError, match="the device 'cuda' cannot be used"):
-            rewards(base, RECIPES["reward"], *texts(base, 2, 1), [], seed=0)
+            rewards(base, RECIPES["reward"], *texts(base, 2, 1), [], rng_seed=0)
 
 
 def rows(path: Path, n: int, rng_seed: int, *, is_pair: bool) -> Path:

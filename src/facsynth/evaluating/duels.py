@@ -102,19 +102,19 @@ class Match:
         known = [v.preference for v in verdicts if v.preference is not None and v.ours_first]
         return float(np.mean(known)) if known else None
 
-    def answer(self, seed: int, chats: Chats | None, recipe: SftRecipe, answer_tokens: int) -> None:
+    def answer(self, rng_seed: int, chats: Chats | None, recipe: SftRecipe, answer_tokens: int) -> None:
         """Train where there is something to train on, and answer all instructions."""
-        name = f"outputs-{seed}.json"
+        name = f"outputs-{rng_seed}.json"
         if self.artifact.has(name):
             return
         adapter = self.opponents.adapter
         if chats is not None:
-            adapter = self.artifact.folder / f"adapter-{seed}"
+            adapter = self.artifact.folder / f"adapter-{rng_seed}"
             if not adapter.exists():
                 backbone = self.opponents.load()
                 most = min(recipe.max_tokens, backbone.max_positions)
                 examples = examples_of(chats, Template(backbone.tokenizer), most)
-                train_adapter(backbone, examples, recipe, rng_seed=seed, out=adapter, progress=self.progress)
+                train_adapter(backbone, examples, recipe, rng_seed=rng_seed, out=adapter, progress=self.progress)
                 del backbone
         answering = self.opponents.load()
         if adapter is not None:
@@ -125,15 +125,15 @@ class Match:
             raise ModelError(f"{answering.name} gave no answer at all: {replies[0].error}")
         keep_outputs(self.artifact, name, self.items, replies, self.artifact.folder.name)
 
-    def judge(self, seed: int) -> None:
+    def judge(self, rng_seed: int) -> None:
         """Have the answers compared."""
-        outputs = read_outputs(self.artifact.folder / f"outputs-{seed}.json", self.items)
+        outputs = read_outputs(self.artifact.folder / f"outputs-{rng_seed}.json", self.items)
         duels = [
             Duel(item.sample_id, item.instruction, row["output"], item.reference)
             for item, row in zip(self.items, outputs, strict=True)
             if row is not None
         ]
-        self.verdicts += self._judged(f"verdicts-{seed}.jsonl", duels)
+        self.verdicts += self._judged(f"verdicts-{rng_seed}.jsonl", duels)
         check_judge(self.verdicts, self.opponents.judge_name)
 
     def _judged(self, name: str, duels: Sequence[Duel]) -> list[Verdict]:

@@ -99,10 +99,10 @@ class Means:
             InputError: kept ones were changed.
         """
         found = []
-        for seed in self.seeds:
-            path = self.out / "seeds" / f"{seed}.json"
+        for rng_seed in self.seeds:
+            path = self.out / "seeds" / f"{rng_seed}.json"
             if not path.exists():
-                write_json(path, {"scores": scores_of(seed).tolist()})
+                write_json(path, {"scores": scores_of(rng_seed).tolist()})
             found.append(read_json(path, "scores")["scores"])
             if len(found[-1]) != len(found[0]):
                 raise InputError(f"{path} has scores of other test items\n{RESTORE}")

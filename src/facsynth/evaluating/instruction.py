@@ -132,9 +132,9 @@ def _played(
     with Ledger.open(artifact.folder / "ledger.sqlite") as ledger:
         match = Match(artifact, opponents, test_set.items, ledger, progress)
         probe = match.probe()
-        for seed in trained:
-            match.answer(seed, chats, settings.recipe, settings.answer_tokens)
-            match.judge(seed)
+        for rng_seed in trained:
+            match.answer(rng_seed, chats, settings.recipe, settings.answer_tokens)
+            match.judge(rng_seed)
     found = _result(artifact.folder, test_set, chats, trained, len(settings.seeds))
     return found._replace(record={"probe": probe, **found.record})
 
@@ -152,8 +152,8 @@ class _Seed(NamedTuple):
 def _result(folder: Path, test_set: Items, chats: Chats | None, trained: Sequence[int], n_seeds: int) -> Result:
     """The figure of all instructions, and of those that are not in training."""
     items = test_set.items
-    seeds = [_seed(folder, seed, items) for seed in trained]
-    scores = np.stack([seed.preferences for seed in seeds])
+    seeds = [_seed(folder, rng_seed, items) for rng_seed in trained]
+    scores = np.stack([rng_seed.preferences for rng_seed in seeds])
     if not np.isfinite(scores).any(axis=1).all():
         raise InputError(
             f"no instruction has a usable verdict in both orders: see {folder}/verdicts-*.failures.jsonl\n"
@@ -169,18 +169,18 @@ def _result(folder: Path, test_set: Items, chats: Chats | None, trained: Sequenc
         **measured(TASK, rows, scores), "metric": "win rate", "n_left_out": n_left_out, "n_twice": test_set.n_twice,
         "n_train": len(chats.samples) if chats else 0, "n_seen": len(items) - len(new),
         "unseen": measured(TASK, [rows[n] for n in new], scores[:, new]) if has_new else None,
-        "judging": bias_of([verdict for seed in seeds for verdict in seed.verdicts.values()]),
-        "words": n_words([row["output"] for seed in seeds for row in seed.outputs if row]),
+        "judging": bias_of([verdict for rng_seed in seeds for verdict in rng_seed.verdicts.values()]),
+        "words": n_words([row["output"] for rng_seed in seeds for row in rng_seed.outputs if row]),
         "words_reference": n_words([item.reference for item in items]),
-        "n_cut": sum(row["finish_reason"] == CUT for seed in seeds for row in seed.outputs if row),
+        "n_cut": sum(row["finish_reason"] == CUT for rng_seed in seeds for row in rng_seed.outputs if row),
         "length_controlled": _at_equal_length(items, seeds),
     }  # fmt: skip
     return Result(TASK, rows, scores, record)
 
 
-def _seed(folder: Path, seed: int, items: Sequence[Item]) -> _Seed:
-    outputs = read_outputs(folder / f"outputs-{seed}.json", items)
-    verdicts = {row["sample_id"]: verdict_of(row) for row in read_jsonl(folder / f"verdicts-{seed}.jsonl")}
+def _seed(folder: Path, rng_seed: int, items: Sequence[Item]) -> _Seed:
+    outputs = read_outputs(folder / f"outputs-{rng_seed}.json", items)
+    verdicts = {row["sample_id"]: verdict_of(row) for row in read_jsonl(folder / f"verdicts-{rng_seed}.jsonl")}
     found = [verdicts[item.sample_id].preference if item.sample_id in verdicts else None for item in items]
     return _Seed(outputs, verdicts, np.array(found, np.float64))
 
@@ -188,11 +188,13 @@ def _seed(folder: Path, seed: int, items: Sequence[Item]) -> _Seed:
 def _at_equal_length(items: Sequence[Item], seeds: Sequence[_Seed]) -> dict[str, Any]:
     """By seed, or why there is none."""
     values = []
-    for seed in seeds:
-        both = [(n, row["output"]) for n, row in enumerate(seed.outputs) if row and np.isfinite(seed.preferences[n])]
+    for rng_seed in seeds:
+        both = [
+            (n, row["output"]) for n, row in enumerate(rng_seed.outputs) if row and np.isfinite(rng_seed.preferences[n])
+        ]
         places, ours = [n for n, _ in both], [text for _, text in both]
         try:
-            values.append(length_controlled(seed.preferences[places], ours, [items[n].reference for n in places]))
+            values.append(length_controlled(rng_seed.preferences[places], ours, [items[n].reference for n in places]))
         except InputError as err:
             return {"value": None, "why": str(err)}
     return {"value": float(np.mean(values)), "by_seed": values}

@@ -153,9 +153,11 @@ def _by_adapter(train: Pairs, test: Pairs, means: Means) -> Scored:
     tested = sorted({*better, *worse})
     of_test = [texts.ids[place] for place in tested]
 
-    def scores_of(seed: int) -> Doubles:
+    def scores_of(rng_seed: int) -> Doubles:
         found = np.zeros(len(texts.ids))
-        found[tested] = rewards(base, means.recipe, chosen, rejected, of_test, seed=seed, progress=means.progress)
+        found[tested] = rewards(
+            base, means.recipe, chosen, rejected, of_test, rng_seed=rng_seed, progress=means.progress
+        )
         return found[better] - found[worse]
 
     return Scored(means.seed_by_seed(scores_of), texts.max_tokens, texts.n_cut)

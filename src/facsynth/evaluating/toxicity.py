@@ -124,8 +124,10 @@ def _by_adapter(train: Labelled, test: Labelled, means: Means) -> Scored:
     texts = prompt_texts([*train.samples, *test.samples], Template(base.tokenizer), most)
     of_train, of_test = texts.of(train.samples), texts.of(test.samples)
 
-    def scores_of(seed: int) -> Doubles:
-        return class_scores(base, means.recipe, of_train, train.labels, of_test, seed=seed, progress=means.progress)
+    def scores_of(rng_seed: int) -> Doubles:
+        return class_scores(
+            base, means.recipe, of_train, train.labels, of_test, rng_seed=rng_seed, progress=means.progress
+        )
 
     return Scored(means.seed_by_seed(scores_of), texts.max_tokens, texts.n_cut)
 

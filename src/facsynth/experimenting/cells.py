@@ -119,13 +119,13 @@ class Bench:
         evaluate = self.settings.evaluate
         return Rows(evaluate.test, "message" if evaluate.task == "instruction" else form, no_progress)
 
-    def seed_set(self, seed: int) -> Path:
+    def seed_set(self, rng_seed: int) -> Path:
         """The seed set of a seed, drawn from the files of `draw`, without what is in the anchor or tested with."""
-        path = self.out / "seeds" / f"{seed}.jsonl"
+        path = self.out / "seeds" / f"{rng_seed}.jsonl"
         if not path.exists():
-            asked = self.settings.run_of(next(iter(self.settings.methods)), path, seed)
+            asked = self.settings.run_of(next(iter(self.settings.methods)), path, rng_seed)
             known = {sample.sample_id for sample, _ in self._rows(asked.data.anchor, asked)}
-            rng, drawn = np.random.default_rng([seed, 0]), []
+            rng, drawn = np.random.default_rng([rng_seed, 0]), []
             for block in self.settings.draw:
                 rows = [row for sample, row in self._rows([block.path], asked) if sample.sample_id not in known]
                 if len(rows) < block.n:
@@ -147,50 +147,51 @@ class Bench:
             if asked_in(sample) not in known and not (holdout and holdout.holds(sample.text))
         ]  # fmt: skip
 
-    def run_of(self, method: str, seed: int) -> RunSettings:
+    def run_of(self, method: str, rng_seed: int) -> RunSettings:
         """Settings of a run by a method."""
-        return self.settings.run_of(method, self.seed_set(seed), seed)
+        return self.settings.run_of(method, self.seed_set(rng_seed), rng_seed)
 
-    def cell(self, method: str, seed: int) -> Path:
+    def cell(self, method: str, rng_seed: int) -> Path:
         """Its folder."""
-        return self.out / "cells" / f"{method}-{seed}"
+        return self.out / "cells" / f"{method}-{rng_seed}"
 
-    def make(self, method: str, seed: int) -> Made:
+    def make(self, method: str, rng_seed: int) -> Made:
         """The samples of a cell; what is there already is not made again."""
-        return self._made(method, seed, Cap(self.most))
+        return self._made(method, rng_seed, Cap(self.most))
 
-    def within_tokens(self, method: str, seed: int, tokens: int) -> Made:
+    def within_tokens(self, method: str, rng_seed: int, tokens: int) -> Made:
         """The samples of a cell for a budget of written tokens, however many they are."""
-        return self._made(method, seed, Cap(MOST, tokens) if self.settings.kind(method) in METHODS else Cap(self.most))
+        is_rival = self.settings.kind(method) in METHODS
+        return self._made(method, rng_seed, Cap(MOST, tokens) if is_rival else Cap(self.most))
 
-    def _made(self, method: str, seed: int, cap: Cap) -> Made:
-        key = (method, seed, cap)
+    def _made(self, method: str, rng_seed: int, cap: Cap) -> Made:
+        key = (method, rng_seed, cap)
         if key not in self.made:
-            self.made[key] = self._make(method, seed, cap)
+            self.made[key] = self._make(method, rng_seed, cap)
         return self.made[key]
 
-    def _make(self, method: str, seed: int, cap: Cap) -> Made:
+    def _make(self, method: str, rng_seed: int, cap: Cap) -> Made:
         kind = self.settings.kind(method)
         if kind == "none":
             return Made([], [])
         if kind in {"real", "anchor"}:
-            return Made(self._drawn(kind, method, seed), [])
+            return Made(self._drawn(kind, method, rng_seed), [])
         if kind in {"pool", *BY_FEATURES}:
-            return self._by_features(kind, method, seed)
-        return self._by_rival(kind, method, seed, cap)
+            return self._by_features(kind, method, rng_seed)
+        return self._by_rival(kind, method, rng_seed, cap)
 
-    def _drawn(self, kind: str, method: str, seed: int) -> list[dict[str, Any]]:
+    def _drawn(self, kind: str, method: str, rng_seed: int) -> list[dict[str, Any]]:
         """Rows of real data, or of the anchor; of toxicity those with a label."""
-        asked = self.run_of(method, seed)
+        asked = self.run_of(method, rng_seed)
         known = {sample.sample_id for sample, _ in Rows(asked.data.seed, asked.data.form, no_progress)}
         found = self._rows(self.settings.real if kind == "real" else asked.data.anchor, asked)
         rows = [row for sample, row in found if sample.sample_id not in known]
         if self.settings.evaluate.task == "toxicity":
             rows = [row for row in rows if is_wanted(row.get("label"), self.settings.evaluate.label) is not None]
-        return _shuffled(rows, np.random.default_rng([seed, 1]))[: self.most]
+        return _shuffled(rows, np.random.default_rng([rng_seed, 1]))[: self.most]
 
-    def _by_features(self, kind: str, method: str, seed: int) -> Made:
-        asked, out, block = self.run_of(method, seed), self.cell(method, seed), self.settings.methods[method]
+    def _by_features(self, kind: str, method: str, rng_seed: int) -> Made:
+        asked, out, block = self.run_of(method, rng_seed), self.cell(method, rng_seed), self.settings.methods[method]
         if kind == "pool":
             budget = asked.budget.model_copy(update={"max_candidates": 0, "n_selected": self.most})
             asked = asked.model_copy(update={"budget": budget})
@@ -199,8 +200,8 @@ class Bench:
         rows = read_jsonl(out / "samples.jsonl")
         return Made(rows, [] if kind == "pool" else _tokens_of_run(out, len(rows)))
 
-    def _by_rival(self, kind: str, method: str, seed: int, cap: Cap) -> Made:
-        asked, parts = self.run_of(method, seed), []
+    def _by_rival(self, kind: str, method: str, rng_seed: int, cap: Cap) -> Made:
+        asked, parts = self.run_of(method, rng_seed), []
         name = "samples" if cap.written_tokens is None else f"tokens-{cap.written_tokens}"
         anchor = [sample for sample, _ in self._rows(asked.data.anchor, asked)]
         labels = anchor_labels(asked, None) or {}
@@ -208,29 +209,29 @@ class Bench:
         for number, (label, n) in enumerate(sorted(by_label.items(), key=str) or [(None, len(anchor))]):
             share = n / (by_label.total() or len(anchor))
             own = [sample for sample in anchor if label is None or labels.get(sample.sample_id) == label]
-            shown = _shuffled(own, np.random.default_rng([seed, 2]))[: math.ceil(share * self._n_shown(seed))]
+            shown = _shuffled(own, np.random.default_rng([rng_seed, 2]))[: math.ceil(share * self._n_shown(rng_seed))]
             tokens = None if cap.written_tokens is None else int(share * cap.written_tokens)
             folder = write(
-                kind, asked, shown, Cap(math.ceil(share * cap.n), tokens), label=label, out=self.cell(method, seed),
+                kind, asked, shown, Cap(math.ceil(share * cap.n), tokens), label=label, out=self.cell(method, rng_seed),
                 name=f"{name}-{number}" if by_label else name, cache=self.cache, progress=self.progress,
             )  # fmt: skip
             costs = by_sample([cost["written_tokens"] for cost in read_jsonl(folder / COSTS)])
             parts.append((share, Made(read_jsonl(folder / SAMPLES), costs)))
         return mixed(parts)
 
-    def _n_shown(self, seed: int) -> int:
+    def _n_shown(self, rng_seed: int) -> int:
         """As many anchor texts as the first method by features shows its writer."""
-        path = self.out / "seeds" / f"{seed}-shown.json"  # methods that are added later change nothing
+        path = self.out / "seeds" / f"{rng_seed}-shown.json"  # methods that are added later change nothing
         if not path.exists():
-            write_json(path, {"n_shown": self._n_shown_by_features(seed)})
+            write_json(path, {"n_shown": self._n_shown_by_features(rng_seed)})
         return int(read_json(path, "n_shown")["n_shown"])
 
-    def _n_shown_by_features(self, seed: int) -> int:
+    def _n_shown_by_features(self, rng_seed: int) -> int:
         first = next((name for name in self.settings.methods if self.settings.kind(name) in BY_FEATURES), None)
         if first is None:
             return USUALLY_SHOWN
-        self.make(first, seed)
-        attempted = read_json(self.cell(first, seed) / "targets.json", "attempted")["attempted"]
+        self.make(first, rng_seed)
+        attempted = read_json(self.cell(first, rng_seed) / "targets.json", "attempted")["attempted"]
         return max(1, len({span["sample_id"] for target in attempted for span in target["spans"]}))
 
 

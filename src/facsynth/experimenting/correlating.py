@@ -46,21 +46,22 @@ def measures(bench: Bench, figures: Mapping[tuple[str, int, int], float]) -> lis
     )
     thresholds, _, aims = aims_of(anchor.profile, open_background(asked, space), asked)
     (encode, _), rows = encoder_if_there("embedded"), []
-    for method, seed in dict.fromkeys((method, seed) for method, _, seed in figures):
-        made = bench.make(method, seed).rows
+    for method, rng_seed in dict.fromkeys((method, rng_seed) for method, _, rng_seed in figures):
+        made = bench.make(method, rng_seed).rows
         samples = [to_sample(row, asked.data.form).sample for row in made]
         if not samples:
             continue
         corpus = Corpus.of(samples, form=asked.data.form)
-        encoded = encode_part(corpus, space, bench.out / "features" / f"{method}-{seed}", bench.cache, bench.progress)
+        folder = bench.out / "features" / f"{method}-{rng_seed}"
+        encoded = encode_part(corpus, space, folder, bench.cache, bench.progress)
         fired = joined(encoded.incidence(aims.feature_ids, thresholds))
-        for budget in (budget for m, budget, s in figures if (m, s) == (method, seed)):
+        for budget in (budget for m, budget, s in figures if (m, s) == (method, rng_seed)):
             kept = samples[:budget]
             ids = np.array([int(sample.sample_id, 16) for sample in kept], np.uint64)
             texts = [sample.text for sample in kept]
             told = _coverage(fired, ids, len(aims.feature_ids))
             told |= diversity.of_words(texts, ids) | (diversity.of_vectors(texts, encode) if encode else {})
-            point = {"method": method, "budget": budget, "seed": seed, "task": figures[method, budget, seed]}
+            point = {"method": method, "budget": budget, "seed": rng_seed, "task": figures[method, budget, rng_seed]}
             rows.append(point | {"measures": told})
     return rows
 

@@ -74,11 +74,11 @@ def run_experiment(
         Artifact(out, STAGE, bench.asked, bench.parents)
         table = {"task": settings.evaluate.task, "against": next(iter(settings.methods)), **_check_measurable(bench)}
         found: dict[Point, list[Trained]] = {point: [] for point in points(settings)}
-        for n, seed in enumerate(settings.seeds, start=1):
+        for n, rng_seed in enumerate(settings.seeds, start=1):
             if not table.get("is_measurable", True):
                 break
             for point, trained in found.items():
-                trained.append(_trained(bench, point, seed))
+                trained.append(_trained(bench, point, rng_seed))
             metric = next(iter(found.values()))[0].result.record["metric"]
             table |= {"seeds": list(settings.seeds[:n]), "metric": metric, "rows": rows_of(settings, found)}
             table["ceiling"] = ceiling_of(settings, found)
@@ -96,10 +96,10 @@ def _figures(
 ) -> dict[tuple[str, int, int], float]:
     """By method, budget of samples and seed."""
     return {
-        (point.method, point.budget, seed): trained.result.record["value"]
+        (point.method, point.budget, rng_seed): trained.result.record["value"]
         for point, by_seed in found.items()
         if point.axis == SAMPLES
-        for seed, trained in zip(settings.seeds, by_seed, strict=True)
+        for rng_seed, trained in zip(settings.seeds, by_seed, strict=True)
     }
 
 
@@ -129,40 +129,40 @@ def _check_measurable(bench: Bench) -> dict[str, Any]:
     }}  # fmt: skip
 
 
-def _trained(bench: Bench, point: Point, seed: int) -> Trained:
+def _trained(bench: Bench, point: Point, rng_seed: int) -> Trained:
     """Train on the seed set with the samples of a point, and test."""
-    rows, tokens = _samples(bench, point, seed)
-    name = f"{point.method}-{seed}" if not rows else f"{point.method}-{point.axis}-{point.budget}-{seed}"
-    train, path = [str(bench.seed_set(seed))], bench.out / "trained" / f"{name}.jsonl"
+    rows, tokens = _samples(bench, point, rng_seed)
+    name = f"{point.method}-{rng_seed}" if not rows else f"{point.method}-{point.axis}-{point.budget}-{rng_seed}"
+    train, path = [str(bench.seed_set(rng_seed))], bench.out / "trained" / f"{name}.jsonl"
     if rows:
         write_jsonl(path, rows)
         train.append(str(path))
     out = bench.out / "results" / name
-    _evaluate(bench, train, seed, out)
+    _evaluate(bench, train, rng_seed, out)
     return Trained(read_result(out), len(rows), tokens)
 
 
-def _samples(bench: Bench, point: Point, seed: int) -> tuple[list[dict[str, Any]], int]:
-    made = bench.make(point.method, seed)
+def _samples(bench: Bench, point: Point, rng_seed: int) -> tuple[list[dict[str, Any]], int]:
+    made = bench.make(point.method, rng_seed)
     if point.axis == SAMPLES:
         return made.first(point.budget), made.tokens_for(point.budget)
-    most = bench.make(bench.settings.tokens_of, seed).tokens_for(point.budget)
-    made = bench.within_tokens(point.method, seed, most)
+    most = bench.make(bench.settings.tokens_of, rng_seed).tokens_for(point.budget)
+    made = bench.within_tokens(point.method, rng_seed, most)
     rows = made.within(most)
     return rows, made.tokens_for(len(rows))
 
 
-def _evaluate(bench: Bench, train: Sequence[str], seed: int, out: Path) -> None:
+def _evaluate(bench: Bench, train: Sequence[str], rng_seed: int, out: Path) -> None:
     """One fit of the task."""
     asked = bench.settings.evaluate
     given: dict[str, Any] = {"out": out, "cache": bench.cache, "progress": bench.progress}
-    learnt: dict[str, Any] = {"adapt": asked.adapt, "seeds": [seed]}
+    learnt: dict[str, Any] = {"adapt": asked.adapt, "seeds": [rng_seed]}
     if asked.task == "toxicity":
         evaluate_toxicity(train, asked.test, asked.model, label=asked.label, **learnt, **given)
     elif asked.task == "reward":
         evaluate_reward(train, asked.test, asked.model, **learnt, **given)
     elif asked.task == "instruction":
-        settings = InstructionSettings((seed,), SftRecipe(n_epochs=asked.epochs), asked.answer_tokens)
+        settings = InstructionSettings((rng_seed,), SftRecipe(n_epochs=asked.epochs), asked.answer_tokens)
         given |= {"judge": asked.judge or asked.judge_pairs}
         evaluate_instruction(train, asked.test, str(asked.reference), asked.model, settings, **given)
     else:

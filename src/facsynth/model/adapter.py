@@ -100,7 +100,7 @@ def open_base(folder: Path, *, dtype: str, device: str) -> Base:
 
 
 def class_scores(
-    base: Base, recipe: Recipe, train: Ids, labels: npt.NDArray[np.bool_], test: Ids, *, seed: int,
+    base: Base, recipe: Recipe, train: Ids, labels: npt.NDArray[np.bool_], test: Ids, *, rng_seed: int,
     progress: Progress = no_progress,
 ) -> Doubles:  # fmt: skip
     """[n_test], the probability of the label, by an adapter that was trained with transformers' Trainer.
@@ -111,7 +111,7 @@ def class_scores(
         train: texts.
         labels: theirs, [n].
         test: texts that get scores.
-        seed: of the head's first weights, the adapter's, dropout and the order of the texts.
+        rng_seed: of the head's first weights, the adapter's, dropout and the order of the texts.
         progress: told the steps.
 
     Raises:
@@ -126,17 +126,18 @@ def class_scores(
         found = torch.tensor([row["labels"] for row in batch])
         return {**_padded([row["input_ids"] for row in batch], pad_id), "labels": found}
 
-    with _apart(base, seed) as scratch:
+    with _apart(base, rng_seed) as scratch:
         model = _adapted(base, recipe, pad_id, n_labels=2)
-        settings = _one_device(TrainingArguments(**_settings(base, recipe, seed, scratch)))
-        _train(Trainer(model, settings, collate, rows), seed, progress)
+        settings = _one_device(TrainingArguments(**_settings(base, recipe, rng_seed, scratch)))
+        _train(Trainer(model, settings, collate, rows), rng_seed, progress)
         logits = _logits(model, test, pad_id, progress)
     return np.asarray(logits.softmax(dim=1)[:, 1], np.float64)
 
 
 def rewards(
-    base: Base, recipe: Recipe, chosen: Ids, rejected: Ids, test: Ids, *, seed: int, progress: Progress = no_progress
-) -> Doubles:
+    base: Base, recipe: Recipe, chosen: Ids, rejected: Ids, test: Ids, *, rng_seed: int,
+    progress: Progress = no_progress,
+) -> Doubles:  # fmt: skip
     """[n_test], the reward of each text, by an adapter that was trained with TRL's RewardTrainer.
 
     Args:
@@ -145,7 +146,7 @@ def rewards(
         chosen: texts [n], each better than
         rejected: [n].
         test: texts that get rewards.
-        seed: as in `class_scores`.
+        rng_seed: as in `class_scores`.
         progress: told the steps.
 
     Raises:
@@ -161,12 +162,12 @@ def rewards(
     rows = {"chosen_ids": [ids.tolist() for ids in chosen], "rejected_ids": [ids.tolist() for ids in rejected]}
     pad_id = _pad_id([*chosen, *rejected, *test])
     base.tokenizer.pad_token = base.tokenizer.convert_ids_to_tokens(pad_id)
-    with _apart(base, seed) as scratch:
+    with _apart(base, rng_seed) as scratch:
         model = _adapted(base, recipe, pad_id, n_labels=1)
-        asked = _settings(base, recipe, seed, scratch) | {"max_length": None, "disable_dropout": False}
+        asked = _settings(base, recipe, rng_seed, scratch) | {"max_length": None, "disable_dropout": False}
         settings = _one_device(trl.RewardConfig(**asked))
         trainer = QuietTrainer(model, settings, train_dataset=Dataset.from_dict(rows), processing_class=base.tokenizer)
-        _train(trainer, seed, progress)
+        _train(trainer, rng_seed, progress)
         logits = _logits(model, test, pad_id, progress)
     return np.asarray(logits[:, 0], np.float64)
 
@@ -179,7 +180,7 @@ def _need(package: str) -> Any:
 
 
 @contextmanager
-def _apart(base: Base, seed: int) -> Iterator[str]:
+def _apart(base: Base, rng_seed: int) -> Iterator[str]:
     """A folder for a trainer, which sets random states and would write to the screen: both are left as they were."""
     states = random.getstate(), np.random.get_state()
     verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -195,7 +196,7 @@ def _apart(base: Base, seed: int) -> Iterator[str]:
         ):
             warnings.simplefilter("ignore", FutureWarning)  # old names that these packages use of each other
             warnings.filterwarnings("ignore", "fan_in_fan_out")  # of GPT-2; peft sets it right
-            torch.manual_seed(seed)
+            torch.manual_seed(rng_seed)
             yield scratch
     finally:
         random.setstate(states[0])
@@ -224,11 +225,12 @@ def _adapted(base: Base, recipe: Recipe, pad_id: int, n_labels: int) -> Any:
     return adapted
 
 
-def _settings(base: Base, recipe: Recipe, seed: int, scratch: str) -> dict[str, Any]:
+def _settings(base: Base, recipe: Recipe, rng_seed: int, scratch: str) -> dict[str, Any]:
     """Of a trainer that keeps, prints and sends nothing, on the device of the base."""
     is_cpu = base.device == "cpu"
     return {
-        "output_dir": scratch, "seed": seed, "num_train_epochs": recipe.epochs, "learning_rate": recipe.learning_rate,
+        "output_dir": scratch, "seed": rng_seed, "num_train_epochs": recipe.epochs,
+        "learning_rate": recipe.learning_rate,
         "per_device_train_batch_size": recipe.batch_size, "gradient_accumulation_steps": recipe.accumulate,
         "weight_decay": recipe.weight_decay, "lr_scheduler_type": recipe.schedule, "warmup_steps": recipe.warm_up,
         "bf16": False, "gradient_checkpointing": not is_cpu, "use_cpu": is_cpu,
@@ -242,12 +244,12 @@ def _one_device(settings: Any) -> Any:
     return settings
 
 
-def _train(trainer: Any, seed: int, progress: Progress) -> None:
+def _train(trainer: Any, rng_seed: int, progress: Progress) -> None:
     from transformers import PrinterCallback, TrainerCallback  # noqa: PLC0415  (as above)
 
     class Told(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            progress(f"training seed {seed}", state.global_step, state.max_steps)
+            progress(f"training seed {rng_seed}", state.global_step, state.max_steps)
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Told())

@@ -63,7 +63,7 @@ def within(measure: Sequence[float], task: Sequence[float], method: Sequence[str
 
 def partial(
     measure: Sequence[float], task: Sequence[float], method: Sequence[str], budget: Sequence[float],
-    seed: Sequence[int], *, rng_seed: int = 0,
+    of_seed: Sequence[int], *, rng_seed: int = 0,
 ) -> Correlation:  # fmt: skip
     """Correlation of ranks over all points, given method and log budget: what is left after a linear fit of both.
 
@@ -75,12 +75,13 @@ def partial(
     groups, budgets = _groups(method), np.array(budget, float)
     given = np.column_stack([*(np.isin(np.arange(len(method)), g).astype(float) for g in groups), np.log(budgets)])
     x, y = (_left(rankdata(values), given) for values in (measure, task))
-    return _stratified(x, y, [_by_seed(group, np.array(seed), budgets) for group in groups], rng_seed)
+    return _stratified(x, y, [_by_seed(group, np.array(of_seed), budgets) for group in groups], rng_seed)
 
 
-def _by_seed(group: Ints, seed: Ints, budgets: Doubles) -> Ints:
+def _by_seed(group: Ints, of_seed: Ints, budgets: Doubles) -> Ints:
     """Points of a method [n_seeds, n_budgets]."""
-    rows = [sorted(group[seed[group] == one].tolist(), key=lambda n: budgets[n]) for one in np.unique(seed[group])]
+    by_budget, of = group[np.argsort(budgets[group])], of_seed[group[np.argsort(budgets[group])]]
+    rows = [by_budget[of == one].tolist() for one in np.unique(of)]
     if len({tuple(budgets[row]) for row in rows}) > 1:
         raise InputError("the seeds of a method have other budgets each: whole seeds cannot be exchanged")
     return np.array(rows)

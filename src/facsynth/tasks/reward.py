@@ -72,9 +72,9 @@ def pair_scores(train: Floats, test: Floats, seeds: Sequence[int]) -> Doubles:
     labels = np.arange(len(train)) % 2 == 0
     turned = np.where(labels, 1.0, -1.0)[:, None] * train / scale
     found = []
-    for seed in seeds:
+    for rng_seed in seeds:
         head = LogisticRegression(fit_intercept=False, max_iter=2_000)
-        folds = StratifiedKFold(N_FOLDS, shuffle=True, random_state=seed)
+        folds = StratifiedKFold(N_FOLDS, shuffle=True, random_state=rng_seed)
         search = GridSearchCV(head, {"C": STRENGTHS}, scoring="neg_log_loss", cv=folds).fit(turned, labels)
         found.append(test / scale @ search.best_estimator_.coef_[0])
     return np.array(found, np.float64).reshape(len(seeds), len(test))

@@ -51,16 +51,18 @@ def head_scores(train: Floats, labels: Labels, test: Floats, seeds: Sequence[int
     Raises:
         ModelError: scikit-learn is not installed.
     """
-    found = [head_search("average_precision", seed).fit(train, labels).predict_proba(test)[:, 1] for seed in seeds]
+    found = [
+        head_search("average_precision", rng_seed).fit(train, labels).predict_proba(test)[:, 1] for rng_seed in seeds
+    ]
     return np.array(found, np.float64).reshape(len(seeds), len(test))
 
 
-def head_search(scoring: str, seed: int) -> Any:
+def head_search(scoring: str, rng_seed: int) -> Any:
     """scikit-learn's search, still to be fitted, for the penalty of a logistic head that counts every label the same.
 
     Args:
         scoring: what is best over `N_FOLDS` folds, by scikit-learn's name.
-        seed: draws the folds.
+        rng_seed: draws the folds.
 
     Raises:
         ModelError: scikit-learn is not installed.
@@ -73,7 +75,7 @@ def head_search(scoring: str, seed: int) -> Any:
     except ImportError as err:
         raise missing_extra("scikit-learn", "downstream") from err
     head = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2_000))
-    folds = StratifiedKFold(N_FOLDS, shuffle=True, random_state=seed)
+    folds = StratifiedKFold(N_FOLDS, shuffle=True, random_state=rng_seed)
     return GridSearchCV(head, {"logisticregression__C": STRENGTHS}, scoring=scoring, cv=folds)
 
 
