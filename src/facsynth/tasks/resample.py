@@ -4,7 +4,7 @@ Before: a task's evaluation gives a score for each test item and seed. After: `e
 results side by side. Test items are drawn again (bootstrap); of the few seeds the variance of their mean is taken, with
 Student's t for how badly few tell it: drawn again like items, five seeds give intervals that hold the truth 83 times in
 100 where seeds are all that differs, three 73 times. Both variances are added, and the degrees of freedom are
-Satterthwaite's (1946): (u + v)^2 / (u^2 / (m - 1) + v^2 / (n - 1)) for variances u by m items and v by n seeds.
+Satterthwaite's (1946): (u + v)^2 / (v^2 / (n - 1)) for a variance of u by items and v by n seeds.
 """
 
 from __future__ import annotations
@@ -57,14 +57,13 @@ def figure(metric: Metric, scores: Doubles, *, rng_seed: int = 0) -> Figure:
     """
     value = mean_over_seeds(metric, scores)
     drawn = _drawn(metric, scores, rng_seed)
-    found = _spread(drawn, _by_seed(metric, scores), scores.shape[1])
-    half, of_items = found.half(LEVEL), float(stats.norm.ppf((1 + LEVEL) / 2)) * found.of_items
-    if not of_items:
+    found = _spread(drawn, _by_seed(metric, scores))
+    half = found.half(LEVEL)
+    if not found.of_items:
         return Figure(value, value - half, value + half)
-    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Figure(
-        value, value - (value - float(low)) * half / of_items, value + (float(high) - value) * half / of_items
-    )
+    wider = half / (float(stats.norm.ppf((1 + LEVEL) / 2)) * found.of_items)
+    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+    return Figure(value, value - (value - low) * wider, value + (high - value) * wider)
 
 
 def difference(metric: Metric, first: Doubles, other: Doubles, *, rng_seed: int = 0) -> Difference:
@@ -75,7 +74,7 @@ def difference(metric: Metric, first: Doubles, other: Doubles, *, rng_seed: int 
     """
     value = mean_over_seeds(metric, other) - mean_over_seeds(metric, first)
     drawn = _drawn(metric, other, rng_seed) - _drawn(metric, first, rng_seed)
-    found = _spread(drawn, _by_seed(metric, other) - _by_seed(metric, first), first.shape[1])
+    found = _spread(drawn, _by_seed(metric, other) - _by_seed(metric, first))
     half = found.half(LEVEL)
     return Difference(value, value - half, value + half, found.p(value))
 
@@ -123,7 +122,7 @@ class Spread(NamedTuple):
     """Standard error by items alone."""
     of_all: float
     freedom: float
-    """Degrees of it."""
+    """Degrees of it; infinite where seeds add nothing."""
 
     def half(self, level: float) -> float:
         """Half of the interval."""
@@ -136,14 +135,13 @@ class Spread(NamedTuple):
         return float(2 * stats.t.sf(abs(value) / self.of_all, self.freedom))
 
 
-def _spread(drawn: Doubles, by_seed: Doubles, n_items: int) -> Spread:
+def _spread(drawn: Doubles, by_seed: Doubles) -> Spread:
     """Of draws of items [N_DRAWS] and figures of seeds [n_seeds]."""
     n_seeds, items = len(by_seed), float(np.nanvar(drawn))
     items = items if items > NOTHING else 0.0
     seeds = float(np.var(by_seed, ddof=1)) / n_seeds if n_seeds > 1 else 0.0
     seeds = seeds if seeds > NOTHING else 0.0
-    parts = items**2 / max(n_items - 1, 1) + seeds**2 / max(n_seeds - 1, 1)
-    freedom = (items + seeds) ** 2 / parts if parts > 0 else np.inf
+    freedom = (items + seeds) ** 2 / (seeds**2 / (n_seeds - 1)) if seeds else np.inf
     return Spread(float(np.sqrt(items)), float(np.sqrt(items + seeds)), freedom)
 
 
