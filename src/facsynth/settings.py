@@ -30,7 +30,8 @@ ENDPOINT_TOKENS = 256, 512
 _T = TypeVar("_T")
 
 
-def _one_file(value: Any) -> Any:
+def one_file(value: Any) -> Any:
+    """A list of the one file that is named alone."""
     return [value] if isinstance(value, str) else value
 
 
@@ -61,7 +62,7 @@ def _known_task(value: str) -> str:
     return value
 
 
-Files = Annotated[tuple[Place, ...], BeforeValidator(_one_file), AfterValidator(not_empty)]
+Files = Annotated[tuple[Place, ...], BeforeValidator(one_file), AfterValidator(not_empty)]
 TaskName = Annotated[str, BeforeValidator(_task_name), AfterValidator(_known_task)]
 RowFields = Annotated[dict[str, str], AfterValidator(_check_fields)]
 
@@ -105,9 +106,9 @@ class DataBlock(Block):
 
     seed: Files
     anchor: Files
-    pool: Annotated[tuple[Place, ...], BeforeValidator(_one_file)] = ()
+    pool: Annotated[tuple[Place, ...], BeforeValidator(one_file)] = ()
     """Samples to select from before anything is written."""
-    holdout: Annotated[tuple[Place, ...], BeforeValidator(_one_file)] = ()
+    holdout: Annotated[tuple[Place, ...], BeforeValidator(one_file)] = ()
     """Evaluation data: it is left out of anchor and pool, and what holds it is rejected."""
     form: str = "message"
     fields: RowFields = Field(default={})

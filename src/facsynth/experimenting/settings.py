@@ -15,7 +15,7 @@ from facsynth.asked import EndpointBlock
 from facsynth.baselines import METHODS
 from facsynth.blocks import Block, Place, parse_block, read_yaml, unknown_key
 from facsynth.errors import SettingsError
-from facsynth.settings import ModelBlock, RunSettings, not_empty, parse_settings
+from facsynth.settings import Files, ModelBlock, RunSettings, not_empty, one_file, parse_settings
 
 NOTHING_WRITTEN = ("none", "real", "anchor", "pool")
 """What costs no tokens: no samples, real ones, the anchor's own texts, samples selected from a pool."""
@@ -30,11 +30,7 @@ ONLY_OF = {
 KINDS = (*NOTHING_WRITTEN, *BY_FEATURES, *METHODS)
 
 
-def _one(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-Files = Annotated[tuple[Place, ...], BeforeValidator(_one)]
+MayBeFiles = Annotated[tuple[Place, ...], BeforeValidator(one_file)]
 
 
 class DrawBlock(Block):
@@ -61,7 +57,7 @@ class EvaluateBlock(Block):
     """What a model learns from a method's samples, as `facsynth eval` measures it."""
 
     task: Literal["toxicity", "reward", "steering", "instruction"]
-    test: Annotated[Files, AfterValidator(not_empty)]
+    test: Files
     model: ModelBlock = ModelBlock()
     label: str = "toxic"
     """Of toxicity: what a positive sample is labelled, besides 1."""
@@ -73,7 +69,7 @@ class EvaluateBlock(Block):
     """Of instruction: outputs to compare with."""
     judge: EndpointBlock | None = None
     """Of instruction: who compares; the model itself where nothing is said."""
-    judge_pairs: Files = ()
+    judge_pairs: MayBeFiles = ()
     """Of instruction: preference pairs for a reward head that compares in its place."""
     epochs: int = Field(default=5, ge=1)
     answer_tokens: int = Field(default=512, ge=1)
@@ -103,7 +99,7 @@ class ExperimentSettings(Block):
     """Settings of a run, as `facsynth run` takes them, without `data.seed`."""
     draw: Annotated[tuple[DrawBlock, ...], AfterValidator(not_empty)]
     """The seed set."""
-    real: Files = ()
+    real: MayBeFiles = ()
     """Rows for the method real."""
     methods: dict[str, MethodBlock]
     """The first is what the others are compared with."""
