@@ -8,6 +8,7 @@ from scipy import stats
 
 from facsynth.bins import Doubles
 from facsynth.errors import InputError
+from facsynth.names import p_of
 from facsynth.tasks.resample import difference, figure, holm
 
 
@@ -44,19 +45,18 @@ def test_a_difference_is_paired_and_finds_what_items_share() -> None:
     assert apart[0].high > apart[1].low, "unpaired, the two cannot be told apart"
 
 
-@pytest.mark.parametrize("n_seeds", [2, 3, 5])
-@pytest.mark.parametrize(("of_seeds", "of_items"), [(0.1, 0.01), (0.01, 0.1)])
+@pytest.mark.parametrize(("n_seeds", "of_seeds", "of_items"), [(2, 0.1, 0.01), (5, 0.1, 0.01), (3, 0.01, 0.1)])
 def test_a_difference_of_nothing_is_told_once_in_twenty_however_few_the_seeds(
     n_seeds: int, of_seeds: float, of_items: float
 ) -> None:
-    rng, told, n_draws = np.random.default_rng(1), 0, 200
-    for draw in range(n_draws):
+    rng, told = np.random.default_rng(1), 0
+    for draw in range(100):
         of_data = rng.normal(0, of_seeds, (2, n_seeds, 1))
         first, other = rng.normal(0, of_items, (2, 1, 40)) + of_data
         found = difference(mean, first, other, rng_seed=draw)
         told += found.p < 0.05
         assert (found.p < 0.05) == (found.low > 0 or found.high < 0), "the interval and p say the same"
-    assert 2 <= told <= 20, told
+    assert 1 <= told <= 11, told
 
 
 def test_a_figure_of_seeds_that_differ_has_the_interval_of_students_t() -> None:
@@ -72,3 +72,7 @@ def test_holm_is_that_of_his_paper() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_a_p_that_is_too_small_to_show_is_not_shown_as_nothing() -> None:
+    assert [p_of(p) for p in (0.0, 0.00099, 0.001, 0.0499, 1.0)] == ["< 0.001", "< 0.001", "0.001", "0.050", "1.000"]

@@ -1,4 +1,4 @@
-"""What data sets are called where several are shown together, and how many there are."""
+"""How data sets, counts and p values are written where they are shown."""
 
 from __future__ import annotations
 
@@ -23,3 +23,8 @@ def names_of(sources: Sequence[str]) -> list[str]:
 def n_of(n: int, what: str) -> str:
     """1 seed, 3 seeds."""
     return f"{n:,} {what}" + "s" * (n != 1)
+
+
+def p_of(p: float) -> str:
+    """Three digits; less than can be shown is no nothing."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

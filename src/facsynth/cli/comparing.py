@@ -12,7 +12,7 @@ from facsynth.cli import options as o
 from facsynth.cli.console import Panel, cache_folder, note, percent, print_json, print_table, shown_progress, tail
 from facsynth.cli.measuring import keep_latest
 from facsynth.errors import InputError, SettingsError
-from facsynth.names import n_of
+from facsynth.names import n_of, p_of
 
 N_SHOWN = 10
 """Features of a pair that are printed."""
@@ -90,7 +90,7 @@ def _compare_results(sets: list[str], *, json: bool, out: Path | None, given: Se
     title = f"{record['metric']} of {record['n_test']:,} test items, {n_of(record['n_seeds'], 'seed')}"
     print_table(title, ("result", "mean", "95 %"), values)
     pairs = [
-        (pair["other"], f"{pair['difference']:+.3f}", _span_of(pair["ci95"], "+"), f"{pair['p_holm']:.3f}", _told(pair))
+        (pair["other"], f"{pair['difference']:+.3f}", _span_of(pair["ci95"], "+"), p_of(pair["p_holm"]), _told(pair))
         for pair in record["pairs"]
     ]
     print_table(f"against {record['results'][0]['name']}", ("", "difference", "95 %", "p (Holm)", ""), pairs)

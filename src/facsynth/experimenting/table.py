@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from facsynth.experimenting.settings import BY_FEATURES
-from facsynth.names import n_of
+from facsynth.names import n_of, p_of
 from facsynth.report.whiskers import Dot, whiskers
 
 HEADINGS = ("method", "samples", "mean", "95 %", "change", "95 %", "p")
@@ -35,7 +35,7 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     told = ("", "", "")
     if "difference" in row:
         low, high = row["difference_ci95"]
-        told = (f"{row['difference']:+.3f}", f"{low:+.3f} to {high:+.3f}", f"{row['p_holm']:.3f}")
+        told = (f"{row['difference']:+.3f}", f"{low:+.3f} to {high:+.3f}", p_of(row["p_holm"]))
     low, high = row["ci95"]
     return (row["method"], f"{fmean(row['n_samples']):,.0f}", f"{row['value']:.3f}", f"{low:.2f}-{high:.2f}", *told)
 
