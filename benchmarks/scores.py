@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="where the figures are drawn too")
     asked = parser.parse_args()
     try:
-        table = told(asked.config, asked.file, asked.runs, asked.against)
+        table = compared(asked.config, asked.file, asked.runs, asked.against)
         print(markdown(table))
         for method, n_seeds in table["unfinished"].items():
             print(f"{method} is left out: it has {n_seeds} of {len(table['seeds'])} seeds")
@@ -116,7 +116,7 @@ def main() -> None:
         raise SystemExit(f"error: {err}") from err
 
 
-def told(config: Path, file: Path, runs: list[Path], against: str | None) -> dict[str, Any]:
+def compared(config: Path, file: Path, runs: list[Path], against: str | None) -> dict[str, Any]:
     """The table of what was kept and is added."""
     settings = load_experiment(config)
     if against:

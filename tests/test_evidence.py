@@ -86,7 +86,7 @@ KEPT = {path.stem: path for path in sorted((ROOT / "docs" / "evidence").glob("*.
 @pytest.mark.parametrize("name", KEPT)
 def test_the_figures_of_the_results_are_those_of_the_scores_that_are_kept(name: str) -> None:
     scores = runpy.run_path(str(ROOT / "benchmarks" / "scores.py"))
-    table = scores["told"](ROOT / "examples" / "experiments" / f"{name}.yaml", KEPT[name], [], None)
+    table = scores["compared"](ROOT / "examples" / "experiments" / f"{name}.yaml", KEPT[name], [], None)
     results = (ROOT / "docs" / "RESULTS.md").read_text()
     (section,) = [part for part in re.split(r"(?m)^###? ", results) if f"docs/evidence/{name}.jsonl" in part]
     assert len(table["seeds"]) > 1 and not table["unfinished"]
@@ -104,7 +104,7 @@ def test_the_figures_of_the_results_are_those_of_the_scores_that_are_kept(name: 
 
 def test_the_differences_of_missing_features_to_others_are_those_of_the_scores() -> None:
     scores = runpy.run_path(str(ROOT / "benchmarks" / "scores.py"))
-    table = scores["told"](ROOT / "examples" / "experiments" / "traffic.yaml", KEPT["traffic"], [], "fac")
+    table = scores["compared"](ROOT / "examples" / "experiments" / "traffic.yaml", KEPT["traffic"], [], "fac")
     results = (ROOT / "docs" / "RESULTS.md").read_text().partition("Missing features against the others")[2]
     for method in ("plain", "random-features", "fac-unchecked", "anchor"):
         name = NAMES[method].removeprefix("the same, ")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import tiny_run
-from facsynth.evaluating.fitting import Means
+from facsynth.evaluating.fitting import Setup
 from facsynth.evaluating.rated import Rater
 from facsynth.evaluating.reward import read_pairs
 from facsynth.records import no_progress
@@ -30,15 +30,15 @@ def preferences(path: Path, n: int) -> Path:
 def test_a_reward_head_judges_by_what_its_pairs_prefer(tmp_path: Path) -> None:
     model = save_model(tmp_path / "model", n_blocks=2)
     pairs = read_pairs([str(preferences(tmp_path / "pairs.jsonl", 40))])
-    means = Means(
+    setup = Setup(
         "instruction", ModelBlock(path=str(model), dtype="float32"), "head", [0], tmp_path, tmp_path, no_progress
     )
     duels = [Duel(f"s{k}", f"{tiny_run.WORDS[k]}?", f"granite {k + 50}", f"chalk {k + 50}") for k in range(8)]
-    found = Rater(pairs, means).verdicts(duels)
+    found = Rater(pairs, setup).verdicts(duels)
     assert found == [Verdict("A", "B", 1.0)] * 8
-    turned = Rater(pairs, means).verdicts([d._replace(ours=d.reference, reference=d.ours) for d in duels])
+    turned = Rater(pairs, setup).verdicts([d._replace(ours=d.reference, reference=d.ours) for d in duels])
     assert turned == [Verdict("B", "A", 0.0)] * 8
-    (even,) = Rater(pairs, means).verdicts([Duel("s", "Which?", "granite", "granite")])
+    (even,) = Rater(pairs, setup).verdicts([Duel("s", "Which?", "granite", "granite")])
     assert even == Verdict(None, None, 0.5)
 
 

@@ -14,7 +14,7 @@ import pytest
 from scipy.optimize import minimize
 
 from facsynth.errors import InputError, ModelError
-from facsynth.evaluating.fitting import Means
+from facsynth.evaluating.fitting import Setup
 from facsynth.evaluating.results import compare_results, measured
 from facsynth.evaluating.reward import evaluate_reward, read_pairs
 from facsynth.model.adapter import open_base
@@ -187,10 +187,10 @@ def test_a_seed_is_kept_and_not_computed_again(tmp_path: Path) -> None:
         asked.append(seed)
         return np.array([0.1 * seed, 1 / 3])
 
-    means = Means("reward", ModelBlock(), "lora", [1, 2], tmp_path, tmp_path, no_progress)
-    found = means.seed_by_seed(scores_of)
+    setup = Setup("reward", ModelBlock(), "lora", [1, 2], tmp_path, tmp_path, no_progress)
+    found = setup.seed_by_seed(scores_of)
     np.testing.assert_array_equal(found, [[0.1, 1 / 3], [0.2, 1 / 3]])
-    more = replace(means, seeds=[2, 1, 3])
+    more = replace(setup, seeds=[2, 1, 3])
     np.testing.assert_array_equal(more.seed_by_seed(scores_of)[:2], found[::-1])
     assert asked == [1, 2, 3]
     (tmp_path / "seeds" / "2.json").write_text('{"scores": [1.0]}')

@@ -71,7 +71,7 @@ class Opponents:
 
 
 @dataclass
-class Match:
+class Contest:
     """What is done in a result folder."""
 
     artifact: Artifact

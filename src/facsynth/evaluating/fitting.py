@@ -56,7 +56,7 @@ class Scored(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Means:
+class Setup:
     """What an evaluation is made with, and where its result lies."""
 
     task: str

@@ -17,8 +17,8 @@ from facsynth.asked import EndpointBlock
 from facsynth.bins import Doubles
 from facsynth.errors import InputError, SettingsError
 from facsynth.evaluating.answers import CUT, Chats, Item, Items, asked_in, read_chats, read_items, read_outputs
-from facsynth.evaluating.duels import Match, Opponents, verdict_of
-from facsynth.evaluating.fitting import Means
+from facsynth.evaluating.duels import Contest, Opponents, verdict_of
+from facsynth.evaluating.fitting import Setup
 from facsynth.evaluating.lengths import length_controlled, n_words
 from facsynth.evaluating.rated import Rater
 from facsynth.evaluating.results import STAGE, Result, keep_result, measured
@@ -83,7 +83,7 @@ def evaluate_instruction(
     """
     if train and adapter:
         raise SettingsError("chats to train on and --adapter are both given\nName one of them.")
-    opponents = _opponents(adapter, judge, Means(TASK, model, "head", [0], out, cache, progress))
+    opponents = _opponents(adapter, judge, Setup(TASK, model, "head", [0], out, cache, progress))
     test_set, chats = read_items(test, reference, progress), read_chats(train, progress) if train else None
     asked, parents = _plan(opponents, test_set, chats, settings)
     with locked(out):
@@ -95,13 +95,13 @@ def evaluate_instruction(
     return out
 
 
-def _opponents(adapter: Path | None, judge: EndpointBlock | Sequence[str], means: Means) -> Opponents:
+def _opponents(adapter: Path | None, judge: EndpointBlock | Sequence[str], setup: Setup) -> Opponents:
     who: EndpointBlock | Rater | None = None
     if isinstance(judge, EndpointBlock):
         who = judge
     elif judge:
-        who = Rater(read_pairs(judge, means.progress), means)
-    return Opponents(means.model, means.folder, means.cache, adapter, who)
+        who = Rater(read_pairs(judge, setup.progress), setup)
+    return Opponents(setup.model, setup.folder, setup.cache, adapter, who)
 
 
 def _plan(
@@ -130,11 +130,11 @@ def _played(
 ) -> Result:  # fmt: skip
     trained = settings.seeds if chats else settings.seeds[:1]
     with Ledger.open(artifact.folder / "ledger.sqlite") as ledger:
-        match = Match(artifact, opponents, test_set.items, ledger, progress)
-        probe = match.probe()
+        contest = Contest(artifact, opponents, test_set.items, ledger, progress)
+        probe = contest.probe()
         for rng_seed in trained:
-            match.answer(rng_seed, chats, settings.recipe, settings.answer_tokens)
-            match.judge(rng_seed)
+            contest.answer(rng_seed, chats, settings.recipe, settings.answer_tokens)
+            contest.judge(rng_seed)
     found = _result(artifact.folder, test_set, chats, trained, len(settings.seeds))
     return found._replace(record={"probe": probe, **found.record})
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from facsynth.evaluating.fitting import Means
+from facsynth.evaluating.fitting import Setup
 from facsynth.evaluating.reward import Pair, Pairs, by_head
 from facsynth.model.hashes import model_hash
 from facsynth.records import Message, Sample
@@ -22,7 +22,7 @@ class Rater:
     """Rates the two answers of a duel each by itself: their order does not matter."""
 
     pairs: Pairs
-    means: Means
+    setup: Setup
     """The model; one seed."""
 
     def __post_init__(self) -> None:
@@ -33,14 +33,14 @@ class Rater:
     def name(self) -> str:
         """What the judge is called: it is worth no more than its pairs and its model are."""
         of = fingerprint(
-            [self.pairs.fingerprint, model_hash(self.means.folder, self.means.cache), self.means.model.dtype]
+            [self.pairs.fingerprint, model_hash(self.setup.folder, self.setup.cache), self.setup.model.dtype]
         )
         return f"stand-in: a reward head on {len(self.pairs.pairs):,} pairs ({of[:8]})"
 
     def verdicts(self, duels: Sequence[Duel]) -> list[Verdict]:
         """The answer with the higher reward is better; equal rewards are a tie, and so are equal answers."""
         rated = Pairs([_pair(duel) for duel in duels], 0, [], "")
-        scores = by_head(self.pairs, rated, self.means).scores[0]
+        scores = by_head(self.pairs, rated, self.setup).scores[0]
         return [_verdict(duel, float(score)) for duel, score in zip(duels, scores, strict=True)]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from facsynth.bins import Doubles, Ints
 from facsynth.errors import InputError
 from facsynth.evaluating.data import Rows, shared
-from facsynth.evaluating.fitting import Adapt, Means, Scored
+from facsynth.evaluating.fitting import Adapt, Scored, Setup
 from facsynth.evaluating.results import Result, measured
 from facsynth.model.adapter import rewards
 from facsynth.records import Progress, Sample, no_progress
@@ -93,10 +93,10 @@ def evaluate_reward(
     of_train, of_test = read_pairs(train, progress), read_pairs(test, progress, is_test=True)
     check_enough(len(of_train.pairs), fewest=FEWEST if adapt == "head" else 1)
     check_subsets([pair.subset for pair in of_test.pairs])
-    means = Means(TASK, model, adapt, seeds, out, cache, progress)
+    setup = Setup(TASK, model, adapt, seeds, out, cache, progress)
     fit = by_head if adapt == "head" else _by_adapter
-    return means.keep(
-        of_train, of_test, lambda: fit(of_train, of_test, means), lambda scores: _result(of_train, of_test, scores)
+    return setup.keep(
+        of_train, of_test, lambda: fit(of_train, of_test, setup), lambda scores: _result(of_train, of_test, scores)
     )
 
 
@@ -134,20 +134,20 @@ def _pair(chosen: Sample, row: Mapping[str, Any]) -> Pair:
     return Pair(Sample(chosen.messages[:end]), chosen, rejected, row.get("subset"))
 
 
-def by_head(train: Pairs, test: Pairs, means: Means) -> Scored:
-    """By how much the chosen replies of a test set are better, by a head for each of `means.seeds`."""
-    backbone = means.backbone()
+def by_head(train: Pairs, test: Pairs, setup: Setup) -> Scored:
+    """By how much the chosen replies of a test set are better, by a head for each of `setup.seeds`."""
+    backbone = setup.backbone()
     texts = _texts(train, test, backbone.tokenizer, min(MAX_TOKENS, backbone.max_positions))
-    states = means.states(backbone, texts)
+    states = setup.states(backbone, texts)
     of_train, of_test = (
         states[texts.places(part.chosen)] - states[texts.places(part.rejected)] for part in (train, test)
     )
-    return Scored(pair_scores(of_train, of_test, means.seeds), texts.max_tokens, texts.n_cut)
+    return Scored(pair_scores(of_train, of_test, setup.seeds), texts.max_tokens, texts.n_cut)
 
 
-def _by_adapter(train: Pairs, test: Pairs, means: Means) -> Scored:
-    base = means.base()
-    texts = _texts(train, test, base.tokenizer, min(means.recipe.max_tokens, base.max_positions))
+def _by_adapter(train: Pairs, test: Pairs, setup: Setup) -> Scored:
+    base = setup.base()
+    texts = _texts(train, test, base.tokenizer, min(setup.recipe.max_tokens, base.max_positions))
     chosen, rejected = texts.of(train.chosen), texts.of(train.rejected)
     better, worse = texts.places(test.chosen), texts.places(test.rejected)
     tested = sorted({*better, *worse})
@@ -156,11 +156,11 @@ def _by_adapter(train: Pairs, test: Pairs, means: Means) -> Scored:
     def scores_of(rng_seed: int) -> Doubles:
         found = np.zeros(len(texts.ids))
         found[tested] = rewards(
-            base, means.recipe, chosen, rejected, of_test, rng_seed=rng_seed, progress=means.progress
+            base, setup.recipe, chosen, rejected, of_test, rng_seed=rng_seed, progress=setup.progress
         )
         return found[better] - found[worse]
 
-    return Scored(means.seed_by_seed(scores_of), texts.max_tokens, texts.n_cut)
+    return Scored(setup.seed_by_seed(scores_of), texts.max_tokens, texts.n_cut)
 
 
 def _texts(train: Pairs, test: Pairs, tokenizer: Any, most: int) -> Texts:

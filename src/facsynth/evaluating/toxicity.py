@@ -16,7 +16,7 @@ import numpy.typing as npt
 from facsynth.bins import Doubles
 from facsynth.errors import InputError
 from facsynth.evaluating.data import Rows, shared, where_of
-from facsynth.evaluating.fitting import Adapt, Means, Scored
+from facsynth.evaluating.fitting import Adapt, Scored, Setup
 from facsynth.evaluating.results import Result, measured
 from facsynth.model.adapter import class_scores
 from facsynth.records import Progress, Sample, no_progress
@@ -82,10 +82,10 @@ def evaluate_toxicity(
     of_train, of_test = (read_labelled(files, label, progress) for files in (train, test))
     check_both_kinds(of_train.labels, of_train.called("the training set"), fewest=N_FOLDS if adapt == "head" else 1)
     check_both_kinds(of_test.labels, of_test.called("the test set"))
-    means = Means(TASK, model, adapt, seeds, out, cache, progress)
+    setup = Setup(TASK, model, adapt, seeds, out, cache, progress)
     fit = _by_head if adapt == "head" else _by_adapter
-    return means.keep(
-        of_train, of_test, lambda: fit(of_train, of_test, means), lambda scores: _result(of_train, of_test, scores)
+    return setup.keep(
+        of_train, of_test, lambda: fit(of_train, of_test, setup), lambda scores: _result(of_train, of_test, scores)
     )
 
 
@@ -110,26 +110,26 @@ def read_labelled(files: Sequence[str], label: str, progress: Progress = no_prog
     return Labelled(samples, np.array(labels, np.bool_), files, rows.fingerprint(labels), words)
 
 
-def _by_head(train: Labelled, test: Labelled, means: Means) -> Scored:
-    backbone = means.backbone()
+def _by_head(train: Labelled, test: Labelled, setup: Setup) -> Scored:
+    backbone = setup.backbone()
     texts = prompt_texts([*train.samples, *test.samples], Template(backbone.tokenizer), backbone.max_positions)
-    states = means.states(backbone, texts)
+    states = setup.states(backbone, texts)
     of_train, of_test = (states[texts.places(part.samples)] for part in (train, test))
-    return Scored(head_scores(of_train, train.labels, of_test, means.seeds), texts.max_tokens, texts.n_cut)
+    return Scored(head_scores(of_train, train.labels, of_test, setup.seeds), texts.max_tokens, texts.n_cut)
 
 
-def _by_adapter(train: Labelled, test: Labelled, means: Means) -> Scored:
-    base = means.base()
-    most = min(means.recipe.max_tokens, base.max_positions)
+def _by_adapter(train: Labelled, test: Labelled, setup: Setup) -> Scored:
+    base = setup.base()
+    most = min(setup.recipe.max_tokens, base.max_positions)
     texts = prompt_texts([*train.samples, *test.samples], Template(base.tokenizer), most)
     of_train, of_test = texts.of(train.samples), texts.of(test.samples)
 
     def scores_of(rng_seed: int) -> Doubles:
         return class_scores(
-            base, means.recipe, of_train, train.labels, of_test, rng_seed=rng_seed, progress=means.progress
+            base, setup.recipe, of_train, train.labels, of_test, rng_seed=rng_seed, progress=setup.progress
         )
 
-    return Scored(means.seed_by_seed(scores_of), texts.max_tokens, texts.n_cut)
+    return Scored(setup.seed_by_seed(scores_of), texts.max_tokens, texts.n_cut)
 
 
 def _result(train: Labelled, test: Labelled, scores: npt.NDArray[np.float64]) -> Result:
