@@ -21,7 +21,11 @@ import pytest
 
 from fault_server import FaultServer
 
-CACHES = tempfile.TemporaryDirectory(prefix="facsynth-tests-")
+# Nothing in temporary folders outlives the tests, so they lie in memory where there is room: a tenth less time.
+MEMORY = Path("/dev/shm")
+if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 2 * 2**30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+CACHES = tempfile.TemporaryDirectory(prefix="facsynth-tests-", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT"))
 
 # Read when huggingface_hub and transformers are imported, so set before any test file is.
 # For tests marked network: HF_HUB_OFFLINE=0 TRANSFORMERS_OFFLINE=0 pytest -m network
