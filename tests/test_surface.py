@@ -100,5 +100,6 @@ def test_loopback_is_open() -> None:
 
 
 def test_caches_are_in_a_temp_folder() -> None:
+    root = os.environ.get("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     for name in ("FACSYNTH_CACHE", "HF_HOME"):
-        assert Path(os.environ[name]).is_relative_to(os.environ.get("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())), name
+        assert Path(os.environ[name]).is_relative_to(root), name
