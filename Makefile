@@ -68,7 +68,7 @@ test-sae: .venv/.setup-slow
 	$(BIN)/python -m pytest -n 0 -m slow tests/test_sae_rivals.py
 
 test-slow: .venv/.setup-slow
-	$(BIN)/python -m pytest -n 0 -m "slow and not network and not llm"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not network and not llm"
 
 bench: .venv/.setup-slow
 	$(BIN)/python benchmarks/run.py

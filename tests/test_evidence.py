@@ -77,7 +77,7 @@ NAMES = {
     "fac": "missing features, two steps, steered", "fac-unchecked": "the same, labels not checked",
     "fac-one-step": "missing features, one step", "random-features": "random features", "plain": "plain prompt",
     "self-instruct": "Self-Instruct", "magpie": "Magpie", "synalign": "SynAlign", "anchor": "the anchor's own samples",
-    "pool": "selected from a pool", "none": "no synthesis",
+    "pool": "selected from a pool", "none": "no synthesis", "real": "any of the pool",
 }  # fmt: skip
 """Of methods, in docs/RESULTS.md."""
 KEPT = {path.stem: path for path in sorted((ROOT / "docs" / "evidence").glob("*.jsonl"))}
