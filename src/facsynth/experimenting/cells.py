@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -29,6 +30,7 @@ from facsynth.pipeline import anchor_labels, run
 from facsynth.records import Progress, Sample, no_progress
 from facsynth.settings import RunSettings
 from facsynth.store import read_json, read_jsonl, write_json, write_jsonl
+from facsynth.text.holdout import Holdout
 from facsynth.text.labels import is_wanted
 
 _T = TypeVar("_T")
@@ -139,13 +141,18 @@ class Bench:
 
     def _rows(self, files: Sequence[str], asked: RunSettings) -> list[tuple[Sample, dict[str, Any]]]:
         """Samples with their rows, each once, without those that are tested with, whole, in part or by their prompt."""
-        form, holdout = asked.data.form, open_holdout(asked.data)
-        known = {asked_in(sample) for sample, _ in self._test(form)}
-        found = {sample.sample_id: (sample, row) for sample, row in Rows(files, form, no_progress)}
+        tested, prompts = self._tested
+        found = {sample.sample_id: (sample, row) for sample, row in Rows(files, asked.data.form, no_progress)}
         return [
             (sample, row) for sample, row in found.values()
-            if asked_in(sample) not in known and not (holdout and holdout.holds(sample.text))
+            if asked_in(sample) not in prompts and not (tested and tested.holds(sample.text))
         ]  # fmt: skip
+
+    @cached_property
+    def _tested(self) -> tuple[Holdout | None, set[str]]:
+        """What is tested with, and its prompts: read once for all that is drawn."""
+        data = self.settings.run_of(next(iter(self.settings.methods)), self.out, 0).data
+        return open_holdout(data), {asked_in(sample) for sample, _ in self._test(data.form)}
 
     def run_of(self, method: str, rng_seed: int) -> RunSettings:
         """Settings of a run by a method."""
