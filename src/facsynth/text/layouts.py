@@ -19,6 +19,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from facsynth.errors import SettingsError
@@ -101,7 +102,7 @@ class Fields:
         if self.rejected and not self.chosen:
             raise SettingsError("field rejected is named without chosen: name the field of the chosen reply too")
 
-    @property
+    @cached_property
     def named(self) -> dict[str, str]:
         """The parts that were named, with their paths."""
         return {part: path for part, path in asdict(self).items() if path}
