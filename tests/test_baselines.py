@@ -16,6 +16,7 @@ from facsynth.baselines.frame import (
     COSTS,
     NO_TOKENS,
     NOTHING_NEW,
+    OF_WAVE,
     REJECTED,
     SAMPLES,
     Cap,
@@ -23,6 +24,7 @@ from facsynth.baselines.frame import (
 )
 from facsynth.baselines.given import Given
 from facsynth.errors import IncompleteError, InputError, MismatchError, ModelError, SettingsError
+from facsynth.experimenting.cells import by_sample
 from facsynth.records import Message, Reply, Request, Sample
 from facsynth.store import read_jsonl
 from facsynth.synthesis.accept import CleanSettings
@@ -57,7 +59,12 @@ def test_a_smaller_budget_is_the_beginning_of_a_larger_one(name: str, tmp_path: 
     written(tmp_path / "small", name, Cap(10))
     rows = read_jsonl(tmp_path / "large" / SAMPLES)
     assert read_jsonl(tmp_path / "small" / SAMPLES) == rows[:10]
-    costs = [cost["written_tokens"] for cost in read_jsonl(tmp_path / "large" / COSTS)]
+    parts = [read_jsonl(tmp_path / part / COSTS) for part in ("large", "small")]
+    of_large, of_small = (
+        by_sample([cost["written_tokens"] for cost in part], [cost[OF_WAVE] for cost in part]) for part in parts
+    )
+    assert of_large[:10] == of_small, "what it cost hangs on no budget"
+    costs = [cost["written_tokens"] for cost in parts[0]]
     assert costs == sorted(costs) and len({*costs}) > 1
     most = costs[0]
     second = sorted({*costs})[1]

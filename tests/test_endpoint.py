@@ -133,7 +133,7 @@ def test_a_server_that_fails_again_and_again_makes_a_row_after_some_attempts(ser
 @pytest.mark.parametrize(
     ("act", "reason"),
     [
-        (refused(403, "not for you"), "403 not for you\nSee a key: $OPENAI_API_KEY is not set"),
+        (refused(403, "not for you"), "403 not for you\nGive it a key: $OPENAI_API_KEY is not set"),
         (refused(404, "The model `x` does not exist", "model_not_found"), "Give a model that it has"),
         (refused(404, "no route"), "Give the address that ends before /chat/completions"),
         (refused(307, "", location="https://elsewhere.example/v1"), "which points to https://elsewhere.example/v1"),

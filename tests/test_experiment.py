@@ -74,8 +74,25 @@ def test_the_anchors_own_texts_are_a_method_and_seed_sets_are_drawn_from_the_res
         config.write_text(yaml.safe_dump(raw | {key: value}, sort_keys=False))
         other = facsynth("experiment", config, "-o", tmp_path / "out")
         assert (other.code, f"was begun with another {told}" in other.stderr) == (1, True)
+    config.write_text(yaml.safe_dump(raw, sort_keys=False))
+    _refuses_what_does_not_belong(config, tmp_path / "out")
     anchor = (tmp_path / "anchor.jsonl").read_text()
     assert not any(json.dumps(row["messages"]) in anchor for row in seed_set)
+
+
+def _refuses_what_does_not_belong(config: Path, out: Path) -> None:
+    items, plan = (out / "results" / "anchor-samples-8-3" / name for name in ("items.jsonl", "plan.json"))
+    trained, before = out / "trained" / "anchor-samples-8-3.jsonl", items.read_text()
+    items.write_text(before.replace('"sample_id": "', '"sample_id": "f', 1))
+    other = facsynth("experiment", config, "-o", out)
+    assert (other.code, f"{items.parent} is of other test items" in other.stderr) == (1, True), other.stderr
+    items.write_text(before)
+    asked = json.loads(plan.read_text())
+    plan.write_text(json.dumps(asked | {"parents": asked["parents"] | {"train": "another"}}))
+    trained.write_text("what it was trained on\n")
+    refused = facsynth("experiment", config, "-o", out)
+    assert (refused.code, "another train" in refused.stderr) == (1, True), refused.stderr
+    assert trained.read_text() == "what it was trained on\n"
 
 
 def test_a_rival_writes_for_each_label_as_much_as_the_anchor_has_of_it(tmp_path: Path) -> None:

@@ -60,6 +60,16 @@ def test_the_examples_are_experiments(path: Path) -> None:
         ({"sweep": 1}, "unknown key `sweep`"),
         ({"evaluate": MINIMAL["evaluate"] | {"strength": 0.1}}, "strength is of steering, and the task is toxicity"),
         ({"methods": {"none": None, "random-features": {"wrong": 0.5}}}, "leave out wrong"),
+        ({"methods": {"none": None, "fac": False}}, "fac is true or false; leave out a method that is not to be tried"),
+        ({"methods": {"none": None, "fac": "real"}}, "fac is a string; leave out"),
+        ({"methods": {"none": None, "fac": {"set": {"data.seed": "x"}}}}, "the set of fac names data.seed"),
+        ({"budgets": [True]}, "should be a valid integer"),
+        ({"budgets": []}, "name at least one"),
+        ({"seeds": [2**32]}, "less than 4294967296"),
+        ({"token_budgets": [50]}, "say of which method, tokens_of"),
+        ({"run": {"task": "toxicity", "data": 3}}, "run.data is a number"),
+        ({"run": MINIMAL["run"] | {"writer": 3}, "methods": {"none": None, "fac": {"set": {"writer.steps": 2}}}},
+         "`writer` is a number"),
     ],
 )  # fmt: skip
 def test_an_experiment_that_means_nothing_is_refused(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
@@ -100,6 +110,25 @@ def test_budgets_are_nested() -> None:
     assert [len(made.within(tokens)) for tokens in (9, 10, 24, 40)] == [0, 2, 2, 4]
     assert Made([], []).tokens_for(5) == 0
     assert by_sample([10, 10, 25, 25, 25, 40]) == [5, 10, 15, 20, 25, 40], "a wave's tokens are its samples' alike"
+    assert by_sample([10, 10, 40], [2, 2, 3]) == [5, 10, 20], "also those of samples beyond the budget"
+
+
+def test_a_row_is_drawn_once_though_two_files_have_it(tmp_path: Path) -> None:
+    texts = ["the river in winter", "a mountain of glass", "what now", "tell me of bread", "how does one sail"]
+    rows = [{"messages": [{"role": "user", "content": text}], "label": n % 2} for n, text in enumerate(texts)]
+    for name, part in {"anchor": rows[:1], "test": rows[:1], "rest": rows[1:], "more": rows[1:]}.items():
+        write_jsonl(tmp_path / f"{name}.jsonl", part)
+    changes = {
+        "evaluate": {"task": "toxicity", "test": str(tmp_path / "test.jsonl")},
+        "run": {"task": "toxicity", "data": {"anchor": str(tmp_path / "anchor.jsonl")}},
+        "draw": [{"path": str(tmp_path / f"{name}.jsonl"), "n": 2} for name in ("rest", "more")],
+    }  # fmt: skip
+    bench = Bench(load_experiment(written(tmp_path, **changes)), tmp_path / "out", tmp_path / "cache")
+    path = bench.seed_set(0)
+    drawn = path.read_text()
+    assert sorted(drawn.splitlines()) == sorted((tmp_path / "rest.jsonl").read_text().splitlines())
+    path.write_text(drawn[:40])
+    assert bench.seed_set(0).read_text() == drawn, "what was cut is drawn again"
 
 
 def test_shuffled_spans_are_those_of_another_feature() -> None:

@@ -103,20 +103,20 @@ def test_the_loss_is_of_the_last_reply_and_its_end_alone() -> None:
     ]
     sample = Sample(tuple(Message(*turn) for turn in [*turns, ("user", "And?")]))
     template = Template(tokenizer())
-    (example,) = examples_of(Chats([sample], ""), template, 512)
+    (example,) = examples_of(Chats([sample], "", 0), template, 512)
     decode = template.tokenizer.decode
     assert decode(example.ids[example.n_prompt :]) == "No.<|im_end|>\n"
     assert list(example.ids[: example.n_prompt]) == template.prompt_ids(sample.messages[:-2])
-    (cut,) = examples_of(Chats([sample], ""), template, example.n_prompt + 1)
+    (cut,) = examples_of(Chats([sample], "", 0), template, example.n_prompt + 1)
     assert len(cut.ids) == example.n_prompt + 1
     with pytest.raises(InputError, match="none of the 1 chats can be trained on"):
-        examples_of(Chats([sample], ""), template, example.n_prompt)
+        examples_of(Chats([sample], "", 0), template, example.n_prompt)
 
 
 def test_a_base_model_is_asked_in_the_frame_of_alpaca() -> None:
     template = Template(tokenizer(chat_template=ALPACA))
     chat = Sample((Message("user", "Name a stone."), Message("assistant", "granite")))
-    (example,) = examples_of(Chats([chat], ""), template, 512)
+    (example,) = examples_of(Chats([chat], "", 0), template, 512)
     prompt, reply = example.ids[: example.n_prompt], example.ids[example.n_prompt :]
     assert template.tokenizer.decode(prompt) == "<s>### Instruction:\nName a stone.\n\n### Response:\n"
     assert template.tokenizer.decode(reply) == "granite</s>\n\n"

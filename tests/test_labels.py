@@ -82,6 +82,13 @@ def test_labels_are_counted_by_what_they_mean_and_spelt_as_most_are(tmp_path: Pa
     assert [*read_labels(corpus, NAMES).values()] == [1, 1, 1, 1, 1, 0]
 
 
+def test_a_row_whose_other_turns_are_no_texts_has_no_label(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "hello there"}, {"role": "assistant", "content": 5}]
+    rows = [{"messages": turns, "label": 1}, {"messages": [{"role": "user", "content": "and you"}], "label": 0}]
+    (tmp_path / "anchor.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [*read_labels(read_corpus(tmp_path / "anchor.jsonl", form="message"), NAMES).values()] == [0]
+
+
 def test_prompts_show_samples_of_the_label_or_the_label_is_theirs() -> None:
     spans = [Span(1, f"text {n}", "t", 1.0, f"s{n}", 0) for n in range(4)]
     labels: dict[str, Label] = {"s0": 0, "s1": 1, "s2": 0}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from facsynth.errors import InputError
 from facsynth.evaluating.results import STAGE, Result, compare_results, keep_result, measured, read_result
 from facsynth.store import Artifact
 from tiny_cli import facsynth
@@ -21,7 +22,7 @@ def kept(folder: Path, noise: float, n_seeds: int = 4, n_items: int = 60, **aske
     labels = np.array([item["label"] for item in items])
     scores = labels + noise * rng.normal(size=(n_seeds, n_items))
     artifact = Artifact(folder, STAGE, {"task": "toxicity", **asked}, {})
-    record = {"task": "toxicity", "metric": "AUPRC", **measured("toxicity", items, scores)}
+    record = {"task": "toxicity", "metric": "AUPRC", **asked, **measured("toxicity", items, scores)}
     keep_result(artifact, Result("toxicity", items, scores, record))
     return folder
 
@@ -48,6 +49,8 @@ def test_results_that_do_not_belong_together_are_refused(tmp_path: Path) -> None
     a = kept(tmp_path / "a", 1.0)
     fewer = facsynth("compare", a, kept(tmp_path / "b", 1.0, n_items=30))
     assert (fewer.code, "other test items cannot be compared" in fewer.stderr) == (1, True)
+    one, two = (kept(tmp_path / f"seed-{n}", 1.0, n_seeds=1, seeds=[n]) for n in (0, 1))
+    assert "of other seeds cannot be compared" in facsynth("compare", one, two).stderr
     seeds = facsynth("compare", a, kept(tmp_path / "c", 1.0, n_seeds=2))
     assert (seeds.code, "other numbers of seeds" in seeds.stderr) == (1, True)
     other = kept(tmp_path / "d", 1.0)
@@ -74,6 +77,37 @@ def test_an_item_that_one_result_lacks_counts_for_neither(tmp_path: Path) -> Non
         artifact = Artifact(tmp_path / name, STAGE, {"task": "instruction"}, {"who": name})
         keep_result(artifact, Result("instruction", items, found, record))
     assert np.isnan(read_result(tmp_path / "b").scores[0, 1])
-    compared = compare_results([tmp_path / "a", tmp_path / "b"])
+    found_in = [tmp_path / "a", tmp_path / "b"]
+    compared = compare_results(found_in)
     assert [one["value"] for one in compared["results"]] == [0.5, 1.0]
     assert compared["pairs"][0]["difference"] == pytest.approx(np.mean([1.0, 1.0]) - np.mean([1.0, 0.5]))
+    assert compared["pairs"][0]["n_items"] == 2
+    assert "that of the 2 of 4 test items that have a score in both" in facsynth("compare", *found_in).stderr
+
+
+def test_an_interval_ends_where_figures_do() -> None:
+    scores = np.array([[1.0, 1.0, 1.0, 0.0], [0.0, 1.0, 0.0, 0.0]])
+    items = [{"sample_id": f"{n:016x}"} for n in range(4)]
+    assert measured("instruction", items, scores)["ci95"] == [0.0, 1.0], "two seeds that differ so tell nothing"
+    assert measured("steering", items, 2 * scores - 1)["ci95"] == [-1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "told"),
+    [
+        ("items.jsonl", '"scores": [', '"scores": ["x", ', "no scores of every item and seed"),
+        ("items.jsonl", '"scores": [', '"scores": [null, ', "no scores of every item and seed"),
+        ("items.jsonl", '"scores": [', '"scores": [[1.0], ', "no scores of every item and seed"),
+        ("items.jsonl", '"label": 1', '"label": 0', "one of them was changed"),
+        ("result.json", '"value": 0.', '"value": 1.', "one of them was changed"),
+        ("result.json", '"ci95"', '"ci96"', "has no ci95"),
+        ("result.json", '"ci95": [', '"ci95": [[],', "no figure with its interval"),
+        ("plan.json", '"parents": {}', '"parents": []', "parents that are no object"),
+    ],
+)
+def test_a_result_that_was_changed_is_named(tmp_path: Path, file: str, old: str, new: str, told: str) -> None:
+    path = kept(tmp_path / "a", 1.0) / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(InputError, match=told):
+        read_result(tmp_path / "a")

@@ -168,11 +168,12 @@ def test_pairs_are_read_in_any_layout_and_what_is_none_is_counted(tmp_path: Path
         {"prompt": "hi", "chosen": "yes", "rejected": " "},
         {"prompt": "hi", "chosen": "yes"},
         {"prompt": "hi", "rejected": "no"},
+        {"prompt": "hi", "chosen": "yes", "rejected": 5},
     ]
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = read_pairs([str(path)])
-    assert (len(found.pairs), found.n_skipped) == (3, 3)
+    assert (len(found.pairs), found.n_skipped) == (3, 4), "whatever is wrong with them"
     assert len({(p.prompt.sample_id, p.chosen.sample_id, p.rejected.sample_id) for p in found.pairs}) == 1
     assert [p.subset for p in found.pairs] == [None, None, "hep-go"]
     path.write_text(json.dumps(rows[4]) + "\n")
@@ -221,7 +222,7 @@ def test_the_command_gives_sections_and_says_what_is_lacking_and_shared(tmp_path
     both = facsynth(*words[:-1], tmp_path / "b")
     assert both.code == 0, both.stderr
     assert "the prompts of 5 test pairs are in training too: without, " in both.stderr
-    assert "1 rows of the train files are left out" in both.stderr
+    assert "1 row of the train files left out: no pair" in both.stderr
     assert "prompts not in training" in both.stdout
     compared = compare_results([tmp_path / "a", tmp_path / "b"])
     assert (compared["task"], compared["n_test"], len(compared["pairs"])) == ("reward", 24, 1)

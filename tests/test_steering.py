@@ -53,7 +53,15 @@ def test_the_two_answers_change_places_and_nothing_else_does() -> None:
 
 @pytest.mark.parametrize(
     "asked",
-    [row("(D)"), row("(A)", "(A)"), row("yes"), row(question="(A) one (B) two"), row(question="What?\n(A)\n(B) two")],
+    [
+        row("(D)"),
+        row("(A)", "(A)"),
+        row("yes"),
+        {"question": QUESTION},
+        {"messages": []},
+        row(question="(A) one (B) two"),
+        row(question="What?\n(A)\n(B) two"),
+    ],
 )
 def test_a_question_without_two_options_is_refused(asked: dict[str, str]) -> None:
     with pytest.raises(InputError):

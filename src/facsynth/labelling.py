@@ -17,6 +17,7 @@ from facsynth.features.encoded import Encoded
 from facsynth.incidence import joined
 from facsynth.text.corpus import Corpus
 from facsynth.text.labels import Label, name_of
+from facsynth.text.layouts import RowError
 
 OFTEN, LEVEL = 2.0, 0.01
 """Times as frequent, and by chance as seldom, as makes a feature one of a rare label."""
@@ -35,7 +36,10 @@ def read_labels(anchor: Corpus, names: Sequence[str]) -> dict[str, Label]:
     found: dict[str, str] = {}
     spelt = Counter[tuple[str, Label]]()
     for sample, row in anchor.rows():
-        label = row().get("label")
+        try:
+            label = row().get("label")
+        except RowError:  # its other turns are no texts
+            continue
         if label is None or not str(label).strip():
             continue
         if (name := name_of(label, names)) is None:

@@ -169,6 +169,8 @@ class Artifact:
         if plan.get("stage") != stage:
             found = plan.get("stage", "no plan.json")
             raise InputError(f"{folder} holds no result of `facsynth {stage}` (found {found})\nName one that does.")
+        if not isinstance(plan["settings"], dict) or not isinstance(plan["parents"], dict):
+            raise InputError(f"{path} has settings or parents that are no object\n{RESTORE}")
         return cls(folder, stage, plan["settings"], plan["parents"])
 
     @property

@@ -29,6 +29,8 @@ from facsynth.text.language import other_language
 STAGE, SAMPLES, COSTS, REJECTED = "baseline", "samples.jsonl", "costs.jsonl", "rejected.jsonl"
 IN_VAIN = 8
 """Waves in a row of which nothing is accepted: then a method has no more to give."""
+OF_WAVE = "n_of_wave"
+"""Of a cost: how many of its wave were accepted, with those beyond the cap."""
 ALL_THERE, NO_TOKENS = "all samples are there", "the written tokens are used up"
 NO_MORE, NOTHING_NEW = "the method has no more to give", f"nothing was accepted in {IN_VAIN} waves"
 
@@ -88,7 +90,7 @@ def collect(
         if artifact.manifest is not None:
             return artifact.manifest
         desk = _Desk(given, Scribe(writer, s), cap, seen, has_label)
-        reason = desk.run(method, lambda: progress(f"samples by {name}", len(desk.rows), cap.n))
+        reason = desk.run(method, lambda: desk.tell(name, progress))
         return desk.keep(artifact, reason)
 
 
@@ -125,6 +127,7 @@ class _Desk:
             accepted = self._decide(drafts)
             in_vain = 0 if any(accepted) else in_vain + 1
             if self._is_spent() or in_vain == IN_VAIN:
+                told()
                 return NO_TOKENS if self._is_spent() else NOTHING_NEW
         told()
         return ALL_THERE
@@ -139,6 +142,14 @@ class _Desk:
             n_failed_calls=self.scribe.n_failed, stop_reason=reason, notes=self.scribe.notes,
         )  # fmt: skip
 
+    def tell(self, name: str, progress: Progress) -> None:
+        """How far it is to where the method stops."""
+        if self.cap.written_tokens is None:
+            progress(f"samples by {name}", min(len(self.rows), self.cap.n), self.cap.n)
+        else:
+            spent = self.scribe.spent["written_tokens"]
+            progress(f"tokens by {name}", min(spent, self.cap.written_tokens), self.cap.written_tokens)
+
     def _is_spent(self) -> bool:
         most = self.cap.written_tokens
         return most is not None and self.scribe.spent["written_tokens"] >= most
@@ -151,15 +162,19 @@ class _Desk:
         rows = [w.row or to_row(sample, self.form) for w, sample in zip(written, samples, strict=True)]
         self._check_labels(written, samples)
         spent, accepted = dict(self.scribe.spent), [""] * len(written)
+        rows_there, costs = list[dict[str, Any]](), list[dict[str, Any]]()
         for n, (sample, one, row) in enumerate(zip(samples, written, rows, strict=True)):
             reason = one.reason or next((why for k in self.known if (why := k.has(sample.sample_id, sample.text))), "")
             if reason:
                 self.rejected.append({"text": sample.text, "reason": reason, "fault_at": one.fault_at})
-            elif len(self.rows) < self.cap.n:
+            else:
                 self.known[1].add(sample.sample_id, sample.text)
-                self.rows.append(row)
-                self.costs.append({"sample_id": sample.sample_id, **spent})
+                rows_there.append(row)
+                costs.append({"sample_id": sample.sample_id, **spent})
                 accepted[n] = one.turns[0].content
+        left = self.cap.n - len(self.rows)
+        self.rows += rows_there[:left]
+        self.costs += [cost | {OF_WAVE: len(costs)} for cost in costs[:left]]
         return accepted
 
     def _begun(self, draft: Draft) -> Written:

@@ -94,6 +94,10 @@ def _compare_results(sets: list[str], *, json: bool, out: Path | None, given: Se
         for pair in record["pairs"]
     ]
     print_table(f"against {record['results'][0]['name']}", ("", "difference", "95 %", "p (Holm)", ""), pairs)
+    for pair in record["pairs"]:
+        if pair["n_items"] < record["n_test"]:
+            n_both = f"{pair['n_items']:,} of {record['n_test']:,} test items"
+            note(f"note: the difference to {pair['other']} is that of the {n_both} that have a score in both")
     for name in record["not_measurable"]:
         note(f"note: the control rate of {name} is not above its null: nothing can be compared by it")
 

@@ -9,6 +9,7 @@ import typer
 
 from facsynth.cli import options as o
 from facsynth.cli.console import Panel, cache_folder, note, print_json, print_table, shown_progress
+from facsynth.names import n_of
 
 if TYPE_CHECKING:
     from facsynth.settings import ModelBlock
@@ -63,6 +64,8 @@ def toxicity(
         if len(words.keys() - {"1", "true", "0", "false"}) > 2:
             told = ", ".join(f"{n:,} {word}" for word, n in words.items())
             note(f"note: {part} labels are {told}: all but 1, true and {label} count as negative")
+    for text in notes_on_skipped(record):
+        note(f"note: {text}")
     _note_cut(record)
 
 
@@ -103,10 +106,15 @@ def reward(
         note(f"note: the test files have nothing of {lacking}: the mean is that of the other sections")
     if any(record["n_ties"]):
         note(f"note: in up to {max(record['n_ties']):,} test pairs both replies have one reward: each counts a half")
-    for name, n_skipped in record["n_skipped"].items():
-        if n_skipped:
-            note(f"note: {n_skipped:,} rows of the {name} files are left out: a reply is empty, or both are the same")
+    for text in notes_on_skipped(record, "no pair of a prompt with two replies that are texts and differ"):
+        note(f"note: {text}")
     _note_cut(record)
+
+
+def notes_on_skipped(record: dict[str, Any], why: str = "they cannot be read") -> list[str]:
+    """Of the rows that are left out."""
+    found = record["n_skipped"].items()
+    return [f"{n_of(n, 'row')} of the {name} files left out: {why}" for name, n in found if n]
 
 
 def _note_cut(record: dict[str, Any]) -> None:
@@ -200,6 +208,7 @@ def _notes_on_steering(record: dict[str, Any]) -> list[str]:
         notes.append("the control rate is not above its null: nothing can be compared by it on this model and data")
     if record["n_seen"]:
         notes.append(f"{record['n_seen']:,} of the test items are in training too")
+    notes += notes_on_skipped(record)
     return notes
 
 

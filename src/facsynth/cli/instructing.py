@@ -21,6 +21,10 @@ JudgePairs = Annotated[
     list[str] | None,
     typer.Option("--judge-pairs", help="In its place: preference pairs, on which a reward head is trained."),
 ]
+MaxWait = Annotated[
+    float | None,
+    typer.Option("--max-wait", min=0, help="Seconds to wait for a judge that limits or went away. [3600]"),
+]
 
 
 def instruction(
@@ -39,6 +43,7 @@ def instruction(
     judge_url: JudgeUrl = None,
     judge_model: JudgeModel = None,
     judge_pairs: JudgePairs = None,
+    max_wait: MaxWait = None,
     n_seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings, each of a fresh model.")] = 3,
     n_epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of a training.")] = 5,
     answer_tokens: Annotated[int, typer.Option("--answer-tokens", min=1, help="Of an answer, at most.")] = 512,
@@ -58,8 +63,8 @@ def instruction(
         folder = evaluate_instruction(
             train or [], test, reference, e.model_block(model, device, dtype),
             InstructionSettings(tuple(range(n_seeds)), SftRecipe(n_epochs=n_epochs), answer_tokens),
-            adapter=adapter, judge=_judge(judge_url, judge_model, judge_pairs or []), out=out,
-            cache=cache_folder(), progress=progress,
+            adapter=adapter, judge=_judge(judge_url, judge_model, judge_pairs or [], max_wait),
+            out=out, cache=cache_folder(), progress=progress,
         )  # fmt: skip
         record = read_result(folder).record
     if json:
@@ -70,7 +75,7 @@ def instruction(
         note(f"note: {text}")
 
 
-def _judge(url: str | None, model: str | None, pairs: list[str]) -> Any:
+def _judge(url: str | None, model: str | None, pairs: list[str], max_wait: float | None) -> Any:
     from facsynth.asked import EndpointBlock
     from facsynth.blocks import parse_block
 
@@ -80,7 +85,7 @@ def _judge(url: str | None, model: str | None, pairs: list[str]) -> Any:
         raise SettingsError("an endpoint that judges and --judge-pairs are both given\nName one of them.")
     if url is None or model is None:
         raise SettingsError("a judge needs both --judge-url and --judge-model\nOr leave out both: the model judges.")
-    return parse_block(EndpointBlock, {"url": url, "model": model}, "the judge")
+    return parse_block(EndpointBlock, {"url": url, "model": model, "max_wait_s": max_wait}, "the judge")
 
 
 def _print(record: dict[str, Any]) -> None:
@@ -120,6 +125,7 @@ def _notes(record: dict[str, Any]) -> list[str]:
         found.append(f"{record['n_cut']:,} answers were cut at {record['answer_tokens']:,} tokens: --answer-tokens")
     if record["n_twice"]:
         found.append(f"{record['n_twice']:,} instructions came twice and count once")
+    found += e.notes_on_skipped(record)
     if at_equal["value"] is None:
         found.append(f"no win rate at equal length: {at_equal['why']}")
     base = record["names"].get("adapter_base")

@@ -50,6 +50,8 @@ MACHINE = {
     errno.EPERM: "this user may not read or write it",
     errno.EROFS: "the file system can only be read",
     errno.EIO: "the disk does not answer as it should",
+    errno.EISDIR: "it is a folder where a file should be",
+    errno.ENOTDIR: "a part of it is a file where a folder should be",
     errno.ENAMETOOLONG: "the name is too long",
     errno.EMFILE: "this process has too many files open (see ulimit -n)",
 }

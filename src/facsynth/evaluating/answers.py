@@ -52,6 +52,8 @@ class Items(NamedTuple):
     items: list[Item]
     n_twice: int
     """Instructions that came again, and were left out."""
+    n_skipped: int
+    """Rows that cannot be read."""
     fingerprints: dict[str, str]
 
 
@@ -60,6 +62,8 @@ class Chats(NamedTuple):
 
     samples: list[Sample]
     fingerprint: str
+    n_skipped: int
+    """Rows that cannot be read."""
 
 
 def read_items(test: Sequence[str], reference: str, progress: Progress) -> Items:
@@ -84,7 +88,8 @@ def read_items(test: Sequence[str], reference: str, progress: Progress) -> Items
         Item(sample.sample_id, sample.text, str(datasets.get(sample.where) or ""), replies[sample.sample_id])
         for sample in different
     ]
-    return Items(items, len(samples) - len(items), {"test": rows.fingerprint(), "reference": answers.fingerprint()})
+    n_twice = len(samples) - len(items)
+    return Items(items, n_twice, rows.n_failures, {"test": rows.fingerprint(), "reference": answers.fingerprint()})
 
 
 def _raw(sources: Sequence[str]) -> Iterator[Any]:
@@ -104,7 +109,7 @@ def _is_answered(sample: Sample) -> bool:
 def read_chats(train: Sequence[str], progress: Progress) -> Chats:
     """Chats to train on."""
     rows = Rows(train, "chat", progress)
-    return Chats([sample for sample, _ in rows], rows.fingerprint())
+    return Chats([sample for sample, _ in rows], rows.fingerprint(), rows.n_failures)
 
 
 def examples_of(chats: Chats, template: Template, max_tokens: int) -> list[Example]:

@@ -12,8 +12,8 @@ from typing import Any
 from facsynth.errors import InputError
 from facsynth.records import Progress, Sample
 from facsynth.store import fingerprint
-from facsynth.text.corpus import read_corpus
-from facsynth.text.layouts import KNOWN_LAYOUTS
+from facsynth.text.corpus import Corpus, read_corpus
+from facsynth.text.layouts import KNOWN_LAYOUTS, RowError
 
 IN_A_FOLDER = ("train.jsonl", "train.parquet", "samples.jsonl")
 """The data of an export, and of a run."""
@@ -38,15 +38,24 @@ class Rows:
                 f"{told}\n{KNOWN_LAYOUTS}\nRename the fields of any other: here none can be named."
             ) from err
         self.name = " + ".join(sources)
+        self._odd: set[str] = set()
 
     def __iter__(self) -> Iterator[tuple[Sample, dict[str, Any]]]:
         """Each sample with its row in the form's layout."""
-        return ((sample, row()) for corpus in self.corpora for sample, row in corpus.rows())
+        return (pair for corpus in self.corpora for pair in self.of(corpus))
+
+    def of(self, corpus: Corpus) -> Iterator[tuple[Sample, dict[str, Any]]]:
+        """Those of one of the files."""
+        for sample, row in corpus.rows():
+            try:
+                yield sample, row()
+            except RowError:  # its other turns are no texts
+                self._odd.add(sample.where)
 
     @property
     def n_failures(self) -> int:
-        """Rows that are no samples."""
-        return sum(corpus.n_failures for corpus in self.corpora)
+        """Rows that are no samples, of those that were read until now."""
+        return sum(corpus.n_failures for corpus in self.corpora) + len(self._odd)
 
     def fingerprint(self, *more: Any) -> str:
         """Of the samples, and of what else of their rows matters."""

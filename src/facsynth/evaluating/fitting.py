@@ -43,6 +43,10 @@ class DataSet(Protocol):
     def fingerprint(self) -> str:
         """Of all that the result depends on."""
 
+    @property
+    def n_skipped(self) -> int:
+        """Rows of the files that are left out."""
+
 
 class Scored(NamedTuple):
     """What a fit gives."""
@@ -129,7 +133,8 @@ class Setup:
             if artifact.manifest is None:
                 scored = fit()
                 found = result(scored.scores)
-                told = {"max_tokens": scored.max_tokens, "n_cut": scored.n_cut}
+                told: dict[str, Any] = {"max_tokens": scored.max_tokens, "n_cut": scored.n_cut}
+                told |= {"n_skipped": {"train": train.n_skipped, "test": test.n_skipped}}
                 names = {"model": self.model.path, "train": [*train.files], "test": [*test.files]}
                 keep_result(artifact, found._replace(record=asked | found.record | told | {"names": names}))
         return self.out

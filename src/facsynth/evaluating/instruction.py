@@ -167,6 +167,7 @@ def _result(folder: Path, test_set: Items, chats: Chats | None, trained: Sequenc
     has_new = 0 < len(new) < len(items) and bool(np.isfinite(scores[:, new]).any(axis=1).all())
     record = {
         **measured(TASK, rows, scores), "metric": "win rate", "n_left_out": n_left_out, "n_twice": test_set.n_twice,
+        "n_skipped": {"train": chats.n_skipped if chats else 0, "test": test_set.n_skipped},
         "n_train": len(chats.samples) if chats else 0, "n_seen": len(items) - len(new),
         "unseen": measured(TASK, [rows[n] for n in new], scores[:, new]) if has_new else None,
         "judging": bias_of([verdict for rng_seed in seeds for verdict in rng_seed.verdicts.values()]),

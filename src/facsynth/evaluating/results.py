@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,12 @@ METRICS: Mapping[str, Callable[[Sequence[Mapping[str, Any]]], Metric]] = {
     "instruction": instruction.metric,
 }
 """By task, the metric of test items; each item is a row of `items.jsonl` without its scores."""
+
+RANGES: Mapping[str, tuple[float, float]] = {"steering": (-1.0, 1.0)}
+"""Of figures that are not between 0 and 1."""
+MAY_LACK = ("instruction",)
+"""Tasks of which an item may have no score."""
+ROUNDING = 1e-6
 
 
 class Result(NamedTuple):
@@ -48,8 +55,9 @@ def measured(task: str, items: Sequence[Mapping[str, Any]], scores: Doubles) -> 
     """
     metric = METRICS[task](items)
     found = figure(metric, scores)
+    lowest, highest = RANGES.get(task, (0.0, 1.0))
     return {
-        "value": found.value, "ci95": [found.low, found.high],
+        "value": found.value, "ci95": [max(found.low, lowest), min(found.high, highest)],
         "by_seed": [of_all(metric, row) for row in scores], "n_test": len(items),
     }  # fmt: skip
 
@@ -72,13 +80,29 @@ def read_result(folder: Path) -> Result:
     artifact = Artifact.reopen(folder, STAGE)
     if artifact.manifest is None:
         raise InputError(f"{folder} is not finished\nRun the command that made it again.")
-    record, rows = read_json(folder / RESULT, "task", "metric", "value"), read_jsonl(folder / ITEMS)
-    scores = [row.pop("scores", None) for row in rows]
-    if not rows or not all(isinstance(s, list) and s and len(s) == len(scores[0]) for s in scores):
-        raise InputError(f"{folder / ITEMS} has no scores of every item and seed\n{RESTORE}")
+    record, rows = read_json(folder / RESULT, "task", "metric", "value", "ci95"), read_jsonl(folder / ITEMS)
     if record["task"] not in METRICS:
         raise InputError(f"{folder / RESULT} is of the task {record['task']!r}, which is none\n{RESTORE}")
-    return Result(record["task"], rows, np.array(scores, np.float64).T, record)
+    scores = [row.pop("scores", None) for row in rows]
+    kinds = (int, float, NoneType) if record["task"] in MAY_LACK else (int, float)
+    n_seeds = len(scores[0]) if rows and isinstance(scores[0], list) else 0
+    if not all(_is_row(row, n_seeds, kinds) for row in scores) or not n_seeds:
+        raise InputError(f"{folder / ITEMS} has no scores of every item and seed\n{RESTORE}")
+    found = Result(record["task"], rows, np.array(scores, np.float64).T, record)
+    if not _is_row(record["ci95"], 2, (int, float)) or not _is_row([record["value"]], 1, (int, float)):
+        raise InputError(f"{folder / RESULT} has no figure with its interval\n{RESTORE}")
+    if abs(mean_over_seeds(METRICS[found.task](rows), found.scores) - record["value"]) > ROUNDING:
+        raise InputError(f"{folder / RESULT} has not the figure of {ITEMS}: one of them was changed\n{RESTORE}")
+    return found
+
+
+def _is_row(value: Any, n: int, kinds: tuple[type, ...]) -> bool:
+    return isinstance(value, list) and len(value) == n and all(isinstance(one, kinds) for one in value)
+
+
+def n_in_both(first: Doubles, other: Doubles) -> int:
+    """Items that have a score in both, for some seed: those that a difference is of."""
+    return int(np.isfinite(first + other).any(axis=0).sum())
 
 
 def difference_of(task: str, items: Sequence[Mapping[str, Any]], first: Doubles, other: Doubles) -> Difference:
@@ -111,8 +135,9 @@ def compare_results(folders: Sequence[Path]) -> dict[str, Any]:
             for name, result in zip(names, found, strict=True)
         ],
         "pairs": [
-            {"first": names[0], "other": name, "difference": d.value, "ci95": [d.low, d.high], "p": d.p, "p_holm": p}
-            for name, d, p in zip(names[1:], told, holm([d.p for d in told]), strict=True)
+            {"first": names[0], "other": name, "difference": d.value, "ci95": [d.low, d.high], "p": d.p, "p_holm": p,
+             "n_items": n_in_both(first.scores, one.scores)}
+            for name, d, p, one in zip(names[1:], told, holm([d.p for d in told]), others, strict=True)
         ],
     }  # fmt: skip
 
@@ -127,6 +152,7 @@ def _check_alike(first: Result, other: Result, where: Path, of_other: Path) -> N
     found = (
         ("tasks", first.task, other.task),
         ("numbers of seeds", len(first.scores), len(other.scores)),
+        ("seeds", first.record.get("seeds"), other.record.get("seeds")),
         ("test items", len(first.items), len(other.items)),
         ("judges", first.record.get("judge"), other.record.get("judge")),
     )

@@ -107,7 +107,7 @@ def read_pairs(files: Sequence[str], progress: Progress = no_progress, *, is_tes
         InputError: there is none.
     """
     rows = Rows(files, "preference", progress)
-    pairs, n_skipped, reason = [], rows.n_failures, "the row has no rejected reply"
+    pairs, n_skipped, reason = [], 0, "the row has no rejected reply"
     for chosen, row in rows:
         try:
             pair = _pair(chosen, row)
@@ -122,7 +122,7 @@ def read_pairs(files: Sequence[str], progress: Progress = no_progress, *, is_tes
             "Each row needs both: prompt, chosen and rejected; or chosen and rejected with the whole conversation."
         )
     more = [[pair.rejected.sample_id, pair.subset] for pair in pairs]
-    return Pairs(pairs, n_skipped, files, rows.fingerprint(more))
+    return Pairs(pairs, n_skipped + rows.n_failures, files, rows.fingerprint(more))
 
 
 def _pair(chosen: Sample, row: Mapping[str, Any]) -> Pair:
@@ -189,7 +189,7 @@ def _result(train: Pairs, test: Pairs, scores: Doubles) -> Result:
         **figure_of(np.arange(len(items))), "metric": "mean of section accuracies" if sections else "accuracy",
         "sections": sections, "lacking": [name for name in SECTIONS if sections and name not in sections],
         "n_train": len(train.pairs), "n_ties": (scores == 0).sum(axis=1).tolist(),
-        "n_skipped": {"train": train.n_skipped, "test": test.n_skipped}, "n_seen": int((~is_new).sum()),
+        "n_seen": int((~is_new).sum()),
         "unseen": apart,
     }  # fmt: skip
     return Result(TASK, items, scores, record)

@@ -51,6 +51,8 @@ class Pairs(NamedTuple):
     sources: list[str]
     """The file of each."""
     fingerprint: str
+    n_skipped: int
+    """Rows that cannot be read."""
 
 
 def evaluate_steering(
@@ -113,15 +115,16 @@ def read_pairs(files: Sequence[str], flip: Collection[str], progress: Progress =
     samples, pairs, sources = [], [], []
     for file, corpus in zip(files, rows.corpora, strict=True):
         is_flipped = file in flip or any(Path(file).name.startswith(name) for name in FLIPPED)
-        for sample, row in corpus.rows():
+        for sample, row in rows.of(corpus):
             try:
-                pair = to_pair(row())
+                pair = to_pair(row)
             except InputError as err:
                 raise InputError(f"{where_of(sample, rows)}: {err}") from err
             samples.append(sample)
             pairs.append(pair.flipped() if is_flipped else pair)
             sources.append(file)
-    return Pairs(samples, pairs, sources, rows.fingerprint([[pair.letters, pair.matching] for pair in pairs]))
+    known = rows.fingerprint([[pair.letters, pair.matching] for pair in pairs])
+    return Pairs(samples, pairs, sources, known, rows.n_failures)
 
 
 def _check(strength: float, flip: Collection[str], files: Sequence[str]) -> None:
@@ -182,6 +185,7 @@ def _result(train: Pairs, test: Pairs, right: Doubles, others: list[str]) -> Res
         "robust_accuracy": robust[:, :n].mean(axis=0).tolist(), "accuracy": plain[:n].tolist(),
         "null": null.tolist(), "null_limit": limit, "is_measurable": figures["value"] > limit,
         "n_seen": sum(shared(train.samples, test.samples)), "points_away": others,
+        "n_skipped": {"train": train.n_skipped, "test": test.n_skipped},
     }  # fmt: skip
     return Result(TASK, items, scores, record)
 

@@ -38,6 +38,8 @@ class Labelled(NamedTuple):
     labels: Labels
     files: Sequence[str]
     fingerprint: str
+    n_skipped: int
+    """Rows that cannot be read."""
     words: Counter[str]
     """How the labels are spelt."""
 
@@ -107,7 +109,7 @@ def read_labelled(files: Sequence[str], label: str, progress: Progress = no_prog
         samples.append(sample)
         labels.append(found)
         words[str(row["label"]).strip().casefold()] += 1
-    return Labelled(samples, np.array(labels, np.bool_), files, rows.fingerprint(labels), words)
+    return Labelled(samples, np.array(labels, np.bool_), files, rows.fingerprint(labels), rows.n_failures, words)
 
 
 def _by_head(train: Labelled, test: Labelled, setup: Setup) -> Scored:

@@ -19,7 +19,7 @@ import numpy as np
 
 from facsynth.assemble import open_holdout
 from facsynth.baselines import METHODS
-from facsynth.baselines.frame import COSTS, SAMPLES, Cap
+from facsynth.baselines.frame import COSTS, OF_WAVE, SAMPLES, Cap
 from facsynth.errors import InputError
 from facsynth.evaluating.answers import asked_in
 from facsynth.evaluating.data import Rows
@@ -60,14 +60,19 @@ class Made(NamedTuple):
         return [row for row, spent in zip(self.rows, self.tokens, strict=True) if spent <= tokens]
 
 
-def by_sample(spent: Sequence[int]) -> list[int]:
+def by_sample(spent: Sequence[int], of_wave: Sequence[int] = ()) -> list[int]:
     """Of samples with what was written by the end of the wave of each: a wave's tokens shared among its samples, so
     that a budget of tokens takes the same part of a wave, whatever a method's waves are.
+
+    Args:
+        spent: [n]
+        of_wave: [n], samples that were accepted of its wave; as many as are here where nothing is said.
     """
     found, before = list[int](), 0
-    for end, wave in groupby(spent):
-        n = len(list(wave))
-        found += [before + (end - before) * place // n for place in range(1, n + 1)]
+    for end, places in groupby(range(len(spent)), key=spent.__getitem__):
+        here = list(places)
+        n = of_wave[here[0]] if of_wave else len(here)
+        found += [before + (end - before) * place // n for place in range(1, len(here) + 1)]
         before = end
     return found
 
@@ -110,11 +115,19 @@ class Bench:
     @property
     def parents(self) -> dict[str, str]:
         """Fingerprints of the data that cells are made of and tested with."""
+        found = self._sources.items()
+        return {name: rows.fingerprint([row.get("label") for _, row in rows]) for name, rows in found}
+
+    @property
+    def n_skipped(self) -> dict[str, int]:
+        """Rows of those files that cannot be read; after `parents`."""
+        return {name: rows.n_failures for name, rows in self._sources.items() if rows.n_failures}
+
+    @cached_property
+    def _sources(self) -> dict[str, Rows]:
         asked = self.settings.run_of(next(iter(self.settings.methods)), self.out, 0).data
-        parts = {"draw": [block.path for block in self.settings.draw], "anchor": asked.anchor}
-        rows = {name: Rows(files, asked.form, no_progress) for name, files in parts.items()}
-        rows["test"] = self._test(asked.form)
-        return {name: found.fingerprint([row.get("label") for _, row in found]) for name, found in rows.items()}
+        drawn = Rows([block.path for block in self.settings.draw], asked.form, no_progress)
+        return {"draw": drawn, "anchor": Rows(asked.anchor, asked.form, no_progress), "test": self._test(asked.form)}
 
     def _test(self, form: str) -> Rows:
         """What is tested with: of instructions the prompts alone."""
@@ -124,18 +137,21 @@ class Bench:
     def seed_set(self, rng_seed: int) -> Path:
         """The seed set of a seed, drawn from the files of `draw`, without what is in the anchor or tested with."""
         path = self.out / "seeds" / f"{rng_seed}.jsonl"
-        if not path.exists():
+        n_drawn = sum(block.n for block in self.settings.draw)
+        if not path.exists() or path.read_bytes().count(b"\n") != n_drawn:  # a draw of a seed is always the same
             asked = self.settings.run_of(next(iter(self.settings.methods)), path, rng_seed)
             known = {sample.sample_id for sample, _ in self._rows(asked.data.anchor, asked)}
             rng, drawn = np.random.default_rng([rng_seed, 0]), []
             for block in self.settings.draw:
-                rows = [row for sample, row in self._rows([block.path], asked) if sample.sample_id not in known]
+                rows = [found for found in self._rows([block.path], asked) if found[0].sample_id not in known]
                 if len(rows) < block.n:
                     raise InputError(
-                        f"{block.path} has {len(rows)} rows that are in neither anchor nor test, and {block.n} are to "
-                        "be drawn\nDraw fewer, or give more."
+                        f"{block.path} has {len(rows)} rows that are in neither anchor nor test nor drawn yet, and "
+                        f"{block.n} are to be drawn\nDraw fewer, or give more."
                     )
-                drawn += _shuffled(rows, rng)[: block.n]
+                taken = _shuffled(rows, rng)[: block.n]
+                known |= {sample.sample_id for sample, _ in taken}
+                drawn += [row for _, row in taken]
             write_jsonl(path, drawn)
         return path
 
@@ -222,8 +238,10 @@ class Bench:
                 kind, asked, shown, Cap(math.ceil(share * cap.n), tokens), label=label, out=self.cell(method, rng_seed),
                 name=f"{name}-{number}" if by_label else name, cache=self.cache, progress=self.progress,
             )  # fmt: skip
-            costs = by_sample([cost["written_tokens"] for cost in read_jsonl(folder / COSTS)])
-            parts.append((share, Made(read_jsonl(folder / SAMPLES), costs)))
+            costs = read_jsonl(folder / COSTS)
+            of_wave = [cost[OF_WAVE] for cost in costs if OF_WAVE in cost]
+            tokens_by = by_sample([cost["written_tokens"] for cost in costs], of_wave)
+            parts.append((share, Made(read_jsonl(folder / SAMPLES), tokens_by)))
         return mixed(parts)
 
     def _n_shown(self, rng_seed: int) -> int:

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from facsynth.errors import MismatchError
 from facsynth.evaluating.instruction import InstructionSettings, evaluate_instruction
-from facsynth.evaluating.results import Result, difference_of, measured, read_result
+from facsynth.evaluating.results import Result, difference_of, measured, n_in_both, read_result
 from facsynth.evaluating.reward import evaluate_reward
 from facsynth.evaluating.steering import evaluate_steering
 from facsynth.evaluating.toxicity import evaluate_toxicity
@@ -72,13 +73,15 @@ def run_experiment(
             if settings.kind(name) not in NOTHING_WRITTEN:
                 check_means(settings.kind(name), settings.run_of(name, out, 0))
         Artifact(out, STAGE, bench.asked, bench.parents)
-        table = {"task": settings.evaluate.task, "against": next(iter(settings.methods)), **_check_measurable(bench)}
+        table: dict[str, Any] = {"task": settings.evaluate.task, "against": next(iter(settings.methods))}
+        table |= {"n_skipped": bench.n_skipped, **_check_measurable(bench)}
         found: dict[Point, list[Trained]] = {point: [] for point in points(settings)}
         for n, rng_seed in enumerate(settings.seeds, start=1):
             if not table.get("is_measurable", True):
                 break
             for point, trained in found.items():
-                trained.append(_trained(bench, point, rng_seed))
+                first = next((one for ones in found.values() for one in ones), None)
+                trained.append(_trained(bench, point, rng_seed, first))
             metric = next(iter(found.values()))[0].result.record["metric"]
             table |= {"seeds": list(settings.seeds[:n]), "metric": metric, "rows": rows_of(settings, found)}
             table["ceiling"] = ceiling_of(settings, found)
@@ -129,17 +132,29 @@ def _check_measurable(bench: Bench) -> dict[str, Any]:
     }}  # fmt: skip
 
 
-def _trained(bench: Bench, point: Point, rng_seed: int) -> Trained:
-    """Train on the seed set with the samples of a point, and test."""
+def _trained(bench: Bench, point: Point, rng_seed: int, first: Trained | None) -> Trained:
+    """Train on the seed set with the samples of a point, and test with the items of the first result."""
     rows, tokens = _samples(bench, point, rng_seed)
     name = f"{point.method}-{rng_seed}" if not rows else f"{point.method}-{point.axis}-{point.budget}-{rng_seed}"
     train, path = [str(bench.seed_set(rng_seed))], bench.out / "trained" / f"{name}.jsonl"
+    before = path.read_bytes() if path.exists() else None
     if rows:
         write_jsonl(path, rows)
         train.append(str(path))
     out = bench.out / "results" / name
-    _evaluate(bench, train, rng_seed, out)
-    return Trained(read_result(out), len(rows), tokens)
+    try:
+        _evaluate(bench, train, rng_seed, out)
+    except MismatchError:
+        if before is not None:
+            path.write_bytes(before)  # what its result was trained on
+        raise
+    found = read_result(out)
+    if len(found.scores) != 1 or (first and found.items != first.result.items):
+        raise MismatchError(
+            f"{out} is of other test items or seeds than the other results here\n"
+            "Remove it and run the same command again: it is trained anew."
+        )
+    return Trained(found, len(rows), tokens)
 
 
 def _samples(bench: Bench, point: Point, rng_seed: int) -> tuple[list[dict[str, Any]], int]:
@@ -204,6 +219,6 @@ def rows_of(settings: ExperimentSettings, found: Mapping[Point, Sequence[Trained
             if point in told:
                 d = told[point]
                 row |= {"against": base.method, "difference": d.value, "difference_ci95": [d.low, d.high]}
-                row |= {"p": d.p, "p_holm": adjusted[point]}
+                row |= {"p": d.p, "p_holm": adjusted[point], "n_items": n_in_both(scores[base], scores[point])}
             rows.append(row)
     return rows

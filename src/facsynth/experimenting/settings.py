@@ -6,6 +6,7 @@ Before: a file. After: `experimenting.cells` makes samples, `experimenting.exper
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from facsynth.baselines import METHODS
 from facsynth.blocks import Block, Place, parse_block, read_yaml, unknown_key
 from facsynth.errors import SettingsError
 from facsynth.settings import Files, ModelBlock, RunSettings, not_empty, one_file, parse_settings
+from facsynth.text.layouts import kind_of
 
 NOTHING_WRITTEN = ("none", "real", "anchor", "pool")
 """What costs no tokens: no samples, real ones, the anchor's own texts, samples selected from a pool."""
@@ -103,23 +105,33 @@ class ExperimentSettings(Block):
     """Rows for the method real."""
     methods: dict[str, MethodBlock]
     """The first is what the others are compared with."""
-    budgets: Annotated[tuple[Annotated[int, Field(ge=1)], ...], AfterValidator(not_empty)] = (50, 100, 200)
+    budgets: tuple[Annotated[int, Field(ge=1, strict=True)], ...] = (50, 100, 200)
     """Accepted samples, nested: the first so many of one synthesis."""
     tokens_of: str = ""
     """A method whose written tokens, at each budget, are a budget for the others too; none where nothing is said."""
     token_budgets: tuple[int, ...] = ()
     """Which of the budgets are held so; all where nothing is said."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(not_empty)] = (0, 1, 2, 3, 4)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32, strict=True)], ...] = (0, 1, 2, 3, 4)
     """Each draws the seed set, the writer's random numbers and the fit anew."""
 
     @field_validator("methods", mode="before")
     @classmethod
     def _names_alone(cls, value: Any) -> Any:
-        return {str(name): block or {} for name, block in value.items()} if isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            return value
+        for name, block in value.items():
+            if block is not None and not isinstance(block, dict):
+                raise ValueError(
+                    f"{name} is {kind_of(block)}; leave out a method that is not to be tried, and of one that is what "
+                    f"may stand below it: {', '.join(MethodBlock.model_fields)}"
+                )
+        return {str(name): block or {} for name, block in value.items()}
 
     @field_validator("seeds", "budgets")
     @classmethod
     def _once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value:
+            raise ValueError("name at least one")
         if len(set(value)) != len(value):
             raise ValueError("it names one twice")
         return tuple(sorted(value))
@@ -146,6 +158,8 @@ class ExperimentSettings(Block):
                 raise ValueError(f"{name} needs rows: name the files of real")
         if self.tokens_of and self.kind(self.tokens_of) in (*NOTHING_WRITTEN, ""):
             raise ValueError(f"tokens_of names {self.tokens_of}, which is no method that writes")
+        if self.token_budgets and "tokens_of" not in self.model_fields_set:
+            raise ValueError("token_budgets says what is held in written tokens too: say of which method, tokens_of")
         if self.tokens_of and not set(self.token_budgets) <= set(self.budgets):
             raise ValueError(f"token_budgets are some of the budgets: {', '.join(map(str, self.budgets))}")
         return self
@@ -165,14 +179,22 @@ class ExperimentSettings(Block):
         Raises:
             SettingsError: they are none.
         """
-        data = {**self.run.get("data", {}), "seed": [str(seed_set)], "holdout": [*self.evaluate.test]}
+        data = {**_block(self.run, "data"), "seed": [str(seed_set)], "holdout": [*self.evaluate.test]}
         if self.kind(name) != "pool":
             data.pop("pool", None)
         raw: dict[str, Any] = {**self.run, "data": data, "rng_seed": rng_seed}
         for dotted, value in self.methods[name].set.items():
             block, _, key = dotted.partition(".")
-            raw[block] = {**raw.get(block, {}), key: value} if key else value
+            raw[block] = {**_block(raw, block), key: value} if key else value
         return parse_settings(raw, f"the run of {name}")
+
+
+def _block(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A block of a run's settings, which may be missing."""
+    found = raw.get(name)
+    if not isinstance(found, dict | None):
+        raise SettingsError(f"run.{name} is {kind_of(found)}; it has keys of its own\nSee facsynth init.")
+    return found or {}
 
 
 def load_experiment(path: Path) -> ExperimentSettings:
@@ -183,9 +205,14 @@ def load_experiment(path: Path) -> ExperimentSettings:
     """
     raw = _with_base(path)
     found = parse_block(ExperimentSettings, raw, str(path))
-    if "seed" in found.run.get("data", {}):
+    if "seed" in _block(found.run, "data"):
         raise SettingsError(f"{path} names run.data.seed\nThe seed set is drawn: name its files under draw.")
-    for name in found.methods:
+    for name, method in found.methods.items():
+        if own := {"data", "data.seed", "data.holdout"} & method.set.keys():
+            raise SettingsError(
+                f"{path}: the set of {name} names {', '.join(sorted(own))}\n"
+                "The seed set is drawn, and what is tested with is held out: for all methods alike."
+            )
         run = found.run_of(name, path, 0)
         if found.kind(name) == "pool" and not run.data.pool:
             raise SettingsError(f"{name} selects from a pool, and {path} names none\nName one: run.data.pool.")
@@ -214,6 +241,8 @@ def _check_labels(found: ExperimentSettings, name: str, run: RunSettings, path: 
 
 def _with_base(path: Path, before: tuple[Path, ...] = ()) -> Any:
     """What a file says, over what the file that it names as `base`, beside it, says; of evaluate and run key by key."""
+    if not path.exists():
+        raise SettingsError(f"there is no file {path}\nName the file of an experiment: examples/experiments has some.")
     raw = read_yaml(path, fresh="examples/experiments has some that are.")
     if not isinstance(raw, dict) or "base" not in raw:
         return raw

@@ -37,7 +37,7 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         low, high = row["difference_ci95"]
         told = (f"{row['difference']:+.3f}", f"{low:+.3f} to {high:+.3f}", p_of(row["p_holm"]))
     low, high = row["ci95"]
-    return (row["method"], f"{fmean(row['n_samples']):,.0f}", f"{row['value']:.3f}", f"{low:.2f}-{high:.2f}", *told)
+    return (row["method"], f"{fmean(row['n_samples']):,.0f}", f"{row['value']:.3f}", f"{low:.2f} to {high:.2f}", *told)
 
 
 def markdown(table: Mapping[str, Any]) -> str:
@@ -62,6 +62,15 @@ def notes(table: Mapping[str, Any]) -> list[str]:
     rows = [row for row in table.get("rows", []) if row["axis"] == "samples" and "difference" in row]
     empty = {row["method"]: row["kind"] for row in rows if not any(row["n_samples"]) and row["kind"] != "none"}
     told = [f"{name} has no samples: {WHY.get(kind, WHY_NOT_WRITTEN).format(name)}" for name, kind in empty.items()]
+    told += [
+        f"{n_of(n, 'row')} of {name} left out: they cannot be read" for name, n in table.get("n_skipped", {}).items()
+    ]
+    told += [
+        f"{row['method']} at {row['budget']:,} is compared on the {row['n_items']:,} of {row['n_test']:,} test items "
+        "that have a score in both"
+        for row in rows
+        if row["n_items"] < row["n_test"]
+    ]
     found = table.get("ceiling")
     if found is None:
         return told

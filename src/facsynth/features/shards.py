@@ -100,7 +100,7 @@ def n_rows(path: Path) -> int:
 
 def encode_anew(folder: Path) -> str:
     """The way out where an encoded corpus is damaged."""
-    return f"Remove {folder} and run the same command again: it is encoded anew."
+    return f"Remove {folder} and run the command that made it again: it is encoded anew."
 
 
 def entries_of(table: pa.Table) -> Entries:

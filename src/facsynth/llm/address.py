@@ -104,9 +104,9 @@ def headers_of(settings: EndpointSettings) -> dict[str, str]:
 def not_working(settings: EndpointSettings, found: Fault) -> FacsynthError:
     """A fault that stops everything, with the way out."""
     is_set = bool(os.environ.get(settings.key_env, "").strip())
-    key = f"the key in ${settings.key_env}" if is_set else f"a key: ${settings.key_env} is not set"
+    key = f"See the key in ${settings.key_env}." if is_set else f"Give it a key: ${settings.key_env} is not set."
     ways = {
-        Kind.KEY: f"See {key}.",
+        Kind.KEY: key,
         Kind.MODEL: f"Give a model that it has (asked for {settings.model!r}).",
         Kind.RATE_LIMIT: "The same command goes on, later.",
         Kind.QUOTA: "See the account. What was answered is kept; the same command goes on.",

@@ -59,12 +59,14 @@ def to_pair(row: Mapping[str, Any]) -> Pair:
     Raises:
         InputError: it has no such options, or no text for one.
     """
-    question = str(row["question"])
-    found = [_letter(row.get(key)) for key in ("answer_matching_behavior", "answer_not_matching_behavior")]
+    keys = ("question", "answer_matching_behavior", "answer_not_matching_behavior")
+    if lacking := [key for key in keys if not isinstance(row.get(key), str)]:
+        raise InputError(f"it has no {' and no '.join(lacking)}: an A/B question has {', '.join(keys)}")
+    question, found = row["question"], [_letter(row[key]) for key in keys[1:]]
     marks = _marks(question)
     if None in found or found[0] == found[1] or any(letter not in marks for letter in found):
         raise InputError(
-            f"the answers {row.get('answer_matching_behavior')!r} and {row.get('answer_not_matching_behavior')!r} name "
+            f"the answers {row[keys[1]]!r} and {row[keys[2]]!r} name "
             "no two options of the question; an option begins a line, as in (A)"
         )
     letters = sorted((str(letter) for letter in found), key=lambda letter: marks[letter][0])

@@ -46,8 +46,6 @@ def open_source(source: str | Path) -> Source:
     if path.is_dir():
         raise InputError(f"{name} is a folder\nName the file in it (known: {', '.join(KNOWN_ENDINGS)}, also .gz).")
     if not path.exists():
-        if kind is None and "/" in name and _HUB.fullmatch(name):
-            return _hub(name)
         raise InputError(f"there is no file {name}\nA data set on the Hub is named hf:owner/name.")
     if kind is None:
         raise InputError(
@@ -83,7 +81,7 @@ def _hub(name: str) -> Source:
         found = datasets.load_dataset(parts["id"], parts["config"], split=parts["split"] or "train")
     except Exception as err:  # whatever `datasets` raises: no such set, no network, no such config or split
         raise InputError(
-            f"the data set {parts['id']} cannot be read, and there is no such file\n  {type(err).__name__}: {err}\n"
+            f"the data set {parts['id']} cannot be read\n  {type(err).__name__}: {err}\n"
             "Check id, config and split (hf:owner/name:config@split) and the network, or download it as a file."
         ) from err
 
