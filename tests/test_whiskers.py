@@ -25,6 +25,6 @@ def test_long_names_have_room_or_an_end_that_says_so_and_a_long_title_has_lines(
     drawn = whiskers(title, [("8 samples", dots)])
     assert f">{names[1]}<" in drawn and f">{'x' * (LONGEST - 1)}…<" in drawn
     left = min(float(x) for x in re.findall(r'<circle class="dot" cx="([\d.]+)"', drawn))
-    assert 12 + 7 * LONGEST < left < 0.6 * WIDTH, "a label ends before the first dot"
-    lines = re.findall(r'font-size="15" font-weight="600">([^<]*)<', drawn)
-    assert " ".join(lines) == title and max(map(len, lines)) <= 90 and len(lines) == 2
+    assert 12 + 8 * LONGEST < left < 0.6 * WIDTH, "a label ends before the first dot"
+    lines = re.findall(r'class="title"[^>]*>([^<]*)<', drawn)
+    assert " ".join(lines) == title and max(map(len, lines)) <= 85 and len(lines) == 2

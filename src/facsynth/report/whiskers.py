@@ -12,13 +12,14 @@ from html import escape
 from typing import NamedTuple
 
 WIDTH, RIGHT = 760, 70
-LEFT, LETTER, LONGEST = 210, 7, 46
+LEFT, LETTER, LONGEST = 210, 8, 44
 """Room of labels at least, and by letter; of a longer label the end is left out."""
-TITLE = 90
+TITLE = 85
 """Letters of a line of the title."""
 ROW, HEAD, TOP = 22, 34, 8
 STYLE = (
-    "text{font:13px system-ui,sans-serif;fill:#1b1f24}.note{fill:#59636e}.rule{stroke:#d1d9e0}"
+    "text{font:13px system-ui,sans-serif;fill:#1b1f24}.title{font-size:15px}.title,.group{font-weight:600}"
+    ".note{fill:#59636e}.rule{stroke:#d1d9e0}"
     ".ink{stroke:#0b6bcb;stroke-width:2}.dot{fill:#0b6bcb}.base .ink{stroke:#59636e}.base .dot{fill:#59636e}"
     ".at{stroke:#59636e;stroke-dasharray:3 3}.back{fill:#fff}"
     "@media(prefers-color-scheme:dark){text{fill:#e6edf3}.note{fill:#9198a1}.rule{stroke:#3d444d}"
@@ -61,7 +62,7 @@ def whiskers(title: str, groups: Sequence[tuple[str, Sequence[Dot]]]) -> str:
     top = TOP + HEAD + 20 * (len(lines) - 1)
     y, parts = top, [_title_line(line, n) for n, line in enumerate(lines)]
     for heading, found in groups:
-        parts.append(f'<text x="8" y="{y + 16}" font-weight="600">{escape(heading)}</text>')
+        parts.append(f'<text class="group" x="8" y="{y + 16}">{escape(heading)}</text>')
         y += HEAD - 6
         base = next((dot for dot in found if dot.is_base), None)
         if base is not None:
@@ -85,7 +86,7 @@ def whiskers(title: str, groups: Sequence[tuple[str, Sequence[Dot]]]) -> str:
 
 
 def _title_line(line: str, n: int) -> str:
-    return f'<text x="8" y="{TOP + 18 + 20 * n}" font-size="15" font-weight="600">{escape(line)}</text>'
+    return f'<text class="title" x="8" y="{TOP + 18 + 20 * n}">{escape(line)}</text>'
 
 
 def _dot(dot: Dot, y: int, left: int, at: Callable[[float], float]) -> str:
