@@ -137,7 +137,7 @@ def test_an_experiment_goes_on_and_takes_more_seeds_later(tmp_path: Path) -> Non
         rows = {(row["axis"], row["method"]): row for row in found["rows"]}
         assert rows["samples", "none"]["n_samples"] == [0] and "difference" not in rows["samples", "none"]
         assert rows["samples", "fac"]["n_samples"] == rows["samples", "plain"]["n_samples"] == [4]
-        assert rows["tokens", "plain"]["tokens"] == rows["samples", "fac"]["tokens"] > 0
+        assert 0 < rows["tokens", "plain"]["tokens"][0] <= rows["samples", "fac"]["tokens"][0]
         assert "fewer than 10" in found["correlations"]["notes"][0]
         assert (out / "plot.svg").read_text().startswith("<svg") and "| fac | 4 |" in (out / "table.md").read_text()
         raw = yaml.safe_load(config.read_text()) | {"seeds": [0, 1]}
@@ -166,7 +166,7 @@ def test_one_that_was_interrupted_ends_as_one_that_was_not(tmp_path: Path) -> No
         settings = load_experiment(planted.experiment(tmp_path, server, **small))
         whole = run_experiment(settings, tmp_path / "whole", tmp_path / "cache")
         n_stopped = 0
-        for left in (8, 30, 60, 90):
+        for left in (4, 10, 16, 24):
             with contextlib.suppress(KeyboardInterrupt):
                 run_experiment(settings, tmp_path / "parts", tmp_path / "cache", stopping(left))
                 continue
