@@ -87,6 +87,10 @@ def _refuses_what_does_not_belong(config: Path, out: Path) -> None:
     other = facsynth("experiment", config, "-o", out)
     assert (other.code, f"{items.parent} is of other test items" in other.stderr) == (1, True), other.stderr
     items.write_text(before)
+    (out / "table.json").unlink()
+    (out / "table.json").mkdir()
+    folder = facsynth("experiment", config, "-o", out)
+    assert (folder.code, "it is a folder where a file should be" in folder.stderr) == (1, True), folder.stderr
     asked = json.loads(plan.read_text())
     plan.write_text(json.dumps(asked | {"parents": asked["parents"] | {"train": "another"}}))
     trained.write_text("what it was trained on\n")

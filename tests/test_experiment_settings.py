@@ -78,6 +78,14 @@ def test_an_experiment_that_means_nothing_is_refused(tmp_path: Path, changes: di
     assert told in str(caught.value)
 
 
+def test_an_experiment_or_a_base_that_is_not_there_is_named_with_the_way_out(tmp_path: Path) -> None:
+    for path in (tmp_path / "gone.yaml", written(tmp_path, base="gone.yaml")):
+        with pytest.raises(
+            SettingsError, match=r"no settings file .*gone.yaml\nName the file of an experiment: examples"
+        ):
+            load_experiment(path)
+
+
 def test_a_file_says_only_what_differs_from_its_base(tmp_path: Path) -> None:
     written(tmp_path)
     (tmp_path / "more.yaml").write_text("base: experiment.yaml\nseeds: [7]\nrun: {budget: {features: 3}}\n")

@@ -44,8 +44,8 @@ class Block(BaseModel):
 _B = TypeVar("_B", bound=Block)
 
 
-def read_yaml(path: Path, *, fresh: str = "Compare it with a fresh one: facsynth init fresh.yaml") -> Any:
-    """What a settings file says; `fresh` is the way out where it is not YAML.
+def read_yaml(path: Path, *, fresh: str = "") -> Any:
+    """What a settings file says; `fresh` is the way out where it is not there or not YAML, else that of a run's file.
 
     Raises:
         SettingsError: not there, not to be read, or not YAML.
@@ -53,13 +53,14 @@ def read_yaml(path: Path, *, fresh: str = "Compare it with a fresh one: facsynth
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as err:
-        init = f"facsynth init {shlex.quote(str(path))}"
-        raise SettingsError(f"there is no settings file {path}\nWrite one with: {init}") from err
+        way_out = fresh or f"Write one with: facsynth init {shlex.quote(str(path))}"
+        raise SettingsError(f"there is no settings file {path}\n{way_out}") from err
     except OSError as err:
         raise SettingsError(f"the settings file {path} cannot be read: {err.strerror}\nGive a file of yours.") from err
     except (yaml.YAMLError, ValueError, RecursionError) as err:  # ValueError: not UTF-8, or no date or number at all
         reason = "it is nested too deeply" if isinstance(err, RecursionError) else err
-        raise SettingsError(f"{path} is not YAML: {reason}\n{fresh}") from err
+        way_out = fresh or "Compare it with a fresh one: facsynth init fresh.yaml"
+        raise SettingsError(f"{path} is not YAML: {reason}\n{way_out}") from err
 
 
 def parse_block(kind: type[_B], raw: Any, name: str) -> _B:

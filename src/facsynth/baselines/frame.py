@@ -65,8 +65,8 @@ def collect(
         given: what it may know.
         writer: through a ledger (`llm.LedgerWriter`, `EndpointWriter`), so that the same call goes on where it stopped.
         cap: where to stop.
-        out: the folder: `samples.jsonl` in the form's layout, `costs.jsonl` (a row each: what was spent by then),
-            `rejected.jsonl`; it may hold the ledger.
+        out: the folder: `samples.jsonl` in the form's layout, `costs.jsonl` (a row each: what was spent by the end of
+            its wave, and how many of that were accepted), `rejected.jsonl`; it may hold the ledger.
         seen: samples of seed set and anchor, and what is held out.
         parents: fingerprints of all that `seen` and `given` hold, of the encoder and the like.
         has_label: tells labels, where `settings.clean` has them checked.
@@ -162,19 +162,18 @@ class _Desk:
         rows = [w.row or to_row(sample, self.form) for w, sample in zip(written, samples, strict=True)]
         self._check_labels(written, samples)
         spent, accepted = dict(self.scribe.spent), [""] * len(written)
-        rows_there, costs = list[dict[str, Any]](), list[dict[str, Any]]()
+        kept = list[tuple[str, dict[str, Any]]]()
         for n, (sample, one, row) in enumerate(zip(samples, written, rows, strict=True)):
             reason = one.reason or next((why for k in self.known if (why := k.has(sample.sample_id, sample.text))), "")
             if reason:
                 self.rejected.append({"text": sample.text, "reason": reason, "fault_at": one.fault_at})
             else:
                 self.known[1].add(sample.sample_id, sample.text)
-                rows_there.append(row)
-                costs.append({"sample_id": sample.sample_id, **spent})
+                kept.append((sample.sample_id, row))
                 accepted[n] = one.turns[0].content
-        left = self.cap.n - len(self.rows)
-        self.rows += rows_there[:left]
-        self.costs += [cost | {OF_WAVE: len(costs)} for cost in costs[:left]]
+        for sample_id, row in kept[: self.cap.n - len(self.rows)]:
+            self.rows.append(row)
+            self.costs.append({"sample_id": sample_id, **spent, OF_WAVE: len(kept)})
         return accepted
 
     def _begun(self, draft: Draft) -> Written:

@@ -21,10 +21,6 @@ JudgePairs = Annotated[
     list[str] | None,
     typer.Option("--judge-pairs", help="In its place: preference pairs, on which a reward head is trained."),
 ]
-MaxWait = Annotated[
-    float | None,
-    typer.Option("--max-wait", min=0, help="Seconds to wait for a judge that limits or went away. [3600]"),
-]
 
 
 def instruction(
@@ -43,7 +39,7 @@ def instruction(
     judge_url: JudgeUrl = None,
     judge_model: JudgeModel = None,
     judge_pairs: JudgePairs = None,
-    max_wait: MaxWait = None,
+    max_wait: o.MaxWait = None,
     n_seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings, each of a fresh model.")] = 3,
     n_epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of a training.")] = 5,
     answer_tokens: Annotated[int, typer.Option("--answer-tokens", min=1, help="Of an answer, at most.")] = 512,

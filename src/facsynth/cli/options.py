@@ -94,12 +94,11 @@ JUDGE: Mapping[str, Any] = {
     "judge_model": Annotated[str | None, typer.Option("--judge-model", help="The model to ask there.")],
 }
 """Of what asks a model about features."""
-WAIT: Mapping[str, Any] = {
-    "max_wait": Annotated[
-        float | None,
-        typer.Option("--max-wait", min=0, help="Seconds to wait for an endpoint that limits or went away. [3600]"),
-    ],
-}
+MaxWait = Annotated[
+    float | None,
+    typer.Option("--max-wait", min=0, help="Seconds to wait for an endpoint that limits or went away. [3600]"),
+]
+WAIT: Mapping[str, Any] = {"max_wait": MaxWait}
 """Of what may ask an endpoint."""
 PerFeature = Annotated[
     int | None, typer.Option("--per-feature", min=1, help="Samples that each feature wants at least. [1]")

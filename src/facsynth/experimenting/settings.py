@@ -241,9 +241,7 @@ def _check_labels(found: ExperimentSettings, name: str, run: RunSettings, path: 
 
 def _with_base(path: Path, before: tuple[Path, ...] = ()) -> Any:
     """What a file says, over what the file that it names as `base`, beside it, says; of evaluate and run key by key."""
-    if not path.exists():
-        raise SettingsError(f"there is no file {path}\nName the file of an experiment: examples/experiments has some.")
-    raw = read_yaml(path, fresh="examples/experiments has some that are.")
+    raw = read_yaml(path, fresh="Name the file of an experiment: examples/experiments has some.")
     if not isinstance(raw, dict) or "base" not in raw:
         return raw
     base, own, known = raw["base"], {key: value for key, value in raw.items() if key != "base"}, (*before, path)

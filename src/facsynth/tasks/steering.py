@@ -16,6 +16,7 @@ import numpy as np
 from facsynth.bins import Doubles, Floats
 from facsynth.errors import InputError
 from facsynth.tasks.resample import Metric, mean_metric
+from facsynth.text.forms import AB_KEYS
 
 MULTIPLIERS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 N_NULL = 20
@@ -59,15 +60,15 @@ def to_pair(row: Mapping[str, Any]) -> Pair:
     Raises:
         InputError: it has no such options, or no text for one.
     """
-    keys = ("question", "answer_matching_behavior", "answer_not_matching_behavior")
-    if lacking := [key for key in keys if not isinstance(row.get(key), str)]:
-        raise InputError(f"it has no {' and no '.join(lacking)}: an A/B question has {', '.join(keys)}")
-    question, found = row["question"], [_letter(row[key]) for key in keys[1:]]
+    if lacking := [key for key in AB_KEYS if not isinstance(row.get(key), str)]:
+        raise InputError(f"it has no {' and no '.join(lacking)}: an A/B question has {', '.join(AB_KEYS)}")
+    question, *answers = (row[key] for key in AB_KEYS)
+    found = [_letter(answer) for answer in answers]
     marks = _marks(question)
     if None in found or found[0] == found[1] or any(letter not in marks for letter in found):
         raise InputError(
-            f"the answers {row[keys[1]]!r} and {row[keys[2]]!r} name "
-            "no two options of the question; an option begins a line, as in (A)"
+            f"the answers {answers[0]!r} and {answers[1]!r} name no two options of the question; an option begins a "
+            "line, as in (A)"
         )
     letters = sorted((str(letter) for letter in found), key=lambda letter: marks[letter][0])
     (_, a_from, a_to), (_, b_from, b_to) = (marks[letter] for letter in letters)
