@@ -42,13 +42,15 @@ def scored(run: Path) -> list[dict[str, Any]]:
     table, found = read_json(run / "table.json", "rows", "seeds"), []
     for row in table["rows"]:
         point = {key: row[key] for key in ("method", "axis", "budget")}
-        for seed, n_samples, tokens in zip(table["seeds"], row["n_samples"], row["tokens"], strict=True):
+        n_positive = row.get("n_positive", [None] * len(table["seeds"]))
+        by_seed = zip(table["seeds"], row["n_samples"], row["tokens"], n_positive, strict=True)
+        for seed, n_samples, tokens, positive in by_seed:
             name = "-".join(map(str, [*(point.values() if n_samples else [point["method"]]), seed]))
             result = read_result(run / "results" / name)
             items = [{**item, "sample_id": item["sample_id"][:12]} for item in result.items]
             found.append(
                 {
-                    **point, "seed": seed, "n_samples": n_samples, "tokens": tokens,
+                    **point, "seed": seed, "n_samples": n_samples, "tokens": tokens, "n_positive": positive,
                     "scores": [rounded(score) for score in result.scores[0].tolist()],
                     "items": items, "metric": result.record["metric"],
                 }
@@ -84,7 +86,7 @@ def table_of(settings: ExperimentSettings, kept: list[dict[str, Any]]) -> dict[s
         point: [
             Trained(
                 Result(task, head["items"], np.array([by_point[point][seed]["scores"]], np.float64), {}),
-                by_point[point][seed]["n_samples"], by_point[point][seed]["tokens"],
+                *(by_point[point][seed].get(key) for key in ("n_samples", "tokens", "n_positive")),
             )
             for seed in seeds
         ]

@@ -17,7 +17,6 @@ DAMAGES = {
     "empty": lambda data: b"",
     "gone": None,
 }
-QUICK = ["junk", *(pytest.param(name, marks=pytest.mark.slow) for name in DAMAGES if name != "junk")]
 Run = tuple[Parts, Path]
 
 
@@ -48,7 +47,8 @@ def files_of(run: Path) -> list[Path]:
     return sorted(path.relative_to(run) for path in run.rglob("*") if path.is_file() and path.name != ".lock")
 
 
-@pytest.mark.parametrize("how", QUICK)
+@pytest.mark.slow
+@pytest.mark.parametrize("how", DAMAGES)
 def test_no_damage_to_a_finished_run_ends_in_a_traceback(finished: Run, tmp_path: Path, how: str) -> None:
     tiny, run = finished
     top = [name for name in files_of(run) if name.parts[0] not in ("features", "synthesis")]
@@ -62,7 +62,7 @@ def test_no_damage_to_a_finished_run_ends_in_a_traceback(finished: Run, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", QUICK)
+@pytest.mark.parametrize("how", DAMAGES)
 def test_going_on_with_damaged_files_ends_in_the_same_samples_or_a_message(
     finished: Run, tmp_path: Path, how: str
 ) -> None:

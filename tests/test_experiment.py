@@ -54,6 +54,10 @@ def test_the_anchors_own_texts_are_a_method_and_seed_sets_are_drawn_from_the_res
         ("none", 8, [0]), ("anchor", 8, [8]), ("none", 40, [0]), ("anchor", 40, [40]),
     ]  # fmt: skip
     of_anchor = found["rows"][-1]
+    trained = (tmp_path / "out" / "trained" / "anchor-samples-40-3.jsonl").read_text()
+    drawn = [json.loads(line) for line in trained.splitlines()]
+    assert of_anchor["n_positive"] == [sum(row["label"] for row in drawn)] and 0 < of_anchor["n_positive"][0] < 40
+    assert "| anchor | 40 | {} |".format(*of_anchor["n_positive"]) in markdown(found)
     assert found["ceiling"] == {
         "n_samples": 40, "difference": of_anchor["difference"], "ci95": of_anchor["difference_ci95"],
         "is_above": of_anchor["difference_ci95"][0] > 0,

@@ -100,7 +100,8 @@ def test_the_command_trains_measures_and_gives_both_figures_where_texts_are_shar
     by_seed = [average_precision_score(labels, row) for row in scores]
     assert record["by_seed"] == pytest.approx(by_seed)
     assert record["value"] == pytest.approx(np.mean(by_seed))
-    shared = facsynth(*words[:2], train, train, *words[3:-1], tmp_path / "other", "--json", "--test", train)
+    once = (*words[5:8], "1", "-o")
+    shared = facsynth(*words[:2], train, train, *words[3:5], *once, tmp_path / "other", "--json", "--test", train)
     assert shared.code == 0, shared.stderr
     seen = json.loads(shared.stdout)
     assert (seen["n_seen"], seen["unseen"]["n_test"]) == (60, 60)
@@ -108,10 +109,10 @@ def test_the_command_trains_measures_and_gives_both_figures_where_texts_are_shar
     broken = tmp_path / "broken.jsonl"
     odd = {"messages": [{"role": "user", "content": "so"}, {"role": "assistant", "content": 5}], "label": 1}
     broken.write_text(test.read_text() + json.dumps(odd) + '\n{"messages": [{"rol\n')
-    found = facsynth(*words[:2], train, "--test", broken, *words[5:-1], tmp_path / "broken", "--json")
+    found = facsynth(*words[:2], train, "--test", broken, *once, tmp_path / "broken", "--json")
     assert json.loads(found.stdout)["n_skipped"] == {"train": 0, "test": 2}
     assert "note: 2 rows of the test files left out: they cannot be read" in found.stderr
-    same = facsynth(*words[:2], train, "--test", train, *words[5:-1], tmp_path / "same")
+    same = facsynth(*words[:2], train, "--test", train, *once, tmp_path / "same")
     assert "no figure is left without them" in same.stderr
     other = facsynth(*words[:6], tiny_run.save_model(tmp_path / "model-2", n_blocks=2, width=16), *words[7:])
     assert other.code == 1

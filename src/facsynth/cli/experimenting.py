@@ -36,7 +36,7 @@ def experiment(
         note(t.markdown(table).strip())
     else:
         for heading, rows in t.groups(table):
-            print_table(heading, t.HEADINGS, [t.cells(row) for row in rows])
+            print_table(heading, t.headings(table), [t.cells(row) for row in rows])
         for text in t.notes(table):
             note(f"note: {text}")
     note(f"table: {out / 'table.md'}" + (f"; plot: {out / 'plot.svg'}" if drawn else ""))

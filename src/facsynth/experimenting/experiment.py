@@ -22,12 +22,13 @@ from facsynth.evaluating.toxicity import evaluate_toxicity
 from facsynth.experimenting.cells import Bench
 from facsynth.experimenting.correlating import correlations, measures
 from facsynth.experimenting.rivals import check_means
-from facsynth.experimenting.settings import NOTHING_WRITTEN, ExperimentSettings
+from facsynth.experimenting.settings import NOTHING_WRITTEN, EvaluateBlock, ExperimentSettings
 from facsynth.lock import locked
 from facsynth.model.tuning import SftRecipe
 from facsynth.records import Progress, no_progress
 from facsynth.store import Artifact, write_json, write_jsonl
 from facsynth.tasks.resample import holm
+from facsynth.text.labels import is_wanted
 
 STAGE, TABLE, MEASURES = "experiment", "table.json", "measures.jsonl"
 SAMPLES, TOKENS = "samples", "tokens"
@@ -50,6 +51,8 @@ class Trained(NamedTuple):
     n_samples: int
     tokens: int
     """Written for them."""
+    n_positive: int | None = None
+    """Of the samples, those with the label that a detector is to learn; None of a task without labels."""
 
 
 def run_experiment(
@@ -154,7 +157,11 @@ def _trained(bench: Bench, point: Point, rng_seed: int, first: Trained | None) -
             f"{out} is of other test items or seeds than the other results here\n"
             "Remove it and run the same command again: it is trained anew."
         )
-    return Trained(found, len(rows), tokens)
+    return Trained(found, len(rows), tokens, _n_positive(bench.settings.evaluate, rows))
+
+
+def _n_positive(asked: EvaluateBlock, rows: Sequence[Mapping[str, Any]]) -> int | None:
+    return sum(is_wanted(row.get("label"), asked.label) is True for row in rows) if asked.task == "toxicity" else None
 
 
 def _samples(bench: Bench, point: Point, rng_seed: int) -> tuple[list[dict[str, Any]], int]:
@@ -204,6 +211,7 @@ def rows_of(settings: ExperimentSettings, found: Mapping[Point, Sequence[Trained
     """Figures, and differences to the first method at the same budget, with Holm over the methods there."""
     first, rows = next(iter(settings.methods)), []
     scores = {point: np.concatenate([t.result.scores for t in trained]) for point, trained in found.items()}
+    counted = all(t.n_positive is not None for trained in found.values() for t in trained)
     for axis, budget in dict.fromkeys((point.axis, point.budget) for point in found):
         there = [point for point in found if (point.axis, point.budget) == (axis, budget)]
         base = next((point for point in there if point.method == first), there[0])
@@ -216,6 +224,8 @@ def rows_of(settings: ExperimentSettings, found: Mapping[Point, Sequence[Trained
                 **point._asdict(), "kind": settings.kind(point.method), **measured(task, items, scores[point]),
                 "n_samples": [t.n_samples for t in found[point]], "tokens": [t.tokens for t in found[point]],
             }  # fmt: skip
+            if counted:
+                row["n_positive"] = [t.n_positive for t in found[point]]
             if point in told:
                 d = told[point]
                 row |= {"against": base.method, "difference": d.value, "difference_ci95": [d.low, d.high]}

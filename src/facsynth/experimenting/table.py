@@ -30,6 +30,12 @@ def _heading(axis: str, budget: int) -> str:
     return f"{budget:,} samples" if axis == "samples" else f"as many written tokens as {budget:,} samples took"
 
 
+def headings(table: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of its columns; samples with the label that is to be learnt are counted where a task has labels."""
+    counts = any("n_positive" in row for row in table.get("rows", []))
+    return (*HEADINGS[:2], "positive", *HEADINGS[2:]) if counts else HEADINGS
+
+
 def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     """A row as it is printed."""
     told = ("", "", "")
@@ -37,7 +43,8 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         low, high = row["difference_ci95"]
         told = (f"{row['difference']:+.3f}", f"{low:+.3f} to {high:+.3f}", p_of(row["p_holm"]))
     low, high = row["ci95"]
-    return (row["method"], f"{fmean(row['n_samples']):,.0f}", f"{row['value']:.3f}", f"{low:.2f} to {high:.2f}", *told)
+    n = (f"{fmean(row[key]):,.0f}" for key in ("n_samples", "n_positive") if key in row)
+    return (row["method"], *n, f"{row['value']:.3f}", f"{low:.2f} to {high:.2f}", *told)
 
 
 def markdown(table: Mapping[str, Any]) -> str:
@@ -51,8 +58,9 @@ def markdown(table: Mapping[str, Any]) -> str:
         )
     n_seeds = n_of(len(table["seeds"]), "seed")
     parts = [f"{table['metric']}, {n_seeds}; changes are to the method without one, p after Holm.\n"]
+    names = headings(table)
     for heading, rows in groups(table):
-        parts += [f"\n**{heading}**\n", _line(HEADINGS), _line(["---"] * len(HEADINGS))]
+        parts += [f"\n**{heading}**\n", _line(names), _line(["---"] * len(names))]
         parts += [_line(cells(row)) for row in rows]
     return "\n".join([*parts, *(f"\n{text}." for text in notes(table))]) + "\n"
 
