@@ -59,6 +59,15 @@ def test_each_table_of_the_results_can_be_made(name: str, data: Path, tmp_path: 
     assert all(row["ci95"][0] <= row["value"] <= row["ci95"][1] for row in rows.values())
     assert all(0 <= row["p"] <= row["p_holm"] <= 1 for row in rows.values() if "against" in row)
     assert all(0 < rows[method]["n_samples"][0] <= 3 for method in ("fac", "plain"))
+    if name == "toxicity":
+        by_label = runpy.run_path(str(ROOT / "benchmarks" / "by_label.py"))
+        apart = by_label["compared"](load_experiment(tmp_path / "small.yaml"), tmp_path / "out", 2)
+        assert {row["method"] for row in apart} == {"fac", "plain"}
+        for method in ("fac", "plain"):
+            positive = rows[method]["n_positive"][0]
+            there = {row["positive"]: row["n"] for row in apart if row["method"] == method}
+            others = rows[method]["n_samples"][0] - positive
+            assert there == {label: [min(n, 2)] for label, n in ((True, positive), (False, others)) if n}
 
 
 def test_the_table_of_selected_samples_can_be_made(data: Path, tmp_path: Path) -> None:
