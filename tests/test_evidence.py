@@ -37,17 +37,24 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("name", ["toxicity", "traffic", "reward", "steering", "instruction"])
+METHODS = {"none", "fac", "plain"}
+
+
+@pytest.mark.parametrize("name", ["toxicity", "traffic", "large", "rivals", "reward", "steering", "instruction"])
 def test_each_table_of_the_results_can_be_made(name: str, data: Path, tmp_path: Path) -> None:
     example = ROOT / "examples" / "experiments" / f"{name}.yaml"
     raw = yaml.safe_load(example.read_text().replace("runs/data", str(data)))
-    raw["methods"] = {method: block for method, block in raw["methods"].items() if method in {"none", "fac", "plain"}}
+    if base := raw.pop("base", ""):
+        raw = yaml.safe_load(example.with_name(base).read_text().replace("runs/data", str(data))) | raw
+    methods = {"none", "fac", "self-instruct", "magpie", "synalign"} if name == "rivals" else METHODS
+    raw["methods"] = {method: block for method, block in raw["methods"].items() if method in methods}
     raw |= {"budgets": [3], "seeds": [0], "tokens_of": ""}
     raw["draw"] = [block | {"n": min(block["n"], 30)} for block in raw["draw"]]
     raw["run"]["budget"] = {"max_candidates": 4, "features": 4}
     raw["evaluate"] |= {"answer_tokens": 8, "epochs": 1} if name == "instruction" else {}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
-    assert load_experiment(tmp_path / "small.yaml").evaluate.task == {"traffic": "toxicity"}.get(name, name)
+    of_task = dict.fromkeys(("traffic", "large", "rivals"), "toxicity")
+    assert load_experiment(tmp_path / "small.yaml").evaluate.task == of_task.get(name, name)
     done = facsynth("experiment", tmp_path / "small.yaml", "-o", tmp_path / "out", "--json")
     assert done.code == 0, done.stderr
     table = json.loads(done.stdout)
@@ -55,10 +62,10 @@ def test_each_table_of_the_results_can_be_made(name: str, data: Path, tmp_path: 
         assert "rows" not in table, "no method is compared"
         return
     rows = {row["method"]: row for row in table["rows"]}
-    assert set(rows) == {"none", "fac", "plain"} and rows["none"]["n_samples"] == [0]
+    assert set(rows) == methods and rows["none"]["n_samples"] == [0]
     assert all(row["ci95"][0] <= row["value"] <= row["ci95"][1] for row in rows.values())
     assert all(0 <= row["p"] <= row["p_holm"] <= 1 for row in rows.values() if "against" in row)
-    assert all(0 < rows[method]["n_samples"][0] <= 3 for method in ("fac", "plain"))
+    assert all(0 < rows[method]["n_samples"][0] <= 3 for method in methods - {"none"})
     if name == "toxicity":
         by_label = runpy.run_path(str(ROOT / "benchmarks" / "by_label.py"))
         apart = by_label["compared"](load_experiment(tmp_path / "small.yaml"), tmp_path / "out", 2)
