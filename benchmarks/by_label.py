@@ -1,9 +1,10 @@
 """Which label's samples teach something? Each method's positive and other samples, trained on apart.
 
-    python benchmarks/by_label.py CONFIG RUN [-n 50]
+    python benchmarks/by_label.py CONFIG RUN [-n 50] [--against METHOD]
 
 RUN: a folder in which `facsynth experiment CONFIG` is finished, of the task toxicity. Of each method's largest budget
-the first n samples of either label are added to the seed set alone, and compared with `none` (Holm over all rows).
+the first n samples of either label are added to the seed set alone, and compared with no samples, or with as many of
+the same label of one method (Holm over all rows).
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def scores_of(
     asked = settings.evaluate
     for seed in settings.seeds:
         name = f"{method}-samples-{settings.budgets[-1]}-{seed}.jsonl"
-        rows = list(read_jsonl(run / "trained" / name))
+        if not (path := run / "trained" / name).exists():
+            raise InputError(f"there is no file {path}\nRun the experiment to its end first.")
+        rows = list(read_jsonl(path))
         rows = [row for row in rows if is_wanted(row.get("label"), asked.label) is positive][:n]
         n_samples.append(len(rows))
         folder = run / "by-label" / f"{method}-{'positive' if positive else 'other'}-{n}-{seed}"
@@ -48,19 +51,23 @@ def scores_of(
     return np.concatenate(found), n_samples
 
 
-def compared(settings: ExperimentSettings, run: Path, n: int) -> list[dict[str, Any]]:
-    """A row for each method and label, with its change to `none`."""
+def compared(settings: ExperimentSettings, run: Path, n: int, against: str = "none") -> list[dict[str, Any]]:
+    """A row for each method and label, with its change to another method's samples of that label."""
     if settings.evaluate.task != "toxicity":
         raise InputError(f"the task is {settings.evaluate.task}\nOnly samples of toxicity have labels.")
     none = [read_result(run / "results" / f"none-{seed}") for seed in settings.seeds]
-    base, rows = np.concatenate([result.scores for result in none]), list[dict[str, Any]]()
-    for method in (name for name in settings.methods if settings.kind(name) != "none"):
-        for positive in (True, False):
-            scores, n_samples = scores_of(settings, run, method, positive, n)
-            if any(n_samples):
-                told = difference_of("toxicity", none[0].items, base, scores)
-                value = measured("toxicity", none[0].items, scores)["value"]
-                rows.append({"method": method, "positive": positive, "n": n_samples, "value": value, "told": told})
+    nothing, items = np.concatenate([result.scores for result in none]), none[0].items
+    methods = [name for name in settings.methods if settings.kind(name) != "none"]
+    if against not in {*methods, "none"}:
+        raise InputError(f"there is no method {against}\nThere are none, {', '.join(methods)}.")
+    found = {(name, label): scores_of(settings, run, name, label, n) for name in methods for label in (True, False)}
+    rows = []
+    for (method, positive), (scores, n_samples) in found.items():
+        if any(n_samples) and method != against:
+            base = nothing if against == "none" else found[against, positive][0]
+            told = difference_of("toxicity", items, base, scores)
+            value = measured("toxicity", items, scores)["value"]
+            rows.append({"method": method, "positive": positive, "n": n_samples, "value": value, "told": told})
     adjusted = holm([row["told"].p for row in rows])
     return [row | {"p": p} for row, p in zip(rows, adjusted, strict=True)]
 
@@ -71,9 +78,10 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("run", type=Path)
     parser.add_argument("-n", type=int, default=50, help="samples of a label")
+    parser.add_argument("--against", default="none", help="a method of the file")
     asked = parser.parse_args()
     try:
-        rows = compared(load_experiment(asked.config), asked.run, asked.n)
+        rows = compared(load_experiment(asked.config), asked.run, asked.n, asked.against)
     except FacsynthError as err:
         raise SystemExit(f"error: {err}") from err
     print("| method | label | samples | mean | change | 95 % | p (Holm) |\n|---|---|---|---|---|---|---|")

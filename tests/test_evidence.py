@@ -90,7 +90,8 @@ def test_the_table_of_selected_samples_can_be_made(data: Path, tmp_path: Path) -
 
 
 NAMES = {
-    "fac": "missing features, two steps, steered", "fac-unchecked": "the same, labels not checked",
+    "fac": "missing features, two steps, steered", "fac-default": "missing features, by default (one step)",
+    "fac-unchecked": "two steps, labels not checked",
     "fac-one-step": "missing features, one step", "random-features": "random features", "plain": "plain prompt",
     "self-instruct": "Self-Instruct", "magpie": "Magpie", "synalign": "SynAlign", "anchor": "the anchor's own samples",
     "pool": "selected from a pool", "none": "no synthesis", "real": "any of the pool",
@@ -121,9 +122,9 @@ def test_the_figures_of_the_results_are_those_of_the_scores_that_are_kept(name: 
 def test_the_differences_of_missing_features_to_others_are_those_of_the_scores() -> None:
     scores = runpy.run_path(str(ROOT / "benchmarks" / "scores.py"))
     table = scores["compared"](ROOT / "examples" / "experiments" / "traffic.yaml", KEPT["traffic"], [], "fac")
-    results = (ROOT / "docs" / "RESULTS.md").read_text().partition("Missing features against the others")[2]
-    for method in ("plain", "random-features", "fac-unchecked", "anchor"):
-        name = NAMES[method].removeprefix("the same, ")
+    results = (ROOT / "docs" / "RESULTS.md").read_text().partition("Missing features, two steps, against the others")[2]
+    for method in ("fac-default", "plain", "random-features", "fac-unchecked", "anchor"):
+        name = NAMES[method].removeprefix("two steps, ").removeprefix("missing features, ")
         rows = [row for row in table["rows"] if row["method"] == method]
         ends = [(-row["difference"], *(-end for end in reversed(row["difference_ci95"]))) for row in rows]
         cells = [f"{value:+.3f} ({low:+.2f} to {high:+.2f})" for value, low, high in ends]

@@ -7,6 +7,7 @@ method and budget.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -75,8 +76,11 @@ def _coverage(fired: Incidence, ids: Ids, n_target: int) -> dict[str, float | No
 
 def correlations(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Of each measure: between methods, within methods, and over all points given method and budget, with Holm over the
-    measures. What cannot be correlated is None.
+    measures. What cannot be correlated is None. Methods without samples for some seed are left out.
     """
+    n_points = Counter(row["method"] for row in rows)
+    partly = [name for name, n in n_points.items() if n < max(n_points.values())]
+    rows = [row for row in rows if row["method"] not in partly]
     names = (
         [name for name in rows[0]["measures"] if all(row["measures"][name] is not None for row in rows)] if rows else []
     )
@@ -89,7 +93,7 @@ def correlations(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         adjusted = dict(zip(known, holm([one.p for one in known.values()]), strict=True))
         for name in names:
             found[name][kind] = {**known[name]._asdict(), "p_holm": adjusted[name]} if name in known else None
-    notes = []
+    notes = [f"{name} has no samples for some seeds and is left out" for name in partly]
     if len(methods) < FEWEST_METHODS:
         notes.append(f"{len(methods)} methods, fewer than {FEWEST_METHODS}: no ranking of measures is claimed")
     return {"measures": found, "n_methods": len(methods), "notes": notes}
@@ -97,14 +101,14 @@ def correlations(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _of(kind: str, name: str, rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> Correlation | None:
     measure, task = [row["measures"][name] for row in rows], [row["task"] for row in rows]
-    method = [row["method"] for row in rows]
+    method, seed = [row["method"] for row in rows], [row["seed"] for row in rows]
     try:
         if kind == "between":
             means = [[float(np.mean([v for v, m in zip(values, method, strict=True) if m == one])) for one in methods]
                      for values in (measure, task)]  # fmt: skip
             return between(*means)
         if kind == "within":
-            return within(measure, task, method)
-        return partial(measure, task, method, [row["budget"] for row in rows], [row["seed"] for row in rows])
+            return within(measure, task, method, seed)
+        return partial(measure, task, method, [row["budget"] for row in rows], seed)
     except InputError:
         return None

@@ -40,25 +40,26 @@ def between(measure: Sequence[float], task: Sequence[float], *, rng_seed: int = 
     x, y = _ranks(np.array(measure)), _ranks(np.array(task))
     if len(x) < 3:
         raise InputError(f"{len(x)} methods have no correlation: three are needed")
-    if len(x) <= EXACT:
-        orders = np.array(list(itertools.permutations(range(len(x)))))
-    else:
-        rng = np.random.default_rng(rng_seed)
-        orders = np.array([np.arange(len(x)), *(rng.permutation(len(x)) for _ in range(N_ORDERS))])
+    orders = _orders(len(x), rng_seed)
     return Correlation(_correlation(x, y), _share(np.abs(x[orders] @ y), abs(float(x @ y))), len(x))
 
 
-def within(measure: Sequence[float], task: Sequence[float], method: Sequence[str], *, rng_seed: int = 0) -> Correlation:
-    """Correlation of ranks within each method, all methods together; p by orders within methods.
+def within(
+    measure: Sequence[float], task: Sequence[float], method: Sequence[str], of_seed: Sequence[int], *, rng_seed: int = 0
+) -> Correlation:
+    """Correlation of ranks within each method, all methods together; p by orders of seeds, the same for all methods.
+
+    Methods share a seed's data, so what a seed gives one it may give all: to exchange seeds method by method would take
+    that for many findings. Of five seeds there are 120 orders, and no p is below 1/120.
 
     Raises:
-        InputError: no method has two points, or one of the two does not vary.
+        InputError: fewer than two seeds, other methods in each, or one of the two does not vary.
     """
     groups = _groups(method)
     x, y = np.empty(len(method)), np.empty(len(method))
     for group in groups:
         x[group], y[group] = _ranks(np.array(measure)[group]), _ranks(np.array(task)[group])
-    return _stratified(x, y, [group[:, None] for group in groups], rng_seed)
+    return _by_orders(x, y, _by_seed(method, [0.0] * len(method), of_seed), rng_seed)
 
 
 def partial(
@@ -67,24 +68,26 @@ def partial(
 ) -> Correlation:  # fmt: skip
     """Correlation of ranks over all points, given method and log budget: what is left after a linear fit of both.
 
-    The budgets of a seed are parts of one synthesis, so p is by orders of whole seeds within methods.
+    The budgets of a seed are parts of one synthesis, and methods share its data, so p is as `within`.
 
     Raises:
-        InputError: as `within`; or a method's seeds have other budgets each.
+        InputError: as `within`, or other budgets in each.
     """
-    groups, budgets = _groups(method), np.array(budget, float)
-    given = np.column_stack([*(np.isin(np.arange(len(method)), g).astype(float) for g in groups), np.log(budgets)])
+    groups = _groups(method)
+    given = np.column_stack([*(np.isin(np.arange(len(method)), g).astype(float) for g in groups), np.log(budget)])
     x, y = (_left(rankdata(values), given) for values in (measure, task))
-    return _stratified(x, y, [_by_seed(group, np.array(of_seed), budgets) for group in groups], rng_seed)
+    return _by_orders(x, y, _by_seed(method, budget, of_seed), rng_seed)
 
 
-def _by_seed(group: Ints, of_seed: Ints, budgets: Doubles) -> Ints:
-    """Points of a method [n_seeds, n_budgets]."""
-    by_budget, of = group[np.argsort(budgets[group])], of_seed[group[np.argsort(budgets[group])]]
-    rows = [by_budget[of == one].tolist() for one in np.unique(of)]
-    if len({tuple(budgets[row]) for row in rows}) > 1:
-        raise InputError("the seeds of a method have other budgets each: whole seeds cannot be exchanged")
-    return np.array(rows)
+def _by_seed(method: Sequence[str], budget: Sequence[float], of_seed: Sequence[int]) -> Ints:
+    """Places of points [n_seeds, points of a seed], of all methods and budgets in one order."""
+    by_seed: dict[int, list[tuple[str, float, int]]] = {}
+    for place, (one, many, seed) in enumerate(zip(method, budget, of_seed, strict=True)):
+        by_seed.setdefault(seed, []).append((one, many, place))
+    rows = [sorted(points) for points in by_seed.values()]
+    if len({tuple(point[:2] for point in row) for row in rows}) > 1:
+        raise InputError("seeds have other methods or budgets each: they cannot be exchanged")
+    return np.array([[place for *_, place in row] for row in rows])
 
 
 def _ranks(values: Doubles) -> Doubles:
@@ -110,17 +113,21 @@ def _correlation(x: Doubles, y: Doubles) -> float:
     return float(x @ y) / length
 
 
-def _stratified(x: Doubles, y: Doubles, groups: Sequence[Ints], rng_seed: int) -> Correlation:
-    """Of points, in groups [n units, points of each]: units of a group change places."""
-    if max(map(len, groups), default=0) < 2:
-        raise InputError("no method has two points: there is nothing to correlate within methods")
-    rng, found = np.random.default_rng(rng_seed), np.zeros(N_ORDERS)
-    for group in groups:
-        products = x[group] @ y[group].T  # of a unit in the place of another one
-        orders = rng.random((N_ORDERS, len(group))).argsort(axis=1)
-        found += products[orders, np.arange(len(group))].sum(axis=1)
-    told = float(x @ y)
-    return Correlation(_correlation(x, y), _share(np.abs([told, *found]), abs(told)), len(x))
+def _by_orders(x: Doubles, y: Doubles, places: Ints, rng_seed: int) -> Correlation:
+    """Of points at places [n_seeds, points of a seed]: seeds change places in one of the two."""
+    if len(places) < 2:
+        raise InputError("there is one seed: there is nothing to correlate within methods")
+    products = x[places] @ y[places].T  # of a seed in the place of another one
+    found = products[_orders(len(places), rng_seed), np.arange(len(places))].sum(axis=1)
+    return Correlation(_correlation(x, y), _share(np.abs(found), abs(float(x @ y))), len(x))
+
+
+def _orders(n: int, rng_seed: int) -> Ints:
+    """All of n points where they are few, else as they are and many drawn at random."""
+    if n <= EXACT:
+        return np.array(list(itertools.permutations(range(n))))
+    rng = np.random.default_rng(rng_seed)
+    return np.array([np.arange(n), *(rng.permutation(n) for _ in range(N_ORDERS))])
 
 
 def _share(found: Doubles, limit: float) -> float:
