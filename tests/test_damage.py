@@ -19,6 +19,8 @@ DAMAGES = {
 }
 Run = tuple[Parts, Path]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
@@ -47,7 +49,6 @@ def files_of(run: Path) -> list[Path]:
     return sorted(path.relative_to(run) for path in run.rglob("*") if path.is_file() and path.name != ".lock")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", DAMAGES)
 def test_no_damage_to_a_finished_run_ends_in_a_traceback(finished: Run, tmp_path: Path, how: str) -> None:
     tiny, run = finished
@@ -61,7 +62,6 @@ def test_no_damage_to_a_finished_run_ends_in_a_traceback(finished: Run, tmp_path
             assert done.code == 0 or told_way_out(done), (name, words, done.stderr)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", DAMAGES)
 def test_going_on_with_damaged_files_ends_in_the_same_samples_or_a_message(
     finished: Run, tmp_path: Path, how: str

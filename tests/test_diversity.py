@@ -142,6 +142,7 @@ def write(path: Path, texts: list[str]) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_set_of_longer_texts_of_the_same_words_is_no_more_varied_at_equal_words(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     made = [" ".join(f"w{n}" for n in rng.zipf(1.5, 12) if n < 5000) or "w1" for _ in range(360)]

@@ -93,21 +93,17 @@ def test_the_interval_of_large_sets_covers_too(n: int) -> None:
     assert 0.90 <= hits / 160 <= 0.98, hits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n", "share", "n_both", "n_fresh", "support"),
     [
         (200, 0.5, 50, 60, 1),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in [
-                (200, 0.25, 0, 120, 1),
-                (200, 1.0, 0, 120, 1),
-                (200, 1.0, 100, 120, 1),
-                (2_000, 0.25, 0, 80, 1),
-                (20_000, 1.0, 10_000, 40, 1),
-                (400, 0.25, 0, 120, 2),
-            ]
-        ),
+        (200, 0.25, 0, 120, 1),
+        (200, 1.0, 0, 120, 1),
+        (200, 1.0, 100, 120, 1),
+        (2_000, 0.25, 0, 80, 1),
+        (20_000, 1.0, 10_000, 40, 1),
+        (400, 0.25, 0, 120, 2),
     ],
 )
 def test_the_interval_of_a_difference_covers_what_is_true_of_fresh_sets(

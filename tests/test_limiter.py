@@ -15,6 +15,7 @@ from fault_server import MODEL, Act, FaultServer, refused
 from test_endpoint import Kept, asked, request
 
 
+@pytest.mark.slow
 def test_a_limit_of_the_server_is_found_and_kept_to(server: FaultServer) -> None:
     server.limit, server.latency_s = 6, 0.03
     kept = asked(server, [request(n) for n in range(200)], concurrency=64)
@@ -42,6 +43,7 @@ def test_while_a_limit_lasts_one_request_at_a_time_looks_whether_it_has_passed(s
     assert 32 <= len(limited) <= 32 + 32, "the first ones, and then one after each wait"
 
 
+@pytest.mark.slow
 def test_replies_to_what_was_out_before_a_limit_are_no_sign_that_it_has_passed(server: FaultServer) -> None:
     with Endpoint(EndpointSettings(server.url, MODEL, concurrency=32)) as endpoint:
         endpoint.ask([request(n) for n in range(150)], Kept())
