@@ -92,8 +92,9 @@ def test_the_table_of_selected_samples_can_be_made(data: Path, tmp_path: Path) -
 NAMES = {
     "fac": "missing features, two steps, steered", "fac-default": "missing features, by default (one step)",
     "fac-unchecked": "two steps, labels not checked",
-    "fac-one-step": "missing features, one step", "random-features": "random features", "plain": "plain prompt",
+    "fac-one-step": "spans alone, not steered", "random-features": "random features", "plain": "plain prompt",
     "self-instruct": "Self-Instruct", "magpie": "Magpie", "synalign": "SynAlign", "anchor": "the anchor's own samples",
+    "any-sample": "missing is what no seed sample fires", "shuffled-spans": "spans of another feature",
     "pool": "selected from a pool", "none": "no synthesis", "real": "any of the pool",
 }  # fmt: skip
 """Of methods, in docs/RESULTS.md."""
