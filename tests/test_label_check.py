@@ -67,13 +67,13 @@ def test_labels_that_no_head_can_tell_are_refused() -> None:
 
 def test_few_labels_have_to_be_told_better_than_by_luck() -> None:
     refused = 0
-    for seed in range(2):
+    for seed in range(4):
         states = np.random.default_rng(seed).normal(size=(60, 8)).astype(np.float32)
         try:
             fit_label_head(states, ["a"] * 6 + ["b"] * 54)
         except InputError:
             refused += 1
-    assert refused == 2
+    assert refused == 4
 
 
 def marked(words: list[str]) -> list[str]:

@@ -113,8 +113,8 @@ def test_the_head_minimises_the_penalised_bradley_terry_loss() -> None:
     truth, x = 3 * rng.normal(size=6), rng.normal(size=(300, 6)) * [1, 2, 0.5, 1, 1, 1]
     x *= np.where(rng.random(300) < 1 / (1 + np.exp(-x @ truth)), 1, -1)[:, None]
     train, test = x[:200].astype(np.float32), x[200:].astype(np.float32)
-    found = pair_scores(train, np.concatenate([test, np.eye(6, dtype=np.float32)]), [0, 0])
-    assert (found[0] == found[1]).all()
+    found = pair_scores(train, np.concatenate([test, np.eye(6, dtype=np.float32)]), [0, 1, 0])
+    assert (found[0] == found[2]).all()
     assert np.mean(found[0, :100] > 0) > 0.8
     scale = np.sqrt((train.astype(float) ** 2).mean(axis=0))
     w, scaled = found[0, 100:] * scale, train / scale
