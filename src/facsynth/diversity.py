@@ -11,7 +11,7 @@ import math
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -162,9 +162,8 @@ def of_words(texts: Sequence[str], ids: Ids) -> dict[str, float | None]:
     }  # fmt: skip
 
 
-def of_vectors(texts: Sequence[str], encode: Callable[[Sequence[str]], Floats]) -> dict[str, float | None]:
-    """All measures of a sentence encoder."""
-    vectors = encode(texts)
+def of_vectors(vectors: Floats) -> dict[str, float | None]:
+    """All measures of a sentence encoder's unit vectors [n, d]."""
     return {
         "trace_of_covariance": spread(vectors), "pairwise_distance": pairwise_distance(vectors),
         "semantic_entropy": semantic_entropy(vectors), "vendi": vendi(vectors),

@@ -112,4 +112,4 @@ def _measured(
     found = diversity.of_words(texts, ids)
     if tagger:
         found["pos_distinct_2"] = diversity.pos_distinct(texts, tagger)
-    return found | (diversity.of_vectors(texts, encode) if encode else {})
+    return found | (diversity.of_vectors(encode(texts)) if encode else {})

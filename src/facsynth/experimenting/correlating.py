@@ -47,7 +47,9 @@ def measures(bench: Bench, figures: Mapping[tuple[str, int, int], float]) -> lis
     )
     thresholds, _, aims = aims_of(anchor.profile, open_background(asked, space), asked)
     (encode, _), rows = encoder_if_there("embedded"), []
-    for method, rng_seed in dict.fromkeys((method, rng_seed) for method, _, rng_seed in figures):
+    sets = dict.fromkeys((method, rng_seed) for method, _, rng_seed in figures)
+    for n_measured, (method, rng_seed) in enumerate(sets):
+        bench.progress("measuring samples", n_measured, len(sets))
         made = bench.make(method, rng_seed).rows
         samples = [to_sample(row, asked.data.form).sample for row in made]
         if not samples:
@@ -56,14 +58,16 @@ def measures(bench: Bench, figures: Mapping[tuple[str, int, int], float]) -> lis
         folder = bench.out / "features" / f"{method}-{rng_seed}"
         encoded = encode_part(corpus, space, folder, bench.cache, bench.progress)
         fired = joined(encoded.incidence(aims.feature_ids, thresholds))
+        vectors = encode([sample.text for sample in samples[: bench.settings.budgets[-1]]]) if encode else None
         for budget in (budget for m, budget, s in figures if (m, s) == (method, rng_seed)):
             kept = samples[:budget]
             ids = np.array([int(sample.sample_id, 16) for sample in kept], np.uint64)
-            texts = [sample.text for sample in kept]
             told = _coverage(fired, ids, len(aims.feature_ids))
-            told |= diversity.of_words(texts, ids) | (diversity.of_vectors(texts, encode) if encode else {})
+            told |= diversity.of_words([sample.text for sample in kept], ids)
+            told |= diversity.of_vectors(vectors[:budget]) if vectors is not None else {}
             point = {"method": method, "budget": budget, "seed": rng_seed, "task": figures[method, budget, rng_seed]}
             rows.append(point | {"measures": told})
+    bench.progress("measuring samples", len(sets), len(sets))
     return rows
 
 
