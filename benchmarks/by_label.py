@@ -1,10 +1,11 @@
 """Which label's samples teach something? Each method's positive and other samples, trained on apart.
 
-    python benchmarks/by_label.py CONFIG RUN [-n 50] [--against METHOD]
+    python benchmarks/by_label.py CONFIG FILE [RUN] [-n 50] [--against METHOD]
 
 RUN: a folder in which `facsynth experiment CONFIG` is finished, of the task toxicity. Of each method's largest budget
-the first n samples of either label are added to the seed set alone, and compared with no samples, or with as many of
-the same label of one method (Holm over all rows).
+the first n samples of either label, or all where there are fewer, are added to the seed set alone; the scores of test
+items are added to FILE, without any text. Then what FILE holds for n is compared with no samples, or with one method's
+samples of the same label (Holm over all rows).
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import kept
 import numpy as np
 
-from facsynth.bins import Doubles
 from facsynth.cli.console import cache_folder
 from facsynth.errors import FacsynthError, InputError
-from facsynth.evaluating.results import difference_of, measured, read_result
+from facsynth.evaluating.results import Result, difference_of, measured, read_result
 from facsynth.evaluating.toxicity import evaluate_toxicity
 from facsynth.experimenting.settings import ExperimentSettings, load_experiment
 from facsynth.names import p_of
@@ -26,70 +27,112 @@ from facsynth.store import read_jsonl, write_jsonl
 from facsynth.tasks.resample import holm
 from facsynth.text.labels import is_wanted
 
-
-def scores_of(
-    settings: ExperimentSettings, run: Path, method: str, positive: bool, n: int
-) -> tuple[Doubles, list[int]]:
-    """[n_seeds, n_test] of the samples of one label, and how many there were."""
-    found, n_samples = list[Doubles](), list[int]()
-    asked = settings.evaluate
-    for seed in settings.seeds:
-        name = f"{method}-samples-{settings.budgets[-1]}-{seed}.jsonl"
-        if not (path := run / "trained" / name).exists():
-            raise InputError(f"there is no file {path}\nRun the experiment to its end first.")
-        rows = list(read_jsonl(path))
-        rows = [row for row in rows if is_wanted(row.get("label"), asked.label) is positive][:n]
-        n_samples.append(len(rows))
-        folder = run / "by-label" / f"{method}-{'positive' if positive else 'other'}-{n}-{seed}"
-        write_jsonl(folder.with_suffix(".jsonl"), rows)
-        train = [str(run / "seeds" / f"{seed}.jsonl"), *([str(folder.with_suffix(".jsonl"))] if rows else [])]
-        evaluate_toxicity(
-            train, asked.test, asked.model, label=asked.label, adapt=asked.adapt, seeds=[seed], out=folder,
-            cache=cache_folder(),
-        )  # fmt: skip
-        found.append(read_result(folder).scores)
-    return np.concatenate(found), n_samples
+DIGITS = 6
+NONE = "none"
+"""Without samples, whatever the experiment calls it."""
+LABELS = {True: "positive", False: "other"}
+KEY = ("method", "label", "n", "seed")
 
 
-def compared(settings: ExperimentSettings, run: Path, n: int, against: str = "none") -> list[dict[str, Any]]:
-    """A row for each method and label, with its change to another method's samples of that label."""
+def samples_of(settings: ExperimentSettings, run: Path, method: str, seed: int) -> list[dict[str, Any]]:
+    """Of the largest budget; none where the experiment found none."""
+    name = f"{method}-samples-{settings.budgets[-1]}-{seed}"
+    if (run / "results" / name / "manifest.json").exists():
+        return list(read_jsonl(run / "trained" / f"{name}.jsonl"))
+    if (run / "results" / f"{method}-{seed}" / "manifest.json").exists():
+        return []
+    raise InputError(f"{run} holds no result of {method} with seed {seed}\nRun the experiment to its end first.")
+
+
+def trained(settings: ExperimentSettings, run: Path, rows: list[dict[str, Any]], seed: int, name: str) -> Result:
+    """A head of the seed set and these samples."""
+    asked, folder, path = settings.evaluate, run / "by-label" / name, run / "by-label" / f"{name}.jsonl"
+    train = [str(run / "seeds" / f"{seed}.jsonl")]
+    if rows:
+        write_jsonl(path, rows)
+        train.append(str(path))
+    evaluate_toxicity(
+        train, asked.test, asked.model, label=asked.label, adapt=asked.adapt, seeds=[seed], out=folder,
+        cache=cache_folder(),
+    )  # fmt: skip
+    return read_result(folder)
+
+
+def scored(settings: ExperimentSettings, run: Path, n: int) -> list[kept.Fit]:
+    """What the first n samples of either label gave, of every method that has any, and what none gave."""
     if settings.evaluate.task != "toxicity":
         raise InputError(f"the task is {settings.evaluate.task}\nOnly samples of toxicity have labels.")
-    none = [read_result(run / "results" / f"none-{seed}") for seed in settings.seeds]
-    nothing, items = np.concatenate([result.scores for result in none]), none[0].items
-    methods = [name for name in settings.methods if settings.kind(name) != "none"]
-    if against not in {*methods, "none"}:
-        raise InputError(f"there is no method {against}\nThere are none, {', '.join(methods)}.")
-    found = {(name, label): scores_of(settings, run, name, label, n) for name in methods for label in (True, False)}
+    found = []
+    for seed in settings.seeds:
+        parts = {(NONE, ""): list[dict[str, Any]]()}
+        for method in (name for name in settings.methods if settings.kind(name) != "none"):
+            rows = samples_of(settings, run, method, seed)
+            for is_positive, label in LABELS.items():
+                of_label = [row for row in rows if is_wanted(row.get("label"), settings.evaluate.label) is is_positive]
+                if of_label:
+                    parts[method, label] = of_label[:n]
+        for (method, label), rows in parts.items():
+            name = f"{method}-{label}-{n}-{seed}" if rows else f"{NONE}-{seed}"
+            result = trained(settings, run, rows, seed, name)
+            found.append(
+                {
+                    "method": method, "label": label, "n": n, "seed": seed, "n_samples": len(rows),
+                    "scores": kept.rounded(result.scores[0].tolist(), DIGITS), "items": kept.told(result.items),
+                }
+            )  # fmt: skip
+    return found
+
+
+def compared(fits: list[kept.Fit], n: int, against: str = NONE) -> list[dict[str, Any]]:
+    """A row for each method and label that every seed has samples of, with its change to no samples, or to another
+    method's samples of that label.
+    """
+    head, *points = fits
+    of_n = [point for point in points if point["n"] == n]
+    seeds = sorted({point["seed"] for point in of_n})
+    by_part = dict[tuple[str, str], dict[int, dict[str, Any]]]()
+    for point in of_n:
+        by_part.setdefault((point["method"], point["label"]), {})[point["seed"]] = point
+    if not any(method == against for method, _ in by_part):
+        known = ", ".join(dict.fromkeys(method for method, _ in by_part)) or "nothing"
+        raise InputError(f"there are no {n} samples of {against}\nThere are those of {known}.")
     rows = []
-    for (method, positive), (scores, n_samples) in found.items():
-        if any(n_samples) and method != against:
-            base = nothing if against == "none" else found[against, positive][0]
-            told = difference_of("toxicity", items, base, scores)
-            value = measured("toxicity", items, scores)["value"]
-            rows.append({"method": method, "positive": positive, "n": n_samples, "value": value, "told": told})
+    for (method, label), by_seed in by_part.items():
+        base = by_part.get((NONE, "") if against == NONE else (against, label), {})
+        if method in {against, NONE} or not seeds == sorted(by_seed) == sorted(base):
+            continue
+        scores, of_base = (np.array([part[seed]["scores"] for seed in seeds]) for part in (by_seed, base))
+        told = difference_of("toxicity", head["items"], of_base, scores)
+        value = measured("toxicity", head["items"], scores)["value"]
+        n_samples = [by_seed[seed]["n_samples"] for seed in seeds]
+        rows.append({"method": method, "label": label, "n_samples": n_samples, "value": value, "told": told})
     adjusted = holm([row["told"].p for row in rows])
     return [row | {"p": p} for row, p in zip(rows, adjusted, strict=True)]
 
 
 def main() -> None:
-    """Train, and print."""
+    """Train, keep, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("run", type=Path, nargs="?")
     parser.add_argument("-n", type=int, default=50, help="samples of a label")
-    parser.add_argument("--against", default="none", help="a method of the file")
+    parser.add_argument("--against", default=NONE, help="a method of the file")
     asked = parser.parse_args()
     try:
-        rows = compared(load_experiment(asked.config), asked.run, asked.n, asked.against)
+        more = scored(load_experiment(asked.config), asked.run, asked.n) if asked.run else []
+        fits = kept.merged(asked.file, more, KEY, ("items",))
+        if more:
+            write_jsonl(asked.file, fits)
+        rows = compared(fits, asked.n, asked.against)
     except FacsynthError as err:
         raise SystemExit(f"error: {err}") from err
     print("| method | label | samples | mean | change | 95 % | p (Holm) |\n|---|---|---|---|---|---|---|")
     for row in rows:
-        d, label = row["told"], "positive" if row["positive"] else "other"
-        n = f"{min(row['n'])} to {max(row['n'])}" if len(set(row["n"])) > 1 else row["n"][0]
+        d, counts = row["told"], row["n_samples"]
+        n = f"{min(counts)} to {max(counts)}" if len(set(counts)) > 1 else counts[0]
         change = f"{d.value:+.3f} | {d.low:+.2f} to {d.high:+.2f} | {p_of(row['p'])}"
-        print(f"| {row['method']} | {label} | {n} | {row['value']:.3f} | {change} |")
+        print(f"| {row['method']} | {row['label']} | {n} | {row['value']:.3f} | {change} |")
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ method than the first.
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import Any
 
+import kept
 import numpy as np
 
 from facsynth.errors import FacsynthError, InputError
@@ -21,19 +21,14 @@ from facsynth.evaluating.results import Result, read_result
 from facsynth.experimenting.experiment import Point, Trained, ceiling_of, points, rows_of
 from facsynth.experimenting.settings import ExperimentSettings, load_experiment
 from facsynth.experimenting.table import markdown, plot
-from facsynth.store import read_json, read_jsonl, write_jsonl, write_text
+from facsynth.store import read_json, write_jsonl, write_text
 
 DIGITS = 9
 """Significant ones: scores near 0 stay apart, and with them the ranks that AUPRC hangs on."""
 KEY = ("method", "axis", "budget", "seed")
 
 
-def rounded(score: float) -> float | None:
-    """None where an item has no score."""
-    return float(f"{score:.{DIGITS}g}") if math.isfinite(score) else None
-
-
-def scored(run: Path) -> list[dict[str, Any]]:
+def scored(run: Path) -> list[kept.Fit]:
     """What each method, budget and seed of a folder gave."""
     if not (run / "table.json").exists():
         raise InputError(
@@ -47,35 +42,25 @@ def scored(run: Path) -> list[dict[str, Any]]:
         for seed, n_samples, tokens, positive in by_seed:
             name = "-".join(map(str, [*(point.values() if n_samples else [point["method"]]), seed]))
             result = read_result(run / "results" / name)
-            items = [{**item, "sample_id": item["sample_id"][:12]} for item in result.items]
             found.append(
                 {
                     **point, "seed": seed, "n_samples": n_samples, "tokens": tokens, "n_positive": positive,
-                    "scores": [rounded(score) for score in result.scores[0].tolist()],
-                    "items": items, "metric": result.record["metric"],
+                    "scores": kept.rounded(result.scores[0].tolist(), DIGITS),
+                    "items": kept.told(result.items), "metric": result.record["metric"],
                 }
             )  # fmt: skip
     return found
 
 
-def merged(file: Path, runs: list[Path]) -> list[dict[str, Any]]:
+def merged(file: Path, runs: list[Path]) -> list[kept.Fit]:
     """What was kept, with what these folders hold besides."""
-    if not file.exists() and not runs:
-        raise InputError(f"there is no file {file}\nName folders to begin it with.")
-    head, *points_kept = read_jsonl(file) if file.exists() else [{}]
-    by_key = {tuple(point[key] for key in KEY): point for point in points_kept}
-    for point in (point for run in runs for point in scored(run)):
-        for key in ("items", "metric"):
-            if head.setdefault(key, point[key]) != point.pop(key):
-                raise InputError(f"{file} is of other {key}\nKeep another file for each test.")
-        by_key[tuple(point[key] for key in KEY)] = point
-    return [head, *(by_key[key] for key in sorted(by_key))]
+    return kept.merged(file, [fit for run in runs for fit in scored(run)], KEY, ("items", "metric"))
 
 
-def table_of(settings: ExperimentSettings, kept: list[dict[str, Any]]) -> dict[str, Any]:
+def table_of(settings: ExperimentSettings, fits: list[kept.Fit]) -> dict[str, Any]:
     """Of methods that have every seed that the first one has."""
     task, by_point = settings.evaluate.task, dict[Point, dict[int, dict[str, Any]]]()
-    head, *ones = kept
+    head, *ones = fits
     for one in ones:
         by_point.setdefault(Point(one["method"], one["axis"], one["budget"]), {})[one["seed"]] = one
     first = points(settings)[0]
@@ -125,10 +110,10 @@ def compared(config: Path, file: Path, runs: list[Path], against: str | None) ->
         if against not in settings.methods:
             raise InputError(f"{config} has no method {against}: it has {', '.join(settings.methods)}")
         settings = settings.model_copy(update={"methods": {against: settings.methods[against]} | settings.methods})
-    kept = merged(file, runs)
+    fits = merged(file, runs)
     if runs:
-        write_jsonl(file, kept)
-    return table_of(settings, kept)
+        write_jsonl(file, fits)
+    return table_of(settings, fits)
 
 
 if __name__ == "__main__":

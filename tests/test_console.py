@@ -69,3 +69,14 @@ def test_on_a_narrow_terminal_words_are_broken_and_figures_are_not(
     print_table("table", ("method", "mean", "95 %", "change", "95 %", "p"), [row])
     out = capsys.readouterr().out
     assert all(cell in out for cell in row[1:]) and row[0] not in out, out
+
+
+def test_a_terminal_that_is_too_narrow_for_all_columns_loses_none(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    row = ("plain", "5", "1", "0.382", "0.28 to 0.52", "+0.020", "-0.012 to +0.052", "0.657")
+    print_table("table", ("method", "samples", "positive", "mean", "95 %", "change", "95 %", "p"), [row])
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.split() == " ".join(row).split() for line in lines), lines

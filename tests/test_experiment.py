@@ -34,7 +34,9 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FACSYNTH_CACHE", str(tmp_path / "cache"))
 
 
-def test_the_anchors_own_texts_are_a_method_and_seed_sets_are_drawn_from_the_rest(tmp_path: Path) -> None:
+def test_the_anchors_own_texts_are_a_method_and_seed_sets_are_drawn_from_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with FaultServer(planted.writes) as server:
         small: dict[str, Any] = {"methods": {"none": None, "anchor": None}, "budgets": [8, 40], "seeds": [3]}
         config = planted.experiment(tmp_path, server, **small)
@@ -42,6 +44,7 @@ def test_the_anchors_own_texts_are_a_method_and_seed_sets_are_drawn_from_the_res
         assert done.code == 0, done.stderr
         assert not server.answered
     found = json.loads(done.stdout)
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     scores = runpy.run_path(str(ROOT / "benchmarks" / "scores.py"))
     for runs in ([tmp_path / "out"], []):
         kept = scores["merged"](tmp_path / "kept.jsonl", runs)
@@ -182,6 +185,25 @@ def test_one_that_was_interrupted_ends_as_one_that_was_not(tmp_path: Path) -> No
         assert n_stopped >= 2
         assert run_experiment(settings, tmp_path / "parts", tmp_path / "cache") == whole
         assert (tmp_path / "parts" / "table.json").read_bytes() == (tmp_path / "whole" / "table.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_controls_attempt_nothing_that_is_missing(tmp_path: Path) -> None:
+    with FaultServer(planted.writes) as server:
+        small: dict[str, Any] = {"methods": {"fac": None, "random-features": None, "covered-features": None}}
+        bench = Bench(
+            load_experiment(planted.experiment(tmp_path, server, budgets=[4], seeds=[0], **small)),
+            tmp_path / "out", tmp_path / "cache",
+        )  # fmt: skip
+        attempted = {}
+        for name in bench.settings.methods:
+            bench.make(name, 0)
+            targets = json.loads((bench.cell(name, 0) / "targets.json").read_text())["attempted"]
+            attempted[name] = {target["feature_id"] for target in targets}
+    before = json.loads((bench.cell("fac", 0) / "coverage" / "before.json").read_text())
+    assert attempted["fac"] <= set(before["missing"]) and attempted["covered-features"] <= set(before["covered"])
+    assert not attempted["random-features"] & set(before["missing"])
+    assert all(attempted.values())
 
 
 @pytest.mark.slow

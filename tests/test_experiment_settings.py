@@ -16,7 +16,7 @@ from facsynth.experimenting.choosing import _exchanged
 from facsynth.experimenting.experiment import Point, points
 from facsynth.experimenting.settings import load_experiment
 from facsynth.records import Span
-from facsynth.store import write_jsonl
+from facsynth.store import read_jsonl, write_jsonl
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples" / "experiments").glob("*.yaml"))
 MINIMAL: dict[str, Any] = {
@@ -63,6 +63,13 @@ def test_the_examples_are_experiments(path: Path) -> None:
         ({"methods": {"none": None, "fac": False}}, "fac is true or false; leave out a method that is not to be tried"),
         ({"methods": {"none": None, "fac": "real"}}, "fac is a string; leave out"),
         ({"methods": {"none": None, "fac": {"set": {"data.seed": "x"}}}}, "the set of fac names data.seed"),
+        ({"methods": {"none": None, "fac": {"set": {"data.anchor": "x"}}}}, "the set of fac names data.anchor"),
+        ({"methods": {"none": None, "fac": {"set": {"rng_seed": 5}}}}, "the set of fac names rng_seed"),
+        ({"run": MINIMAL["run"] | {"rng_seed": 5}}, "Each of seeds is the random seed of its runs"),
+        ({"methods": {"none": None, "covered-features": {"wrong": 0.5}}}, "leave out wrong"),
+        ({"methods": {"none": None, "fac": {"sets": {}}}}, "did you mean `set`?"),
+        ({"methods": {"none": None, "a" * 101: {"kind": "anchor"}}}, "what is beyond 100 letters"),
+        ({"methods": {"none": None, "a\u202eb": {"kind": "anchor"}}}, "what cannot be printed"),
         ({"budgets": [True]}, "should be a valid integer"),
         ({"budgets": []}, "name at least one"),
         ({"seeds": [2**32]}, "less than 4294967296"),
@@ -94,6 +101,9 @@ def test_a_file_says_only_what_differs_from_its_base(tmp_path: Path) -> None:
     run = found.run_of("fac", tmp_path / "seed.jsonl", 7)
     assert (run.rng_seed, run.data.holdout) == (7, ("test.jsonl",)), "nothing that is tested with is written"
     assert (run.task, run.budget.features) == ("toxicity", 3), "of run and evaluate key by key"
+    data = {**MINIMAL["run"]["data"], "holdout": "more.jsonl"}
+    own = load_experiment(written(tmp_path, run=MINIMAL["run"] | {"data": data}))
+    assert own.run_of("fac", tmp_path / "seed.jsonl", 7).data.holdout == ("more.jsonl", "test.jsonl")
     (tmp_path / "again.yaml").write_text("base: more.yaml\n")
     (tmp_path / "more.yaml").write_text("base: again.yaml\n")
     with pytest.raises(SettingsError, match="base is"):
@@ -135,8 +145,10 @@ def test_a_row_is_drawn_once_though_two_files_have_it(tmp_path: Path) -> None:
     path = bench.seed_set(0)
     drawn = path.read_text()
     assert sorted(drawn.splitlines()) == sorted((tmp_path / "rest.jsonl").read_text().splitlines())
-    path.write_text(drawn[:40])
-    assert bench.seed_set(0).read_text() == drawn, "what was cut is drawn again"
+    for other in (drawn[:40], "\n".join(reversed(drawn.splitlines())) + "\n"):
+        path.write_text(other)
+        bench = Bench(bench.settings, bench.out, bench.cache)
+        assert bench.seed_set(0).read_text() == drawn, "what was cut, or is of another folder, is drawn again"
 
 
 def test_shuffled_spans_are_those_of_another_feature() -> None:
@@ -156,6 +168,7 @@ def test_neither_rows_near_what_is_tested_with_nor_those_without_a_label_are_dra
         "the quick brown fox jumps over the lazy dog while all the cats of the town sit on the wall and watch it run"
     )
     rows = {"test": [words], "anchor": [words + ", slowly", f"and so, {words}", "hello there", "what now", "no label"]}
+    rows["rest"] = [f"but then, {words}", "what now", "hello"]
     for name, texts in rows.items():
         made = [{"messages": [{"role": "user", "content": text}], "label": 1} for text in texts]
         if name == "anchor":
@@ -164,9 +177,10 @@ def test_neither_rows_near_what_is_tested_with_nor_those_without_a_label_are_dra
     changes = {
         "evaluate": {"task": "toxicity", "test": str(tmp_path / "test.jsonl")},
         "run": {"task": "toxicity", "data": {"anchor": str(tmp_path / "anchor.jsonl")}},
-        "draw": [{"path": str(tmp_path / "anchor.jsonl"), "n": 1}], "methods": {"none": None, "anchor": None},
+        "draw": [{"path": str(tmp_path / "rest.jsonl"), "n": 1}], "methods": {"none": None, "anchor": None},
     }  # fmt: skip
     bench = Bench(load_experiment(written(tmp_path, **changes)), tmp_path / "out", tmp_path / "cache")
-    write_jsonl(tmp_path / "out" / "seeds" / "0.jsonl", [{"messages": [{"role": "user", "content": "hello"}]}])
     drawn = [row["messages"][0]["content"] for row in bench.make("anchor", 0).rows]
     assert sorted(drawn) == ["hello there", "what now"]
+    (of_seed,) = read_jsonl(bench.seed_set(0))
+    assert of_seed["messages"][0]["content"] == "hello"

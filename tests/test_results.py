@@ -98,6 +98,8 @@ def test_an_interval_ends_where_figures_do() -> None:
         ("items.jsonl", '"scores": [', '"scores": ["x", ', "no scores of every item and seed"),
         ("items.jsonl", '"scores": [', '"scores": [null, ', "no scores of every item and seed"),
         ("items.jsonl", '"scores": [', '"scores": [[1.0], ', "no scores of every item and seed"),
+        ("items.jsonl", '"scores": [', '"scores": [NaN, ', "no scores of every item and seed"),
+        ("items.jsonl", '"label": 1', '"label": "x"', "items that are none of toxicity"),
         ("items.jsonl", '"label": 1', '"label": 0', "one of them was changed"),
         ("result.json", '"value": 0.', '"value": 1.', "one of them was changed"),
         ("result.json", '"ci95"', '"ci96"', "has no ci95"),

@@ -46,6 +46,13 @@ def test_every_writing_default_is_said_once() -> None:
     assert parse_settings(DATA, "here").synthesis == SynthesisSettings()
 
 
+@pytest.mark.parametrize("text", ["data: {}\nbudget: {}\ndata: {}\n", "budget: {rounds: 1, rounds: 2}\n"])
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(SettingsError, match="it names (data|rounds) twice"):
+        load_settings(tmp_path / "run.yaml")
+
+
 def test_a_single_file_needs_no_brackets_and_an_empty_block_is_not_said() -> None:
     bare = {"data": {"seed": "a.jsonl", "anchor": "b.jsonl"}, "model": None, "budget": None}
     assert parse_settings(bare, "here") == parse_settings(DATA, "here")

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import os
 import shlex
+from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
@@ -51,7 +52,7 @@ def read_yaml(path: Path, *, fresh: str = "") -> Any:
         SettingsError: not there, not to be read, or not YAML.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        return yaml.load(path.read_text(encoding="utf-8-sig"), _Once)
     except FileNotFoundError as err:
         way_out = fresh or f"Write one with: facsynth init {shlex.quote(str(path))}"
         raise SettingsError(f"there is no settings file {path}\n{way_out}") from err
@@ -61,6 +62,16 @@ def read_yaml(path: Path, *, fresh: str = "") -> Any:
         reason = "it is nested too deeply" if isinstance(err, RecursionError) else err
         way_out = fresh or "Compare it with a fresh one: facsynth init fresh.yaml"
         raise SettingsError(f"{path} is not YAML: {reason}\n{way_out}") from err
+
+
+class _Once(yaml.SafeLoader):
+    """YAML in which no key stands twice in a block: the first of them would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for key, n in Counter(keys).items() if n > 1]:
+            raise yaml.constructor.ConstructorError(None, None, f"it names {twice[0]} twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def parse_block(kind: type[_B], raw: Any, name: str) -> _B:
@@ -84,7 +95,8 @@ def _known_at(kind: Any, error: Mapping[str, Any]) -> Collection[str]:
     for part in inside:
         if part in getattr(kind, "model_fields", {}):
             kind = kind.model_fields[part].annotation
-            kind = get_args(kind)[0] if get_args(kind) else kind  # of a list of blocks: what one of them has
+            # Of a list or a dictionary of blocks: what one of them has.
+            kind = next((arg for arg in get_args(kind) if hasattr(arg, "model_fields")), kind)
     return list(getattr(kind, "model_fields", {}))
 
 

@@ -14,6 +14,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file, then fsync and rename it: the file is there whole or not at all.
 
     Raises:
@@ -68,8 +69,12 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` in UTF-8, atomically; lone surrogates, as JSON may hold them, are kept."""
-    data = text.encode("utf-8", "surrogatepass")
-    write_atomic(path, lambda temporary: _write_bytes(temporary, data))
+    write_bytes(path, text.encode("utf-8", "surrogatepass"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data`, atomically."""
+    write_atomic(path, partial(Path.write_bytes, data=data))
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -284,10 +289,6 @@ def make_folder(folder: Path) -> None:
         raise StorageError(
             f"the folder {folder} cannot be made: {err.strerror}\nChoose another folder with -o."
         ) from err
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
 
 
 def _fsync_folder(folder: Path) -> None:

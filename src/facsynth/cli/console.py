@@ -27,6 +27,8 @@ WHOLE = re.compile(rf"({FIGURE.pattern})?|[-+\d.]+(-| to )[-+\d.]+")
 """Figures and intervals: never broken."""
 SHORT = 18
 """Characters of a cell that stay on a line."""
+LEAST = 8
+"""Characters of any column, where it has as many."""
 MARGIN = 3
 """Columns around a cell."""
 LINE_EVERY_S, REPEAT_S = 5.0, 60.0
@@ -138,7 +140,8 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     """The result, for people, in the width of the terminal, or in 80 columns; texts of corpora are never markup.
 
     Figures stand right in their column, and what is short is neither broken nor cropped: where it needs more than 80
-    columns it gets them, but for a terminal, in which words are broken instead.
+    columns it gets them, but for a terminal, in which words are broken instead. No column is narrower than `LEAST`:
+    of a terminal that is too narrow for that, lines go on below.
     """
     from rich.box import SIMPLE
     from rich.console import Console
@@ -148,13 +151,19 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     columns = [*zip(header, zip(*rows, strict=True) if rows else repeat(()), strict=False)]
     needed = 1 + sum(min(max(map(len, (name, *cells))), SHORT) + MARGIN for name, cells in columns)
     console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else max(80, needed))
-    table = Table(box=SIMPLE, show_header=any(header))
+    table, least = Table(box=SIMPLE, show_header=any(header)), 1
     for name, cells in columns:
         is_whole = all(map(WHOLE.fullmatch, cells) if needed > console.width else (len(c) <= SHORT for c in cells))
-        is_figure = all(map(FIGURE.fullmatch, cells))
+        is_figure, longest = all(map(FIGURE.fullmatch, cells)), max(map(len, (name, *cells)))
+        least += MARGIN + (longest if is_whole else min(longest, LEAST))
         table.add_column(
-            Text(printable(name)), overflow="fold", no_wrap=is_whole, justify="right" if is_figure else "left"
+            Text(printable(name)),
+            overflow="fold",
+            no_wrap=is_whole,
+            justify="right" if is_figure else "left",
+            min_width=min(longest, LEAST),
         )
+    console.width = max(console.width, least)
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     with console.capture() as captured:  # printed by Python: of a pipe that nobody reads on, rich makes an exit with 1

@@ -174,6 +174,7 @@ def _print_toxicity(record: dict[str, Any]) -> None:
     rows = [figure_row("AUPRC", record)]
     if record["unseen"] is not None:
         rows.append(figure_row("without what is in training", record["unseen"]))
+        rows.append(("a guess there", f"{record['unseen']['prevalence']:.3f}", "the share of those that is positive"))
     n_positive = f"{record['n_test_positive']:,} of {record['n_test']:,} test samples"
     rows.append(("a guess", f"{record['prevalence']:.3f}", f"the share that is positive: {n_positive}"))
     rows.append(("trained on", f"{record['n_train']:,}", f"of which {record['n_train_positive']:,} positive"))

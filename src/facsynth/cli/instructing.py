@@ -96,8 +96,9 @@ def _print(record: dict[str, Any]) -> None:
     letters = ", ".join(f"{letter} {n:,}" for letter, n in judging["letters"].items())
     rows.append(("the judge", "", f"{record['judge']}: {letters}"))
     rows.append(("its orders disagree", percent(judging["disagree"]), f"of {judging['n_asked_twice']:,} pairs"))
-    if record["probe"] is not None:
-        rows.append(("it prefers", f"{record['probe']:.3f}", "the right reference to one of another instruction"))
+    if (probe := record["probe"])["n"]:
+        of = f"of {probe['n']:,} times the right reference to one of another instruction"
+        rows.append(("it prefers", f"{probe['value']:.3f}", of))
     rows.append(_trained(record))
     print_table(f"instruction following, {record['n_test']:,} instructions", ("", "", ""), rows)
 

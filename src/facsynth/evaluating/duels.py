@@ -37,7 +37,7 @@ ANY_HOOK = "layers.0"
 STAND_IN = "stand-in: the model itself, before training"
 """Who judges where neither endpoint nor pairs are named."""
 N_PROBED = 20
-"""Instructions with which a judge is tried out before anything is trained."""
+"""Instructions with which a judge that has to be asked is tried out before anything is trained; a head rates all."""
 
 
 @dataclass(frozen=True)
@@ -82,17 +82,16 @@ class Contest:
     verdicts: list[Verdict] = field(default_factory=list)
     """Of all seeds so far."""
 
-    def probe(self) -> float | None:
-        """How often the judge finds the reference's answer better than its answer to the next instruction.
-
-        None where it was not asked.
+    def probe(self) -> dict[str, Any]:
+        """How often the judge finds the reference's answer better than its answer to the next instruction: `value`,
+        None where it told none, of `n` instructions.
 
         Raises:
             MismatchError, ModelError: before anything is trained: the adapter does not fit, the judge tells nothing.
         """
         if self.opponents.adapter is not None:
             check_adapter(self.opponents.load(), self.opponents.adapter)
-        items = self.items[:N_PROBED]
+        items = self.items if isinstance(self.opponents.judge, Rater) else self.items[:N_PROBED]
         others = [*self.items[1:], self.items[0]]
         duels = [
             Duel(i.sample_id, i.instruction, i.reference, o.reference) for i, o in zip(items, others, strict=False)
@@ -100,7 +99,7 @@ class Contest:
         verdicts = self._judged("probe.jsonl", duels)
         check_judge(verdicts, self.opponents.judge_name)
         known = [v.preference for v in verdicts if v.preference is not None and v.ours_first]
-        return float(np.mean(known)) if known else None
+        return {"value": float(np.mean(known)) if known else None, "n": len(known)}
 
     def answer(self, rng_seed: int, chats: Chats | None, recipe: SftRecipe, answer_tokens: int) -> None:
         """Train where there is something to train on, and answer all instructions."""

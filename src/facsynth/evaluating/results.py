@@ -32,6 +32,8 @@ RANGES: Mapping[str, tuple[float, float]] = {"steering": (-1.0, 1.0)}
 """Of figures that are not between 0 and 1."""
 MAY_LACK = ("instruction",)
 """Tasks of which an item may have no score."""
+STEP = ("hook_point", "strength")
+"""Of steering: how far and where all directions are added, whatever they are learned from."""
 ROUNDING = 1e-6
 
 
@@ -91,13 +93,22 @@ def read_result(folder: Path) -> Result:
     found = Result(record["task"], rows, np.array(scores, np.float64).T, record)
     if not _is_row(record["ci95"], 2, (int, float)) or not _is_row([record["value"]], 1, (int, float)):
         raise InputError(f"{folder / RESULT} has no figure with its interval\n{RESTORE}")
-    if abs(mean_over_seeds(METRICS[found.task](rows), found.scores) - record["value"]) > ROUNDING:
+    try:
+        value = mean_over_seeds(METRICS[found.task](rows), found.scores)
+    except (KeyError, TypeError, ValueError) as err:
+        raise InputError(f"{folder / ITEMS} has items that are none of {found.task}\n{RESTORE}") from err
+    if not abs(value - record["value"]) <= ROUNDING:
         raise InputError(f"{folder / RESULT} has not the figure of {ITEMS}: one of them was changed\n{RESTORE}")
     return found
 
 
 def _is_row(value: Any, n: int, kinds: tuple[type, ...]) -> bool:
-    return isinstance(value, list) and len(value) == n and all(isinstance(one, kinds) for one in value)
+    return (
+        isinstance(value, list)
+        and len(value) == n
+        and all(isinstance(one, kinds) for one in value)
+        and all(one is None or abs(one) < np.inf for one in value)
+    )
 
 
 def n_in_both(first: Doubles, other: Doubles) -> int:
@@ -122,7 +133,6 @@ def compare_results(folders: Sequence[Path]) -> dict[str, Any]:
     first, *others = found
     for folder, other in zip(folders[1:], others, strict=True):
         _check_alike(first, other, folders[0], folder)
-    metric = METRICS[first.task](first.items)
     told = [difference_of(first.task, first.items, first.scores, other.scores) for other in others]
     return {
         "task": first.task, "metric": first.record["metric"], "n_test": len(first.items),
@@ -131,8 +141,12 @@ def compare_results(folders: Sequence[Path]) -> dict[str, Any]:
             name for name, one in zip(names, found, strict=True) if not one.record.get("is_measurable", True)
         ],
         "results": [
-            {"name": name, "value": mean_over_seeds(metric, result.scores), "ci95": result.record["ci95"]}
+            {"name": name, **{key: measured(first.task, result.items, result.scores)[key] for key in ("value", "ci95")}}
             for name, result in zip(names, found, strict=True)
+        ],
+        "other_steps": [
+            name for name, one in zip(names[1:], others, strict=True)
+            if any(one.record.get(key) != first.record.get(key) for key in STEP)
         ],
         "pairs": [
             {"first": names[0], "other": name, "difference": d.value, "ci95": [d.low, d.high], "p": d.p, "p_holm": p,

@@ -101,6 +101,10 @@ class Bench:
     progress: Progress = no_progress
     made: dict[tuple[str, int, Cap], Made] = field(default_factory=dict)
     """Cells that were made or read, by method, seed and cap: every budget asks for them again."""
+    drawn: set[int] = field(default_factory=set)
+    """Seeds whose seed set was drawn."""
+    rows: dict[tuple[str, ...], list[tuple[Sample, dict[str, Any]]]] = field(default_factory=dict)
+    """What `_rows` found in these files."""
 
     @property
     def most(self) -> int:
@@ -137,8 +141,7 @@ class Bench:
     def seed_set(self, rng_seed: int) -> Path:
         """The seed set of a seed, drawn from the files of `draw`, without what is in the anchor or tested with."""
         path = self.out / "seeds" / f"{rng_seed}.jsonl"
-        n_drawn = sum(block.n for block in self.settings.draw)
-        if not path.exists() or path.read_bytes().count(b"\n") != n_drawn:  # a draw of a seed is always the same
+        if rng_seed not in self.drawn:  # a file that is there may be of other data, or cut
             asked = self.settings.run_of(next(iter(self.settings.methods)), path, rng_seed)
             known = {sample.sample_id for sample, _ in self._rows(asked.data.anchor, asked)}
             rng, drawn = np.random.default_rng([rng_seed, 0]), []
@@ -153,16 +156,19 @@ class Bench:
                 known |= {sample.sample_id for sample, _ in taken}
                 drawn += [row for _, row in taken]
             write_jsonl(path, drawn)
+            self.drawn.add(rng_seed)
         return path
 
     def _rows(self, files: Sequence[str], asked: RunSettings) -> list[tuple[Sample, dict[str, Any]]]:
         """Samples with their rows, each once, without those that are tested with, whole, in part or by their prompt."""
-        tested, prompts = self._tested
-        found = {sample.sample_id: (sample, row) for sample, row in Rows(files, asked.data.form, no_progress)}
-        return [
-            (sample, row) for sample, row in found.values()
-            if asked_in(sample) not in prompts and not (tested and tested.holds(sample.text))
-        ]  # fmt: skip
+        if (key := tuple(files)) not in self.rows:
+            tested, prompts = self._tested
+            found = {sample.sample_id: (sample, row) for sample, row in Rows(files, asked.data.form, no_progress)}
+            self.rows[key] = [
+                (sample, row) for sample, row in found.values()
+                if asked_in(sample) not in prompts and not (tested and tested.holds(sample.text))
+            ]  # fmt: skip
+        return self.rows[key]
 
     @cached_property
     def _tested(self) -> tuple[Holdout | None, set[str]]:

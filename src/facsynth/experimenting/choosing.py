@@ -6,13 +6,14 @@ Before: `planning.planned` says what a run would attempt. After: `pipeline.run` 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from facsynth.coverage.plan import USUAL_SHARE, PlanRow
+from facsynth.experimenting.settings import OTHERS
 from facsynth.features.encode import FeatureSpace
 from facsynth.features.encoded import Encoded
 from facsynth.features.spans import best_spans
@@ -30,7 +31,8 @@ def chooser(kind: str, *, n: int, share: float = 1.0, wrong: float = 0.0) -> Cho
 
     Args:
         kind: `fac`; `random-features`: as many others that the anchor fires, so none of those that are missing;
-            `shuffled-spans`: each is shown with the spans and explanation of another.
+            `covered-features`: as many targets that the seed set covers; `shuffled-spans`: each is shown with the
+            spans and explanation of another.
         n: accepted samples that are wanted: at most so many features are attempted, drawn at random, each with as many
             samples as make `SLACK` times that.
         share: of the planned features, so many are attempted.
@@ -42,9 +44,13 @@ def chooser(kind: str, *, n: int, share: float = 1.0, wrong: float = 0.0) -> Cho
         rng = np.random.default_rng(settings.rng_seed)
         own = [row for row in found.rows if row.group is None]
         own = _drawn(own, min(math.ceil(share * len(own)), n), rng)
-        n_other = len(own) if kind == "random-features" else round(wrong * len(own))
-        others = _others(before, anchor, n_other, {row.feature_id for row in found.rows}, rng)
-        kept = _drawn(own, len(own) - len(others), rng)
+        n_other = len(own) if kind in OTHERS else round(wrong * len(own))
+        rates = _usual(before, anchor)
+        but = {row.feature_id for row in found.rows}
+        if kind == "covered-features":
+            but |= rates.keys() - set(before.coverage.covered.tolist())
+        others = _others({feature: rate for feature, rate in rates.items() if feature not in but}, n_other, rng)
+        kept = [] if kind in OTHERS else _drawn(own, len(own) - len(others), rng)
         leaders = {row.feature_id for row in kept}
         each = math.ceil(SLACK * n / max(len(kept) + len(others), 1))
         rows = [
@@ -68,14 +74,18 @@ def _drawn(rows: Sequence[PlanRow], n: int, rng: np.random.Generator) -> list[Pl
     return [rows[place] for place in sorted(rng.choice(len(rows), n, replace=False).tolist())]
 
 
-def _others(before: Measured, anchor: Encoded, n: int, but: set[int], rng: np.random.Generator) -> list[PlanRow]:
-    """Features that enough anchor samples fire, and not more than half, but for those of the plan."""
+def _usual(before: Measured, anchor: Encoded) -> dict[int, float]:
+    """Features that enough anchor samples fire, and not more than half, with the share that does."""
     firing = anchor.profile.firing_samples(before.thresholds)
     rates = firing / anchor.profile.n_samples
     fires = np.flatnonzero((firing >= before.targets.anchor_support) & (rates <= USUAL_SHARE))
-    pool = [int(feature) for feature in fires if int(feature) not in but]
-    drawn = rng.choice(pool, min(n, len(pool)), replace=False).tolist() if n else []
-    return [PlanRow(int(i), "missing", 1, float(rates[i]), 0.0, keep=True) for i in drawn]
+    return dict(zip(fires.tolist(), rates[fires].tolist(), strict=True))
+
+
+def _others(rates: Mapping[int, float], n: int, rng: np.random.Generator) -> list[PlanRow]:
+    """N of these features."""
+    drawn = rng.choice([*rates], min(n, len(rates)), replace=False).tolist() if n else []
+    return [PlanRow(int(i), "missing", 1, rates[i], 0.0, keep=True) for i in drawn]
 
 
 def _exchanged(

@@ -26,7 +26,7 @@ from facsynth.experimenting.settings import NOTHING_WRITTEN, EvaluateBlock, Expe
 from facsynth.lock import locked
 from facsynth.model.tuning import SftRecipe
 from facsynth.records import Progress, no_progress
-from facsynth.store import Artifact, write_json, write_jsonl
+from facsynth.store import Artifact, write_bytes, write_json, write_jsonl
 from facsynth.tasks.resample import holm
 from facsynth.text.labels import is_wanted
 
@@ -149,7 +149,7 @@ def _trained(bench: Bench, point: Point, rng_seed: int, first: Trained | None) -
         _evaluate(bench, train, rng_seed, out)
     except MismatchError:
         if before is not None:
-            path.write_bytes(before)  # what its result was trained on
+            write_bytes(path, before)  # what its result was trained on
         raise
     found = read_result(out)
     if len(found.scores) != 1 or (first and found.items != first.result.items):

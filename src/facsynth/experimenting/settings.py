@@ -21,8 +21,10 @@ from facsynth.text.layouts import kind_of
 
 NOTHING_WRITTEN = ("none", "real", "anchor", "pool")
 """What costs no tokens: no samples, real ones, the anchor's own texts, samples selected from a pool."""
-BY_FEATURES = ("fac", "random-features", "shuffled-spans")
-NAME = re.compile(r"[^/\\.\x00-\x1f][^/\\\x00-\x1f]*")
+OTHERS = ("random-features", "covered-features")
+"""Kinds that attempt features of the anchor that are not missing."""
+BY_FEATURES = ("fac", *OTHERS, "shuffled-spans")
+NAME, LONGEST_NAME = re.compile(r"[^/\\.][^/\\]*"), 100
 """Of a method: folders are called by it."""
 ONLY_OF = {
     "label": ("toxicity",), "adapt": ("toxicity", "reward"), "strength": ("steering",),
@@ -142,15 +144,16 @@ class ExperimentSettings(Block):
             raise ValueError("an experiment compares two methods or more; see docs/evaluating.md for all there are")
         for name, method in self.methods.items():
             kind = method.kind or name
-            if not NAME.fullmatch(name):
+            if not NAME.fullmatch(name) or not name.isprintable() or len(name.encode()) > LONGEST_NAME:
                 raise ValueError(
-                    f"a method is called {name!r}: folders are called by it, so leave out / and a first dot"
+                    f"a method is called {name[:LONGEST_NAME]!r}: folders are called by it, so leave out / and a first "
+                    f"dot, what cannot be printed, and what is beyond {LONGEST_NAME} letters"
                 )
             if kind not in KINDS:
                 raise ValueError(unknown_key(kind, KINDS).replace("unknown key", "unknown method"))
             if kind not in BY_FEATURES and (method.share < 1 or method.wrong):
                 raise ValueError(f"{name} has no features: share and wrong are for {', '.join(BY_FEATURES)}")
-            if method.wrong and kind == "random-features":
+            if method.wrong and kind in OTHERS:
                 raise ValueError(f"{name} has no features that are right: leave out wrong")
             if method.set and kind in {"none", "real", "anchor"}:
                 raise ValueError(f"{name} makes no run that settings could change: leave out its set")
@@ -179,7 +182,9 @@ class ExperimentSettings(Block):
         Raises:
             SettingsError: they are none.
         """
-        data = {**_block(self.run, "data"), "seed": [str(seed_set)], "holdout": [*self.evaluate.test]}
+        data = {**_block(self.run, "data"), "seed": [str(seed_set)]}
+        held_out = data.get("holdout") or ()
+        data["holdout"] = [*([held_out] if isinstance(held_out, str) else held_out), *self.evaluate.test]
         if self.kind(name) != "pool":
             data.pop("pool", None)
         raw: dict[str, Any] = {**self.run, "data": data, "rng_seed": rng_seed}
@@ -207,11 +212,14 @@ def load_experiment(path: Path) -> ExperimentSettings:
     found = parse_block(ExperimentSettings, raw, str(path))
     if "seed" in _block(found.run, "data"):
         raise SettingsError(f"{path} names run.data.seed\nThe seed set is drawn: name its files under draw.")
+    if "rng_seed" in found.run:
+        raise SettingsError(f"{path} names run.rng_seed\nEach of seeds is the random seed of its runs: leave it out.")
     for name, method in found.methods.items():
-        if own := {"data", "data.seed", "data.holdout"} & method.set.keys():
+        own = {key for key in method.set if key.partition(".")[0] in {"data", "rng_seed"}} - {"data.pool"}
+        if own:
             raise SettingsError(
                 f"{path}: the set of {name} names {', '.join(sorted(own))}\n"
-                "The seed set is drawn, and what is tested with is held out: for all methods alike."
+                "Data and random seeds are those of all methods alike; a pool alone can be one's own."
             )
         run = found.run_of(name, path, 0)
         if found.kind(name) == "pool" and not run.data.pool:

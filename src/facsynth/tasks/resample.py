@@ -4,7 +4,8 @@ Before: a task's evaluation gives a score for each test item and seed. After: `e
 results side by side. Test items are drawn again (bootstrap); of the few seeds the variance of their mean is taken, with
 Student's t for how badly few tell it: drawn again like items, five seeds give intervals that hold the truth 83 times in
 100 where seeds are all that differs, three 73 times. Both variances are added, and the degrees of freedom are
-Satterthwaite's (1946): (u + v)^2 / (v^2 / (n - 1)) for a variance of u by items and v by n seeds.
+Satterthwaite's (1946): (u + v)^2 / (v^2 / (n - 1)) for a variance of u by items and v by n seeds. Two or three seeds
+may agree by luck, and v is then too small: no interval is narrower than that of the seeds alone.
 """
 
 from __future__ import annotations
@@ -123,16 +124,24 @@ class Spread(NamedTuple):
     of_all: float
     freedom: float
     """Degrees of it; infinite where seeds add nothing."""
+    of_seeds: float
+    n_seeds: int
 
     def half(self, level: float) -> float:
         """Half of the interval."""
-        return float(stats.t.ppf((1 + level) / 2, self.freedom)) * self.of_all
+        return max(float(stats.t.ppf((1 + level) / 2, freedom)) * error for error, freedom in self._errors)
 
     def p(self, value: float) -> float:
         """Two-sided, where the truth is nothing; what never varied is told as surely as `N_DRAWS` draws can."""
         if not self.of_all:
             return 2 / (N_DRAWS + 1) if value else 1.0
-        return float(2 * stats.t.sf(abs(value) / self.of_all, self.freedom))
+        return max(float(2 * stats.t.sf(abs(value) / error, freedom)) for error, freedom in self._errors)
+
+    @property
+    def _errors(self) -> list[tuple[float, float]]:
+        """Standard errors with their degrees of freedom: of both, and of seeds where they add anything."""
+        of_seeds = [(self.of_seeds, self.n_seeds - 1.0)] if self.of_seeds else []
+        return [(self.of_all, self.freedom), *of_seeds]
 
 
 def _spread(drawn: Doubles, by_seed: Doubles) -> Spread:
@@ -142,7 +151,7 @@ def _spread(drawn: Doubles, by_seed: Doubles) -> Spread:
     seeds = float(np.var(by_seed, ddof=1)) / n_seeds if n_seeds > 1 else 0.0
     seeds = seeds if seeds > NOTHING else 0.0
     freedom = (items + seeds) ** 2 / (seeds**2 / (n_seeds - 1)) if seeds else np.inf
-    return Spread(float(np.sqrt(items)), float(np.sqrt(items + seeds)), freedom)
+    return Spread(float(np.sqrt(items)), float(np.sqrt(items + seeds)), freedom, float(np.sqrt(seeds)), n_seeds)
 
 
 def _by_seed(metric: Metric, scores: Doubles) -> Doubles:
