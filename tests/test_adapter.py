@@ -16,7 +16,8 @@ import torch
 from facsynth.errors import SettingsError
 from facsynth.evaluating.reward import evaluate_reward
 from facsynth.evaluating.toxicity import evaluate_toxicity
-from facsynth.model.adapter import RECIPES, Base, _adapted, _apart, class_scores, open_base, rewards
+from facsynth.model.adapter import RECIPES, Base, _adapted, class_scores, open_base, rewards
+from facsynth.model.training import apart
 from facsynth.settings import ModelBlock
 from tiny import StoppedError, files, save_model, stop_after
 from tiny_cli import facsynth
@@ -93,7 +94,7 @@ def test_the_recipe_is_what_is_done(model: Path) -> None:
     for changes in ({"dropout": 0.0}, {"weight_decay": 0.9}, {"alpha": 64}, {"rank": 8}, {"batch_size": 1}):
         assert np.abs(trained(**changes) - usual).max() > 1e-6, changes
     assert steps == [8] * 8
-    with _apart(base, 0):
+    with apart(0, base.device):
         adapted = _adapted(base, RECIPES["toxicity"], 0, n_labels=2)
     learnt = {name.split(".lora")[0].rsplit(".", 1)[-1] for name, w in adapted.named_parameters() if w.requires_grad}
     names = [f"{part}_proj" for part in ("q", "k", "v", "o", "gate", "up", "down")]
@@ -126,7 +127,7 @@ def test_training_leaves_random_states_files_and_screen_as_they_are(
 def test_what_trainers_cannot_do_is_refused(model: Path) -> None:
     with pytest.raises(SettingsError, match="not trained in float16"):
         open_base(model, dtype="float16", device="cpu")
-    with pytest.raises(SettingsError, match="the first GPU, not on cuda:1"):
+    with pytest.raises(SettingsError, match="the first GPU that is visible, asked for cuda:1"):
         open_base(model, dtype="float32", device="cuda:1")
     if not torch.cuda.is_available():
         base = open_base(model, dtype="float32", device="cuda")

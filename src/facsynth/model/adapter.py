@@ -7,12 +7,8 @@ the base afresh, and nothing is ever merged into it.
 
 from __future__ import annotations
 
-import gc
 import importlib
-import random
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
-from transformers.utils import logging
 
 from facsynth.bins import Doubles
 from facsynth.errors import ModelError, SettingsError, missing_extra
 from facsynth.model.batching import batches, pad, token_budget
 from facsynth.model.loading import chosen_dtype, load_model, load_tokenizer, max_positions
+from facsynth.model.training import apart, check_first_gpu, on_one_device, trained
 from facsynth.records import Progress, no_progress
 
 Ids = Sequence[npt.NDArray[np.int32]]
@@ -90,11 +86,7 @@ def open_base(folder: Path, *, dtype: str, device: str) -> Base:
         raise SettingsError(
             "adapters are not trained in float16, where small gradients become nothing\nSet --dtype float32."
         )
-    if device.startswith("cuda:") and device != "cuda:0":
-        raise SettingsError(
-            f"adapters are trained on the first GPU, not on {device}\n"
-            f"Make it the first: CUDA_VISIBLE_DEVICES={device.removeprefix('cuda:')} facsynth … --device cuda"
-        )
+    check_first_gpu(device)
     tokenizer = load_tokenizer(folder)
     return Base(folder, chosen, device, tokenizer, max_positions(AutoConfig.from_pretrained(folder)))
 
@@ -126,10 +118,10 @@ def class_scores(
         found = torch.tensor([row["labels"] for row in batch])
         return {**_padded([row["input_ids"] for row in batch], pad_id), "labels": found}
 
-    with _apart(base, rng_seed) as scratch:
+    with apart(rng_seed, base.device), TemporaryDirectory(prefix="facsynth-") as scratch:
         model = _adapted(base, recipe, pad_id, n_labels=2)
-        settings = _one_device(TrainingArguments(**_settings(base, recipe, rng_seed, scratch)))
-        _train(Trainer(model, settings, collate, rows), rng_seed, progress)
+        settings = on_one_device(TrainingArguments(**_settings(base, recipe, rng_seed, scratch)))
+        trained(Trainer(model, settings, collate, rows), f"training seed {rng_seed}", progress)
         logits = _logits(model, test, pad_id, progress)
     return np.asarray(logits.softmax(dim=1)[:, 1], np.float64)
 
@@ -162,12 +154,12 @@ def rewards(
     rows = {"chosen_ids": [ids.tolist() for ids in chosen], "rejected_ids": [ids.tolist() for ids in rejected]}
     pad_id = _pad_id([*chosen, *rejected, *test])
     base.tokenizer.pad_token = base.tokenizer.convert_ids_to_tokens(pad_id)
-    with _apart(base, rng_seed) as scratch:
+    with apart(rng_seed, base.device), TemporaryDirectory(prefix="facsynth-") as scratch:
         model = _adapted(base, recipe, pad_id, n_labels=1)
         asked = _settings(base, recipe, rng_seed, scratch) | {"max_length": None, "disable_dropout": False}
-        settings = _one_device(trl.RewardConfig(**asked))
+        settings = on_one_device(trl.RewardConfig(**asked))
         trainer = QuietTrainer(model, settings, train_dataset=Dataset.from_dict(rows), processing_class=base.tokenizer)
-        _train(trainer, rng_seed, progress)
+        trained(trainer, f"training seed {rng_seed}", progress)
         logits = _logits(model, test, pad_id, progress)
     return np.asarray(logits[:, 0], np.float64)
 
@@ -177,33 +169,6 @@ def _need(package: str) -> Any:
         return importlib.import_module(package)
     except ImportError as err:
         raise missing_extra(package, "downstream") from err
-
-
-@contextmanager
-def _apart(base: Base, rng_seed: int) -> Iterator[str]:
-    """A folder for a trainer, which sets random states and would write to the screen: both are left as they were."""
-    states = random.getstate(), np.random.get_state()
-    verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    devices = [base.device] if base.device.startswith("cuda") and torch.cuda.is_available() else []
-    gc.collect()  # a trainer and its model know each other; those of the seed before would stay in memory
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with (
-            torch.random.fork_rng(devices),
-            TemporaryDirectory(prefix="facsynth-") as scratch,
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore", FutureWarning)  # old names that these packages use of each other
-            warnings.filterwarnings("ignore", "fan_in_fan_out")  # of GPT-2; peft sets it right
-            torch.manual_seed(rng_seed)
-            yield scratch
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        logging.set_verbosity(verbosity)
-        if has_bar:
-            logging.enable_progress_bar()
 
 
 def _adapted(base: Base, recipe: Recipe, pad_id: int, n_labels: int) -> Any:
@@ -236,24 +201,6 @@ def _settings(base: Base, recipe: Recipe, rng_seed: int, scratch: str) -> dict[s
         "bf16": False, "gradient_checkpointing": not is_cpu, "use_cpu": is_cpu,
         "save_strategy": "no", "logging_strategy": "no", "report_to": "none", "disable_tqdm": True,
     }  # fmt: skip
-
-
-def _one_device(settings: Any) -> Any:
-    """Without this a trainer spreads itself over all GPUs that it sees."""
-    settings._n_gpu = min(settings.n_gpu, 1)
-    return settings
-
-
-def _train(trainer: Any, rng_seed: int, progress: Progress) -> None:
-    from transformers import PrinterCallback, TrainerCallback  # noqa: PLC0415  (as above)
-
-    class Told(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            progress(f"training seed {rng_seed}", state.global_step, state.max_steps)
-
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Told())
-    trainer.train()
 
 
 @torch.inference_mode()

@@ -6,20 +6,17 @@ adapter stays beside the weights: merged into bfloat16 it would be rounded with 
 
 from __future__ import annotations
 
-import random
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from facsynth.errors import InputError, MismatchError, ModelError, SettingsError, missing_extra
 from facsynth.model.backbone import Backbone
+from facsynth.model.training import apart, check_first_gpu, on_one_device, trained, without_advice
 from facsynth.records import Progress, no_progress
 from facsynth.store import file_sha256, fingerprint, read_json
 
@@ -80,43 +77,30 @@ def train_adapter(
         ModelError: TRL or PEFT is not installed, or the training did not stay finite.
         SettingsError: another GPU than the first.
     """
-    if backbone.device.index:  # transformers' Trainer takes the first one
-        raise SettingsError(
-            f"training runs on the first GPU that is visible, asked for {backbone.device}\n"
-            f"Show it that one alone: CUDA_VISIBLE_DEVICES={backbone.device.index} … --device cuda"
-        )
+    check_first_gpu(str(backbone.device))
     with (
         tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as work,
-        _seeded(rng_seed, backbone.device),
-        _without_advice(),
+        apart(rng_seed, str(backbone.device)),
     ):
-        trainer = _trainer(backbone, examples, recipe, rng_seed=rng_seed, work=Path(work), progress=progress)
-        trainer.train()
-        trained = trainer.model
-        for name, weight in trained.named_parameters():
+        trainer = _trainer(backbone, examples, recipe, rng_seed=rng_seed, work=Path(work))
+        trained(trainer, "training", progress)
+        for name, weight in trainer.model.named_parameters():
             if weight.requires_grad and not bool(torch.isfinite(weight).all()):
                 raise ModelError(
                     f"training did not stay finite: {name} holds NaN or infinity\nTry --dtype float32 or bfloat16."
                 )
-        trained.save_pretrained(Path(work, "adapter"))
+        trainer.model.save_pretrained(Path(work, "adapter"))
         Path(work, "adapter").rename(out)
 
 
-def _trainer(
-    backbone: Backbone, examples: Sequence[Example], recipe: SftRecipe, *, rng_seed: int, work: Path, progress: Progress
-) -> Any:
-    """TRL's trainer, silent."""
+def _trainer(backbone: Backbone, examples: Sequence[Example], recipe: SftRecipe, *, rng_seed: int, work: Path) -> Any:
+    """TRL's trainer."""
     try:
         from datasets import Dataset  # noqa: PLC0415  (heavy, and extras)
         from peft import LoraConfig  # noqa: PLC0415
-        from transformers import PrinterCallback, TrainerCallback  # noqa: PLC0415
         from trl import SFTConfig, SFTTrainer  # noqa: PLC0415
     except ImportError as err:
         raise missing_extra(err.name or "trl", "downstream") from err
-
-    class Steps(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-            progress("training", state.global_step, state.max_steps)
 
     on_cpu = backbone.device.type == "cpu"
     settings = SFTConfig(
@@ -126,7 +110,6 @@ def _trainer(
         bf16=backbone.dtype == torch.bfloat16, fp16=False, save_strategy="no", logging_strategy="no", report_to="none",
         disable_tqdm=True,
     )  # fmt: skip
-    settings._n_gpu = min(settings.n_gpu, 1)  # several would share each batch, and only one was asked for
     lora = LoraConfig(
         r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=recipe.dropout, target_modules="all-linear",
         task_type="CAUSAL_LM",
@@ -135,34 +118,10 @@ def _trainer(
     labels = [
         [NOT_MASKED] * example.n_prompt + row[example.n_prompt :] for row, example in zip(ids, examples, strict=True)
     ]
-    trainer = SFTTrainer(
-        backbone.model, args=settings, train_dataset=Dataset.from_dict({"input_ids": ids, "labels": labels}),
-        processing_class=backbone.tokenizer, peft_config=lora, callbacks=[Steps()],
+    return SFTTrainer(
+        backbone.model, args=on_one_device(settings), processing_class=backbone.tokenizer, peft_config=lora,
+        train_dataset=Dataset.from_dict({"input_ids": ids, "labels": labels}),
     )  # fmt: skip
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-@contextmanager
-def _without_advice() -> Iterator[None]:
-    """What transformers, TRL and PEFT tell each other of names that will change is nothing to a user."""
-    with warnings.catch_warnings():
-        for kind in (FutureWarning, DeprecationWarning):
-            warnings.simplefilter("ignore", kind)
-        yield
-
-
-@contextmanager
-def _seeded(rng_seed: int, device: torch.device) -> Iterator[None]:
-    """What transformers draws from the process's own generators, drawn from a seed; they go on as if it had not."""
-    kept_random, kept_numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(rng_seed)
-            yield
-    finally:
-        random.setstate(kept_random)
-        np.random.set_state(kept_numpy)
 
 
 def wear_adapter(backbone: Backbone, folder: Path) -> Backbone:
@@ -179,7 +138,7 @@ def wear_adapter(backbone: Backbone, folder: Path) -> Backbone:
     except ImportError as err:
         raise missing_extra("peft", "downstream") from err
     try:
-        with _without_advice():  # it goes into the linear layers of the model itself
+        with without_advice():  # it goes into the linear layers of the model itself
             PeftModel.from_pretrained(backbone.model, folder, torch_device=str(backbone.device))
     except (ValueError, RuntimeError, KeyError, TypeError) as err:
         raise ModelError(f"the adapter in {folder} cannot be read: {err}\nGet its files again.") from err
