@@ -28,6 +28,9 @@ SHORT = {"fac-default": "by default (one step)", "fac-unchecked": "labels not ch
 KEPT = {path.stem: path for path in sorted((ROOT / "docs" / "evidence").glob("*.jsonl"))}
 BY_LABEL = {path.stem: path for path in sorted((ROOT / "docs" / "evidence" / "by-label").glob("*.jsonl"))}
 
+APART = {"traffic": ("fac", (20, 10)), "toxicity": ("none", (50,)), "large": ("plain", (20,))}
+"""Of samples by label: what they are compared with, and how many there are."""
+
 pytestmark = pytest.mark.slow
 
 
@@ -82,17 +85,21 @@ def test_the_figures_by_label_are_those_of_the_scores_that_are_kept(name: str, b
     by_label = benchmark("by_label.py")
     fits = by_label["kept"].merged(BY_LABEL[name], [], by_label["KEY"], ("items",))
     section = section_of(name)
-    (asked,) = re.findall(rf"by_label\.py \S+{name}.yaml \S+((?: -n \d+)+)(?: --against (\S+?))?`", section)
-    sizes, against = list(map(int, re.findall(r"\d+", asked[0]))), asked[1] or "none"
-    head = section.partition("by_label.py")[2]
+    against, sizes = APART[name]
     for n in sizes:
         for row in by_label["compared"](fits, n, against):
-            d = row["told"]
-            change = f"{d.value:+.3f} ({d.low:+.2f} to {d.high:+.2f}), p {p_of(row['p'])}"
-            line = next(line for line in head.splitlines() if line.startswith(f"| {NAMES[row['method']]}"))
             if row["label"] == "positive" or against == "none":
-                assert change in line, (row["method"], row["label"], n, change)
+                assert change_by_label(row) in section, (row["method"], row["label"], n, change_by_label(row))
+    for row in by_label["compared"](fits, sizes[0], "none"):
+        lines = [line for line in section.splitlines() if line.startswith(f"| {NAMES[row['method']]}")]
+        if row["label"] == "other" and "others, against none" in section:
+            assert any(change_by_label(row) in line for line in lines), (row["method"], change_by_label(row))
     assert load_experiment(config_of(name)).seeds == tuple(sorted({fit["seed"] for fit in fits[1:]}))
+
+
+def change_by_label(row: dict[str, Any]) -> str:
+    d = row["told"]
+    return f"{d.value:+.3f} ({d.low:+.2f} to {d.high:+.2f}), p {p_of(row['p'])}"
 
 
 def positives_of(row: dict[str, Any]) -> str:
