@@ -66,8 +66,8 @@ def test_a_marked_text_is_told_apart_and_a_score_does_not_depend_on_its_neighbou
     (marked, others), (positive, negative) = texts(base, 40, 1), texts(base, 30, 2)
     labels = np.arange(80) < 40
 
-    def scores_of(test: list[Any], seed: int = 1) -> Any:
-        return class_scores(base, QUICK["toxicity"], [*marked, *others], labels, test, rng_seed=seed)
+    def scores_of(test: list[Any], rng_seed: int = 1) -> Any:
+        return class_scores(base, QUICK["toxicity"], [*marked, *others], labels, test, rng_seed=rng_seed)
 
     found = scores_of([*positive, *negative])
     assert found.min() >= 0 and found.max() <= 1

@@ -79,8 +79,7 @@ def test_a_judge_that_gives_one_letter_is_refused_and_a_sound_one_is_not() -> No
     with pytest.raises(ModelError, match=r"the judge \(j\) answered A to 6 of 6 questions.*tells nothing"):
         check_judge(always, "j")
     check_judge(judge_duels(DUELS, judge(longer), AskingSettings()).found, "j")
-    with pytest.raises(ModelError, match="answered tie to 6 of 6 questions"):
-        check_judge(judge_duels(DUELS, judge(lambda a, b: "tie"), AskingSettings()).found, "j")
+    check_judge(judge_duels(DUELS, judge(lambda a, b: "tie"), AskingSettings()).found, "j")
     check_judge([], "j")
 
 

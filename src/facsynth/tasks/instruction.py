@@ -24,8 +24,8 @@ from facsynth.tasks.resample import Metric, mean_metric
 
 Letter = Literal["A", "B", "tie"]
 ONE_LETTER = 0.95
-"""Share of A, of B or of ties in the verdicts, above which a judge looks at the place or at nothing: of sound ones in
-both orders, A and B have half each, but for ties."""
+"""Share of A, or of B, in the verdicts, above which a judge looks at the place and not at the answer: of sound verdicts
+in both orders, each has half."""
 ANOTHER = "Take another judge, in another folder: --judge-url, --judge-model and -o."
 WORTH: Mapping[Letter, float] = {"A": 1.0, "B": 0.0, "tie": 0.5}
 
@@ -144,7 +144,7 @@ def check_judge(verdicts: Sequence[Verdict], judge: str) -> None:
             f"no reply of the judge ({judge}) says which answer is better: see its failures in the folder, which say "
             f"what it replied\n{ANOTHER}"
         )
-    for letter in ("A", "B", "tie"):
+    for letter in ("A", "B"):
         if letters[letter] > ONE_LETTER * n:
             raise ModelError(
                 f"the judge ({judge}) answered {letter} to {letters[letter]} of {n} questions, though each pair of "
