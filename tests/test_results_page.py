@@ -28,7 +28,7 @@ SHORT = {"fac-default": "by default (one step)", "fac-unchecked": "labels not ch
 KEPT = {path.stem: path for path in sorted((ROOT / "docs" / "evidence").glob("*.jsonl"))}
 BY_LABEL = {path.stem: path for path in sorted((ROOT / "docs" / "evidence" / "by-label").glob("*.jsonl"))}
 
-APART = {"traffic": ("fac", (20, 10)), "toxicity": ("none", (50,)), "large": ("plain", (20,))}
+APART = {"traffic": ("fac", (20, 10)), "rivals": ("fac", (20,)), "toxicity": ("none", (50,)), "large": ("plain", (20,))}
 """Of samples by label: what they are compared with, and how many there are."""
 
 pytestmark = pytest.mark.slow
