@@ -31,28 +31,28 @@ DIGITS = 6
 NONE = "none"
 """Without samples, whatever the experiment calls it."""
 LABELS = {True: "positive", False: "other"}
-KEY = ("method", "label", "n", "seed")
+KEY = ("method", "label", "n", "rng_seed")
 
 
-def samples_of(settings: ExperimentSettings, run: Path, method: str, seed: int) -> list[dict[str, Any]]:
+def samples_of(settings: ExperimentSettings, run: Path, method: str, rng_seed: int) -> list[dict[str, Any]]:
     """Of the largest budget; none where the experiment found none."""
-    name = f"{method}-samples-{settings.budgets[-1]}-{seed}"
+    name = f"{method}-samples-{settings.budgets[-1]}-{rng_seed}"
     if (run / "results" / name / "manifest.json").exists():
         return list(read_jsonl(run / "trained" / f"{name}.jsonl"))
-    if (run / "results" / f"{method}-{seed}" / "manifest.json").exists():
+    if (run / "results" / f"{method}-{rng_seed}" / "manifest.json").exists():
         return []
-    raise InputError(f"{run} holds no result of {method} with seed {seed}\nRun the experiment to its end first.")
+    raise InputError(f"{run} holds no result of {method} with seed {rng_seed}\nRun the experiment to its end first.")
 
 
-def trained(settings: ExperimentSettings, run: Path, rows: list[dict[str, Any]], seed: int, name: str) -> Result:
+def trained(settings: ExperimentSettings, run: Path, rows: list[dict[str, Any]], rng_seed: int, name: str) -> Result:
     """A head of the seed set and these samples."""
     asked, folder, path = settings.evaluate, run / "by-label" / name, run / "by-label" / f"{name}.jsonl"
-    train = [str(run / "seeds" / f"{seed}.jsonl")]
+    train = [str(run / "seeds" / f"{rng_seed}.jsonl")]
     if rows:
         write_jsonl(path, rows)
         train.append(str(path))
     evaluate_toxicity(
-        train, asked.test, asked.model, label=asked.label, adapt=asked.adapt, seeds=[seed], out=folder,
+        train, asked.test, asked.model, label=asked.label, adapt=asked.adapt, seeds=[rng_seed], out=folder,
         cache=cache_folder(),
     )  # fmt: skip
     return read_result(folder)
@@ -63,20 +63,20 @@ def scored(settings: ExperimentSettings, run: Path, n: int) -> list[kept.Fit]:
     if settings.evaluate.task != "toxicity":
         raise InputError(f"the task is {settings.evaluate.task}\nOnly samples of toxicity have labels.")
     found = []
-    for seed in settings.seeds:
+    for rng_seed in settings.seeds:
         parts = {(NONE, ""): list[dict[str, Any]]()}
         for method in (name for name in settings.methods if settings.kind(name) != "none"):
-            rows = samples_of(settings, run, method, seed)
+            rows = samples_of(settings, run, method, rng_seed)
             for is_positive, label in LABELS.items():
                 of_label = [row for row in rows if is_wanted(row.get("label"), settings.evaluate.label) is is_positive]
                 if of_label:
                     parts[method, label] = of_label[:n]
         for (method, label), rows in parts.items():
-            name = f"{method}-{label}-{n}-{seed}" if rows else f"{NONE}-{seed}"
-            result = trained(settings, run, rows, seed, name)
+            name = f"{method}-{label}-{n}-{rng_seed}" if rows else f"{NONE}-{rng_seed}"
+            result = trained(settings, run, rows, rng_seed, name)
             found.append(
                 {
-                    "method": method, "label": label, "n": n, "seed": seed, "n_samples": len(rows),
+                    "method": method, "label": label, "n": n, "rng_seed": rng_seed, "n_samples": len(rows),
                     "scores": kept.rounded(result.scores[0].tolist(), DIGITS), "items": kept.told(result.items),
                 }
             )  # fmt: skip
@@ -89,10 +89,10 @@ def compared(fits: list[kept.Fit], n: int, against: str = NONE) -> list[dict[str
     """
     head, *points = fits
     of_n = [point for point in points if point["n"] == n]
-    seeds = sorted({point["seed"] for point in of_n})
+    seeds = sorted({point["rng_seed"] for point in of_n})
     by_part = dict[tuple[str, str], dict[int, dict[str, Any]]]()
     for point in of_n:
-        by_part.setdefault((point["method"], point["label"]), {})[point["seed"]] = point
+        by_part.setdefault((point["method"], point["label"]), {})[point["rng_seed"]] = point
     if not any(method == against for method, _ in by_part):
         known = ", ".join(dict.fromkeys(method for method, _ in by_part)) or "nothing"
         raise InputError(f"there are no {n} samples of {against}\nThere are those of {known}.")
@@ -101,10 +101,10 @@ def compared(fits: list[kept.Fit], n: int, against: str = NONE) -> list[dict[str
         base = by_part.get((NONE, "") if against == NONE else (against, label), {})
         if method in {against, NONE} or not seeds == sorted(by_seed) == sorted(base):
             continue
-        scores, of_base = (np.array([part[seed]["scores"] for seed in seeds]) for part in (by_seed, base))
+        scores, of_base = (np.array([part[rng_seed]["scores"] for rng_seed in seeds]) for part in (by_seed, base))
         told = difference_of("toxicity", head["items"], of_base, scores)
         value = measured("toxicity", head["items"], scores)["value"]
-        n_samples = [by_seed[seed]["n_samples"] for seed in seeds]
+        n_samples = [by_seed[rng_seed]["n_samples"] for rng_seed in seeds]
         rows.append({"method": method, "label": label, "n_samples": n_samples, "value": value, "told": told})
     adjusted = holm([row["told"].p for row in rows])
     return [row | {"p": p} for row, p in zip(rows, adjusted, strict=True)]

@@ -25,7 +25,7 @@ from facsynth.store import read_json, write_jsonl, write_text
 
 DIGITS = 9
 """Significant ones: scores near 0 stay apart, and with them the ranks that AUPRC hangs on."""
-KEY = ("method", "axis", "budget", "seed")
+KEY = ("method", "axis", "budget", "rng_seed")
 
 
 def scored(run: Path) -> list[kept.Fit]:
@@ -39,12 +39,12 @@ def scored(run: Path) -> list[kept.Fit]:
         point = {key: row[key] for key in ("method", "axis", "budget")}
         n_positive = row.get("n_positive", [None] * len(table["seeds"]))
         by_seed = zip(table["seeds"], row["n_samples"], row["tokens"], n_positive, strict=True)
-        for seed, n_samples, tokens, positive in by_seed:
-            name = "-".join(map(str, [*(point.values() if n_samples else [point["method"]]), seed]))
+        for rng_seed, n_samples, tokens, positive in by_seed:
+            name = "-".join(map(str, [*(point.values() if n_samples else [point["method"]]), rng_seed]))
             result = read_result(run / "results" / name)
             found.append(
                 {
-                    **point, "seed": seed, "n_samples": n_samples, "tokens": tokens, "n_positive": positive,
+                    **point, "rng_seed": rng_seed, "n_samples": n_samples, "tokens": tokens, "n_positive": positive,
                     "scores": kept.rounded(result.scores[0].tolist(), DIGITS),
                     "items": kept.told(result.items), "metric": result.record["metric"],
                 }
@@ -62,7 +62,7 @@ def table_of(settings: ExperimentSettings, fits: list[kept.Fit]) -> dict[str, An
     task, by_point = settings.evaluate.task, dict[Point, dict[int, dict[str, Any]]]()
     head, *ones = fits
     for one in ones:
-        by_point.setdefault(Point(one["method"], one["axis"], one["budget"]), {})[one["seed"]] = one
+        by_point.setdefault(Point(one["method"], one["axis"], one["budget"]), {})[one["rng_seed"]] = one
     first = points(settings)[0]
     if first not in by_point:
         raise InputError(f"there are no scores of {first.method}, which the others are compared with")
@@ -70,10 +70,10 @@ def table_of(settings: ExperimentSettings, fits: list[kept.Fit]) -> dict[str, An
     found = {
         point: [
             Trained(
-                Result(task, head["items"], np.array([by_point[point][seed]["scores"]], np.float64), {}),
-                *(by_point[point][seed].get(key) for key in ("n_samples", "tokens", "n_positive")),
+                Result(task, head["items"], np.array([by_point[point][rng_seed]["scores"]], np.float64), {}),
+                *(by_point[point][rng_seed].get(key) for key in ("n_samples", "tokens", "n_positive")),
             )
-            for seed in seeds
+            for rng_seed in seeds
         ]
         for point in points(settings)
         if by_point.get(point, {}).keys() >= set(seeds)

@@ -75,7 +75,7 @@ def test_too_few_points_are_refused() -> None:
 def test_a_method_without_samples_for_a_seed_is_left_out_and_named() -> None:
     rng = np.random.default_rng(3)
     rows = [
-        {"method": m, "budget": b, "seed": s, "task": rng.normal(), "measures": {"words": rng.normal()}}
+        {"method": m, "budget": b, "rng_seed": s, "task": rng.normal(), "measures": {"words": rng.normal()}}
         for m in "abcd" for s in range(3) for b in (4, 8) if (m, s) != ("d", 1)
     ]  # fmt: skip
     found = correlations(rows)

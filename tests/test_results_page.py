@@ -94,7 +94,7 @@ def test_the_figures_by_label_are_those_of_the_scores_that_are_kept(name: str, b
         lines = [line for line in section.splitlines() if line.startswith(f"| {NAMES[row['method']]}")]
         if row["label"] == "other" and "others, against none" in section:
             assert any(change_by_label(row) in line for line in lines), (row["method"], change_by_label(row))
-    assert load_experiment(config_of(name)).seeds == tuple(sorted({fit["seed"] for fit in fits[1:]}))
+    assert load_experiment(config_of(name)).seeds == tuple(sorted({fit["rng_seed"] for fit in fits[1:]}))
 
 
 def change_by_label(row: dict[str, Any]) -> str:

@@ -65,8 +65,8 @@ def measures(bench: Bench, figures: Mapping[tuple[str, int, int], float]) -> lis
             told = _coverage(fired, ids, len(aims.feature_ids))
             told |= diversity.of_words([sample.text for sample in kept], ids)
             told |= diversity.of_vectors(vectors[:budget]) if vectors is not None else {}
-            point = {"method": method, "budget": budget, "seed": rng_seed, "task": figures[method, budget, rng_seed]}
-            rows.append(point | {"measures": told})
+            point = {"method": method, "budget": budget, "rng_seed": rng_seed}
+            rows.append(point | {"task": figures[method, budget, rng_seed], "measures": told})
     bench.progress("measuring samples", len(sets), len(sets))
     return rows
 
@@ -105,14 +105,14 @@ def correlations(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _of(kind: str, name: str, rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> Correlation | None:
     measure, task = [row["measures"][name] for row in rows], [row["task"] for row in rows]
-    method, seed = [row["method"] for row in rows], [row["seed"] for row in rows]
+    method, of_seed = [row["method"] for row in rows], [row["rng_seed"] for row in rows]
     try:
         if kind == "between":
             means = [[float(np.mean([v for v, m in zip(values, method, strict=True) if m == one])) for one in methods]
                      for values in (measure, task)]  # fmt: skip
             return between(*means)
         if kind == "within":
-            return within(measure, task, method, seed)
-        return partial(measure, task, method, [row["budget"] for row in rows], seed)
+            return within(measure, task, method, of_seed)
+        return partial(measure, task, method, [row["budget"] for row in rows], of_seed)
     except InputError:
         return None
