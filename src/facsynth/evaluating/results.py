@@ -134,6 +134,7 @@ def compare_results(folders: Sequence[Path]) -> dict[str, Any]:
     for folder, other in zip(folders[1:], others, strict=True):
         _check_alike(first, other, folders[0], folder)
     told = [difference_of(first.task, first.items, first.scores, other.scores) for other in others]
+    all_figures = [measured(first.task, one.items, one.scores) for one in found]
     return {
         "task": first.task, "metric": first.record["metric"], "n_test": len(first.items),
         "n_seeds": len(first.scores),
@@ -141,8 +142,8 @@ def compare_results(folders: Sequence[Path]) -> dict[str, Any]:
             name for name, one in zip(names, found, strict=True) if not one.record.get("is_measurable", True)
         ],
         "results": [
-            {"name": name, **{key: measured(first.task, result.items, result.scores)[key] for key in ("value", "ci95")}}
-            for name, result in zip(names, found, strict=True)
+            {"name": name, "value": figures["value"], "ci95": figures["ci95"]}
+            for name, figures in zip(names, all_figures, strict=True)
         ],
         "other_steps": [
             name for name, one in zip(names[1:], others, strict=True)

@@ -23,7 +23,7 @@ from facsynth.bins import Doubles
 from facsynth.errors import ModelError, SettingsError, missing_extra
 from facsynth.model.batching import batches, pad, token_budget
 from facsynth.model.loading import chosen_dtype, load_model, load_tokenizer, max_positions
-from facsynth.model.training import apart, check_first_gpu, on_one_device, trained
+from facsynth.model.training import apart, check_first_gpu, on_one_device, run_trainer
 from facsynth.records import Progress, no_progress
 
 Ids = Sequence[npt.NDArray[np.int32]]
@@ -121,7 +121,7 @@ def class_scores(
     with apart(rng_seed, base.device), TemporaryDirectory(prefix="facsynth-") as scratch:
         model = _adapted(base, recipe, pad_id, n_labels=2)
         settings = on_one_device(TrainingArguments(**_settings(base, recipe, rng_seed, scratch)))
-        trained(Trainer(model, settings, collate, rows), f"training seed {rng_seed}", progress)
+        run_trainer(Trainer(model, settings, collate, rows), f"training seed {rng_seed}", progress)
         logits = _logits(model, test, pad_id, progress)
     return np.asarray(logits.softmax(dim=1)[:, 1], np.float64)
 
@@ -159,7 +159,7 @@ def rewards(
         asked = _settings(base, recipe, rng_seed, scratch) | {"max_length": None, "disable_dropout": False}
         settings = on_one_device(trl.RewardConfig(**asked))
         trainer = QuietTrainer(model, settings, train_dataset=Dataset.from_dict(rows), processing_class=base.tokenizer)
-        trained(trainer, f"training seed {rng_seed}", progress)
+        run_trainer(trainer, f"training seed {rng_seed}", progress)
         logits = _logits(model, test, pad_id, progress)
     return np.asarray(logits[:, 0], np.float64)
 

@@ -71,7 +71,7 @@ def on_one_device(settings: Any) -> Any:
     return settings
 
 
-def trained(trainer: Any, what: str, progress: Progress) -> None:
+def run_trainer(trainer: Any, what: str, progress: Progress) -> None:
     """Let a trainer train, its steps told as those of `what`."""
     from transformers import PrinterCallback, TrainerCallback  # noqa: PLC0415  (a second)
 

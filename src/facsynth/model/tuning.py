@@ -16,7 +16,7 @@ import torch
 
 from facsynth.errors import InputError, MismatchError, ModelError, SettingsError, missing_extra
 from facsynth.model.backbone import Backbone
-from facsynth.model.training import apart, check_first_gpu, on_one_device, trained, without_advice
+from facsynth.model.training import apart, check_first_gpu, on_one_device, run_trainer, without_advice
 from facsynth.records import Progress, no_progress
 from facsynth.store import file_sha256, fingerprint, read_json
 
@@ -83,7 +83,7 @@ def train_adapter(
         apart(rng_seed, str(backbone.device)),
     ):
         trainer = _trainer(backbone, examples, recipe, rng_seed=rng_seed, work=Path(work))
-        trained(trainer, "training", progress)
+        run_trainer(trainer, "training", progress)
         for name, weight in trainer.model.named_parameters():
             if weight.requires_grad and not bool(torch.isfinite(weight).all()):
                 raise ModelError(
