@@ -11,6 +11,7 @@ samples of the same label (Holm over all rows).
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +94,19 @@ def compared(fits: list[kept.Fit], n: int, against: str = NONE) -> list[dict[str
     by_part = dict[tuple[str, str], dict[int, dict[str, Any]]]()
     for point in of_n:
         by_part.setdefault((point["method"], point["label"]), {})[point["rng_seed"]] = point
+    if not of_n:
+        known = ", ".join(map(str, sorted({point["n"] for point in points})))
+        raise InputError(f"no scores of {n} samples of a label are kept\nName a number that is, {known}, with -n.")
     if not any(method == against for method, _ in by_part):
-        known = ", ".join(dict.fromkeys(method for method, _ in by_part)) or "nothing"
-        raise InputError(f"there are no {n} samples of {against}\nThere are those of {known}.")
+        known = ", ".join(dict.fromkeys(method for method, _ in by_part))
+        raise InputError(f"no scores of {against} are kept\nThere are those of {known}.")
     rows = []
     for (method, label), by_seed in by_part.items():
         base = by_part.get((NONE, "") if against == NONE else (against, label), {})
-        if method in {against, NONE} or not seeds == sorted(by_seed) == sorted(base):
+        if method in {against, NONE}:
+            continue
+        if not seeds == sorted(by_seed) == sorted(base):
+            print(f"{method}, {label}, is left out: not every seed has such samples", file=sys.stderr)
             continue
         scores, of_base = (np.array([part[rng_seed]["scores"] for rng_seed in seeds]) for part in (by_seed, base))
         told = difference_of("toxicity", head["items"], of_base, scores)

@@ -68,7 +68,7 @@ def test_the_examples_are_experiments(path: Path) -> None:
         ({"run": MINIMAL["run"] | {"rng_seed": 5}}, "Each of seeds is the random seed of its runs"),
         ({"methods": {"none": None, "covered-features": {"wrong": 0.5}}}, "leave out wrong"),
         ({"methods": {"none": None, "fac": {"sets": {}}}}, "did you mean `set`?"),
-        ({"methods": {"none": None, "a" * 101: {"kind": "anchor"}}}, "what is beyond 100 letters"),
+        ({"methods": {"none": None, "a" * 101: {"kind": "anchor"}}}, "what is beyond 100 bytes"),
         ({"methods": {"none": None, "a\u202eb": {"kind": "anchor"}}}, "what cannot be printed"),
         ({"budgets": [True]}, "should be a valid integer"),
         ({"budgets": []}, "name at least one"),

@@ -113,3 +113,10 @@ def test_a_result_that_was_changed_is_named(tmp_path: Path, file: str, old: str,
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(InputError, match=told):
         read_result(tmp_path / "a")
+
+
+def test_a_result_whose_items_became_of_one_kind_is_named(tmp_path: Path) -> None:
+    path = kept(tmp_path / "a", 1.0) / "items.jsonl"
+    path.write_text(path.read_text().replace('"label": 0', '"label": 1'))
+    with pytest.raises(InputError, match="items.jsonl has items that are none of toxicity"):
+        read_result(tmp_path / "a")

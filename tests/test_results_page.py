@@ -18,7 +18,7 @@ RESULTS = (ROOT / "docs" / "RESULTS.md").read_text()
 NAMES = {
     "fac": "missing features, two steps, steered", "fac-default": "missing features, by default (one step)",
     "fac-unchecked": "two steps, labels not checked", "covered-features": "relevant features that are not missing",
-    "fac-one-step": "spans alone, not steered", "random-features": "random features", "plain": "plain prompt",
+    "fac-not-steered": "spans alone, not steered", "random-features": "random features", "plain": "plain prompt",
     "self-instruct": "Self-Instruct", "magpie": "Magpie", "synalign": "SynAlign", "anchor": "the anchor's own samples",
     "any-sample": "missing is what no seed sample fires", "shuffled-spans": "spans of another feature",
     "pool": "selected from a pool", "none": "no synthesis", "real": "any of the pool",

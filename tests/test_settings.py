@@ -49,8 +49,15 @@ def test_every_writing_default_is_said_once() -> None:
 @pytest.mark.parametrize("text", ["data: {}\nbudget: {}\ndata: {}\n", "budget: {rounds: 1, rounds: 2}\n"])
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.yaml").write_text(text)
-    with pytest.raises(SettingsError, match="it names (data|rounds) twice"):
+    with pytest.raises(
+        SettingsError, match=r"run.yaml, line (3: data|1: rounds) stands there a second time, after line 1"
+    ):
         load_settings(tmp_path / "run.yaml")
+
+
+def test_blocks_may_be_merged_into_others_more_than_once(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("base: &b {a: 1}\ndefs:\n  mid: &mid {<<: *b, a: 2}\ntop: {<<: *mid}\n")
+    assert read_yaml(tmp_path / "a.yaml")["top"] == {"a": 2}
 
 
 def test_a_single_file_needs_no_brackets_and_an_empty_block_is_not_said() -> None:

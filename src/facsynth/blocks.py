@@ -6,7 +6,6 @@ import dataclasses
 import difflib
 import os
 import shlex
-from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
@@ -52,7 +51,8 @@ def read_yaml(path: Path, *, fresh: str = "") -> Any:
         SettingsError: not there, not to be read, or not YAML.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8-sig"), _Once)
+        with path.open(encoding="utf-8-sig") as lines:  # which says in its messages what it is called
+            return yaml.load(lines, _Once)
     except FileNotFoundError as err:
         way_out = fresh or f"Write one with: facsynth init {shlex.quote(str(path))}"
         raise SettingsError(f"there is no settings file {path}\n{way_out}") from err
@@ -67,11 +67,19 @@ def read_yaml(path: Path, *, fresh: str = "") -> Any:
 class _Once(yaml.SafeLoader):
     """YAML in which no key stands twice in a block: the first of them would be lost without a word."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := [key for key, n in Counter(keys).items() if n > 1]:
-            raise yaml.constructor.ConstructorError(None, None, f"it names {twice[0]} twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                first = lines[key.value]
+                raise SettingsError(
+                    f"{self.name}, line {line}: {key.value} stands there a second time, after line {first}\n"
+                    "Leave one of them out."
+                )
+            lines[key.value] = line
+        return node
 
 
 def parse_block(kind: type[_B], raw: Any, name: str) -> _B:

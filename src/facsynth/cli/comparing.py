@@ -98,7 +98,7 @@ def _compare_results(sets: list[str], *, json: bool, out: Path | None, given: Se
         if pair["n_items"] < record["n_test"]:
             n_both = f"{pair['n_items']:,} of {record['n_test']:,} test items"
             note(f"note: the difference to {pair['other']} is that of the {n_both} that have a score in both")
-    for name in record["other_steps"]:
+    for name in record["other_additions"]:
         note(f"note: {name} has another strength or hook point: the difference is that too, not of its pairs alone")
     for name in record["not_measurable"]:
         note(f"note: the control rate of {name} is not above its null: nothing can be compared by it")

@@ -97,8 +97,8 @@ def _print(record: dict[str, Any]) -> None:
     rows.append(("the judge", "", f"{record['judge']}: {letters}"))
     rows.append(("its orders disagree", percent(judging["disagree"]), f"of {judging['n_asked_twice']:,} pairs"))
     if (probe := record["probe"])["n"]:
-        of = f"of {probe['n']:,} times the right reference to one of another instruction"
-        rows.append(("it prefers", f"{probe['value']:.3f}", of))
+        of = f"preferred by it to one of another instruction, {probe['n']:,} pairs"
+        rows.append(("right references", f"{probe['value']:.3f}", of))
     rows.append(_trained(record))
     print_table(f"instruction following, {record['n_test']:,} instructions", ("", "", ""), rows)
 

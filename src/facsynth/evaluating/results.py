@@ -32,7 +32,7 @@ RANGES: Mapping[str, tuple[float, float]] = {"steering": (-1.0, 1.0)}
 """Of figures that are not between 0 and 1."""
 MAY_LACK = ("instruction",)
 """Tasks of which an item may have no score."""
-STEP = ("hook_point", "strength")
+ADDED_BY = ("hook_point", "strength")
 """Of steering: how far and where all directions are added, whatever they are learned from."""
 ROUNDING = 1e-6
 
@@ -95,7 +95,7 @@ def read_result(folder: Path) -> Result:
         raise InputError(f"{folder / RESULT} has no figure with its interval\n{RESTORE}")
     try:
         value = mean_over_seeds(METRICS[found.task](rows), found.scores)
-    except (KeyError, TypeError, ValueError) as err:
+    except (KeyError, TypeError, ValueError, InputError) as err:
         raise InputError(f"{folder / ITEMS} has items that are none of {found.task}\n{RESTORE}") from err
     if not abs(value - record["value"]) <= ROUNDING:
         raise InputError(f"{folder / RESULT} has not the figure of {ITEMS}: one of them was changed\n{RESTORE}")
@@ -145,9 +145,9 @@ def compare_results(folders: Sequence[Path]) -> dict[str, Any]:
             {"name": name, "value": figures["value"], "ci95": figures["ci95"]}
             for name, figures in zip(names, all_figures, strict=True)
         ],
-        "other_steps": [
+        "other_additions": [
             name for name, one in zip(names[1:], others, strict=True)
-            if any(one.record.get(key) != first.record.get(key) for key in STEP)
+            if any(one.record.get(key) != first.record.get(key) for key in ADDED_BY)
         ],
         "pairs": [
             {"first": names[0], "other": name, "difference": d.value, "ci95": [d.low, d.high], "p": d.p, "p_holm": p,

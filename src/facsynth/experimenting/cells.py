@@ -29,7 +29,7 @@ from facsynth.experimenting.settings import BY_FEATURES, ExperimentSettings
 from facsynth.pipeline import anchor_labels, run
 from facsynth.records import Progress, Sample, no_progress
 from facsynth.settings import RunSettings
-from facsynth.store import read_json, read_jsonl, write_json, write_jsonl
+from facsynth.store import fingerprint, read_json, read_jsonl, write_json, write_jsonl
 from facsynth.text.holdout import Holdout
 from facsynth.text.labels import is_wanted
 
@@ -120,7 +120,10 @@ class Bench:
     def parents(self) -> dict[str, str]:
         """Fingerprints of the data that cells are made of and tested with."""
         found = self._sources.items()
-        return {name: rows.fingerprint([row.get("label") for _, row in rows]) for name, rows in found}
+        parents = {name: rows.fingerprint([row.get("label") for _, row in rows]) for name, rows in found}
+        if self._holds_more_out and (held_out := self._tested[0]):
+            parents["holdout"] = fingerprint(held_out.fingerprints)
+        return parents
 
     @property
     def n_skipped(self) -> dict[str, int]:
@@ -132,6 +135,12 @@ class Bench:
         asked = self.settings.run_of(next(iter(self.settings.methods)), self.out, 0).data
         drawn = Rows([block.path for block in self.settings.draw], asked.form, no_progress)
         return {"draw": drawn, "anchor": Rows(asked.anchor, asked.form, no_progress), "test": self._test(asked.form)}
+
+    @property
+    def _holds_more_out(self) -> bool:
+        """Whether the run names texts to keep out besides those that are tested with."""
+        asked = self.settings.run_of(next(iter(self.settings.methods)), self.out, 0)
+        return len(asked.data.holdout) > len(self.settings.evaluate.test)
 
     def _test(self, form: str) -> Rows:
         """What is tested with: of instructions the prompts alone."""

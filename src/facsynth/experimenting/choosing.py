@@ -46,10 +46,10 @@ def chooser(kind: str, *, n: int, share: float = 1.0, wrong: float = 0.0) -> Cho
         own = _drawn(own, min(math.ceil(share * len(own)), n), rng)
         n_other = len(own) if kind in OTHERS else round(wrong * len(own))
         rates = _usual(before, anchor)
-        but = {row.feature_id for row in found.rows}
+        excluded = {row.feature_id for row in found.rows} | set(before.coverage.missing.tolist())
         if kind == "covered-features":
-            but |= rates.keys() - set(before.coverage.covered.tolist())
-        others = _others({feature: rate for feature, rate in rates.items() if feature not in but}, n_other, rng)
+            excluded |= rates.keys() - set(before.coverage.covered.tolist())
+        others = _others({feature: rate for feature, rate in rates.items() if feature not in excluded}, n_other, rng)
         kept = [] if kind in OTHERS else _drawn(own, len(own) - len(others), rng)
         leaders = {row.feature_id for row in kept}
         each = math.ceil(SLACK * n / max(len(kept) + len(others), 1))

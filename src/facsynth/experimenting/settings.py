@@ -147,7 +147,7 @@ class ExperimentSettings(Block):
             if not NAME.fullmatch(name) or not name.isprintable() or len(name.encode()) > LONGEST_NAME:
                 raise ValueError(
                     f"a method is called {name[:LONGEST_NAME]!r}: folders are called by it, so leave out / and a first "
-                    f"dot, what cannot be printed, and what is beyond {LONGEST_NAME} letters"
+                    f"dot, what cannot be printed, and what is beyond {LONGEST_NAME} bytes"
                 )
             if kind not in KINDS:
                 raise ValueError(unknown_key(kind, KINDS).replace("unknown key", "unknown method"))
