@@ -220,6 +220,13 @@ def test_planted_features_are_worth_more_than_random_ones(tmp_path: Path) -> Non
     for budget in (24, 48):
         assert rows[budget, "fac"]["against"] == "random-features"
         assert rows[budget, "fac"]["difference_ci95"][0] > 0
+        cells = re.search(rf"^\| {budget} \| 0\.(.*)", (ROOT / "docs" / "RESULTS.md").read_text(), re.MULTILINE)
+        assert cells is not None
+        told = [float(n) for n in re.findall(r"[+-]?\d\.\d{3}", f"0.{cells[1]}")]
+        found = [rows[budget, "random-features"]["value"], rows[budget, "fac"]["value"]]
+        found += [rows[budget, "fac"]["difference"], *rows[budget, "fac"]["difference_ci95"]]
+        assert told[:-1] == pytest.approx(found, abs=0.01), "what docs/RESULTS.md says"
+        assert told[-1] == pytest.approx(rows[budget, "fac"]["p_holm"], abs=0.02)
     assert rows[48, "fac"]["p_holm"] < 0.05
 
 

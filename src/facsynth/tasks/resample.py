@@ -5,7 +5,8 @@ results side by side. Test items are drawn again (bootstrap); of the few seeds t
 Student's t for how badly few tell it: drawn again like items, five seeds give intervals that hold the truth 83 times in
 100 where seeds are all that differs, three 73 times. Both variances are added, and the degrees of freedom are
 Satterthwaite's (1946): (u + v)^2 / (v^2 / (n - 1)) for a variance of u by items and v by n seeds. Two or three seeds
-may agree by luck, and v is then too small: no interval is narrower than that of the seeds alone.
+may agree by luck: v is then too small, and the degrees of freedom too many. So no interval is narrower than that of
+the seeds alone.
 """
 
 from __future__ import annotations
