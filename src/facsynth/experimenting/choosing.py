@@ -83,7 +83,7 @@ def _usual(before: Measured, anchor: Encoded) -> dict[int, float]:
 
 
 def _others(rates: Mapping[int, float], n: int, rng: np.random.Generator) -> list[PlanRow]:
-    """N of these features."""
+    """N of these features, written for as missing ones are."""
     drawn = rng.choice([*rates], min(n, len(rates)), replace=False).tolist() if n else []
     return [PlanRow(int(i), "missing", 1, rates[i], 0.0, keep=True) for i in drawn]
 
