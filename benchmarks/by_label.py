@@ -63,6 +63,7 @@ def scored(settings: ExperimentSettings, run: Path, n: int) -> list[kept.Fit]:
     """What the first n samples of either label gave, of every method that has any, and what none gave."""
     if settings.evaluate.task != "toxicity":
         raise InputError(f"the task is {settings.evaluate.task}\nOnly samples of toxicity have labels.")
+    kept.check_run(settings, run)
     found = []
     for rng_seed in settings.seeds:
         parts = {(NONE, ""): list[dict[str, Any]]()}
@@ -123,7 +124,7 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("file", type=Path)
     parser.add_argument("run", type=Path, nargs="?")
-    parser.add_argument("-n", type=int, default=50, help="samples of a label")
+    parser.add_argument("-n", type=int, default=50, choices=range(1, 1_000), metavar="N", help="samples of a label, 50")
     parser.add_argument("--against", default=NONE, help="a method of the file")
     asked = parser.parse_args()
     try:

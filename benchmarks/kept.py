@@ -10,11 +10,25 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from facsynth.cli.console import cache_folder
 from facsynth.errors import InputError
-from facsynth.store import read_jsonl
+from facsynth.experimenting.cells import Bench
+from facsynth.experimenting.experiment import STAGE
+from facsynth.experimenting.settings import ExperimentSettings
+from facsynth.store import Artifact, read_jsonl
 
 Fit = dict[str, Any]
 OTHERWISE = "Restore it, or begin a new file with the folder of an experiment."
+
+
+def check_run(settings: ExperimentSettings, run: Path) -> None:
+    """Refuse the folder of another experiment.
+
+    Raises:
+        MismatchError: it was begun with other data, draws or budgets.
+    """
+    bench = Bench(settings, run, cache_folder())
+    Artifact(run, STAGE, bench.asked, bench.parents)
 
 
 def rounded(scores: Iterable[float], digits: int) -> list[float | None]:
@@ -28,7 +42,7 @@ def told(items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def merged(file: Path, more: Sequence[Fit], key: Sequence[str], shared: Sequence[str]) -> list[Fit]:
-    """What a file holds, with more fits, which stand in the place of those with the same key.
+    """What a file holds, with more fits, which stand in the place of those with the same key and scores.
 
     Args:
         file: it need not be there where there are more.
@@ -37,7 +51,7 @@ def merged(file: Path, more: Sequence[Fit], key: Sequence[str], shared: Sequence
         shared: names of what all share.
 
     Raises:
-        InputError: there is nothing, the file is none of these, or it is of other items.
+        InputError: there is nothing, the file is none of these, or it is of other items, or has other scores of a key.
     """
     if not file.exists() and not more:
         raise InputError(f"there is no file {file}\nName the folder of an experiment to begin it with.")
@@ -49,7 +63,10 @@ def merged(file: Path, more: Sequence[Fit], key: Sequence[str], shared: Sequence
         for name in shared:
             if head.setdefault(name, fit[name]) != fit.pop(name):
                 raise InputError(f"{file} is of other {name}\nKeep another file for each test.")
-        found[tuple(fit[name] for name in key)] = fit
+        point = tuple(fit[name] for name in key)
+        if found.setdefault(point, fit)["scores"] != fit["scores"]:
+            raise InputError(f"{file} has other scores of {point}\nKeep another file for each experiment.")
+        found[point] = fit
     return [head, *(found[one] for one in sorted(found))]
 
 

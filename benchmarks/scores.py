@@ -28,12 +28,13 @@ DIGITS = 9
 KEY = ("method", "axis", "budget", "rng_seed")
 
 
-def scored(run: Path) -> list[kept.Fit]:
-    """What each method, budget and seed of a folder gave."""
+def scored(settings: ExperimentSettings, run: Path) -> list[kept.Fit]:
+    """What each method, budget and seed of a folder gave, which is refused where it is of another experiment."""
     if not (run / "table.json").exists():
         raise InputError(
             f"{run} holds no table.json: no seed of it is finished\nRun its experiment on, or leave it out."
         )
+    kept.check_run(settings, run)
     table, found = read_json(run / "table.json", "rows", "seeds"), []
     for row in table["rows"]:
         point = {key: row[key] for key in ("method", "axis", "budget")}
@@ -52,9 +53,9 @@ def scored(run: Path) -> list[kept.Fit]:
     return found
 
 
-def merged(file: Path, runs: list[Path]) -> list[kept.Fit]:
+def merged(settings: ExperimentSettings, file: Path, runs: list[Path]) -> list[kept.Fit]:
     """What was kept, with what these folders hold besides."""
-    return kept.merged(file, [fit for run in runs for fit in scored(run)], KEY, ("items", "metric"))
+    return kept.merged(file, [fit for run in runs for fit in scored(settings, run)], KEY, ("items", "metric"))
 
 
 def table_of(settings: ExperimentSettings, fits: list[kept.Fit]) -> dict[str, Any]:
@@ -110,7 +111,7 @@ def compared(config: Path, file: Path, runs: list[Path], against: str | None) ->
         if against not in settings.methods:
             raise InputError(f"{config} has no method {against}: it has {', '.join(settings.methods)}")
         settings = settings.model_copy(update={"methods": {against: settings.methods[against]} | settings.methods})
-    fits = merged(file, runs)
+    fits = merged(settings, file, runs)
     if runs:
         write_jsonl(file, fits)
     return table_of(settings, fits)

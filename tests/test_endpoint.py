@@ -130,6 +130,19 @@ def test_a_server_that_fails_again_and_again_makes_a_row_after_some_attempts(ser
     assert kept.sent.count(3) == 3 and kept.lost == [3, 3, 3]
 
 
+def test_an_endpoint_that_answers_nothing_is_told_and_ends(server: FaultServer) -> None:
+    server.script = lambda body, seen: Act("hang")
+    for max_wait_s, n_tries in ((3600.0, 2), (0.1, 1)):
+        told: list[str] = []
+        settings = EndpointSettings(server.url, MODEL, timeout_s=0.2, max_wait_s=max_wait_s)
+        with (
+            Endpoint(settings, lambda seconds, why, told=told: told.append(why)) as endpoint,
+            pytest.raises(ModelError, match="no whole response in 0.2 s\nIs it still loading the model"),
+        ):
+            endpoint.ask([request(n_tries)], Kept())
+        assert told == ["no whole response in 0.2 s"] * (n_tries - 1)
+
+
 @pytest.mark.parametrize(
     ("act", "reason"),
     [

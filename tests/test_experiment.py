@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 import planted
+from facsynth.errors import InputError, MismatchError
 from facsynth.experimenting.cells import Bench
 from facsynth.experimenting.experiment import STAGE, run_experiment
 from facsynth.experimenting.settings import load_experiment
@@ -47,12 +48,18 @@ def test_the_anchors_own_texts_are_a_method_and_seed_sets_are_drawn_from_the_res
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     scores = runpy.run_path(str(ROOT / "benchmarks" / "scores.py"))
     for runs in ([tmp_path / "out"], []):
-        kept = scores["merged"](tmp_path / "kept.jsonl", runs)
+        kept = scores["merged"](load_experiment(config), tmp_path / "kept.jsonl", runs)
         write_jsonl(tmp_path / "kept.jsonl", kept)
         assert (
             markdown(scores["table_of"](load_experiment(config), kept)) == (tmp_path / "out" / "table.md").read_text()
         )
     assert "so " not in (tmp_path / "kept.jsonl").read_text(), "no text is kept"
+    other = kept[1] | {"items": kept[0]["items"], "metric": kept[0]["metric"], "scores": kept[1]["scores"][::-1]}
+    with pytest.raises(InputError, match="has other scores of"):
+        scores["kept"].merged(tmp_path / "kept.jsonl", [other], scores["KEY"], ("items", "metric"))
+    elsewhere = load_experiment(config).model_copy(update={"budgets": (8, 50)})
+    with pytest.raises(MismatchError, match="was begun with another largest_budget"):
+        scores["merged"](elsewhere, tmp_path / "kept.jsonl", [tmp_path / "out"])
     assert [(row["method"], row["budget"], row["n_samples"]) for row in found["rows"]] == [
         ("none", 8, [0]), ("anchor", 8, [8]), ("none", 40, [0]), ("anchor", 40, [40]),
     ]  # fmt: skip

@@ -170,6 +170,9 @@ def test_other_corpora_are_refused_by_name(models: dict[str, Backbone], tmp_path
     with pytest.raises(MismatchError, match=f"{a} and {b} are not of one corpus: 0 samples are in both, 50 are needed"):
         match_spaces(a, b, tmp_path / "m")
     assert not (tmp_path / "m" / "manifest.json").exists()
+    few = folder(tmp_path / "few", models["llama"], tiny.chats(3, longest=8))
+    with pytest.raises(MismatchError, match="3 samples are too few to pair features by: 50 are needed"):
+        match_spaces(few, few, tmp_path / "m3")
     with pytest.raises(InputError, match="holds no result of `facsynth encode`"):
         match_spaces(a, tmp_path, tmp_path / "n")
     with pytest.raises(InputError, match="is no run, so no samples were made"):

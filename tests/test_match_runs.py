@@ -115,6 +115,9 @@ def test_samples_made_for_one_model_are_measured_in_the_other(runs: tuple[Parts,
     assert sure <= record["n_fired"] <= record["n"]
     assert 0 < record["chance"] <= 1
     assert record["recovered"]["n_fired"] <= record["recovered"]["n"] <= record["n"]
+    for other in (b / "features" / "anchor", b / "features" / "seed"):
+        refused = facsynth("match", a, b, "-o", tmp_path / "y", "--accepted", other)
+        assert (refused.code, "is not of what" in refused.stderr) == (1, True), refused.stderr
     foreign = facsynth("match", a, b, "-o", tmp_path / "x", "--accepted", a / "features" / "anchor")
     assert (foreign.code, "come from different feature spaces" in foreign.stderr) == (1, True)
 

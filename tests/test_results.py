@@ -8,9 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from facsynth.errors import InputError
-from facsynth.evaluating.results import STAGE, Result, compare_results, keep_result, measured, read_result
+from facsynth.evaluating.results import (
+    STAGE,
+    Result,
+    compare_results,
+    difference_of,
+    keep_result,
+    measured,
+    read_result,
+)
 from facsynth.store import Artifact
 from tiny_cli import facsynth
 
@@ -83,6 +92,24 @@ def test_an_item_that_one_result_lacks_counts_for_neither(tmp_path: Path) -> Non
     assert compared["pairs"][0]["difference"] == pytest.approx(np.mean([1.0, 1.0]) - np.mean([1.0, 0.5]))
     assert compared["pairs"][0]["n_items"] == 2
     assert "that of the 2 of 4 test items that have a score in both" in facsynth("compare", *found_in).stderr
+
+
+def test_items_that_are_all_alike_have_an_interval_too() -> None:
+    """Clopper and Pearson's, of as many items as the kind has that there are fewest of."""
+    items = [{"sample_id": f"{n:016x}"} for n in range(10)]
+    found = measured("reward", items, np.ones((2, 10)))
+    assert found["ci95"] == pytest.approx([0.025**0.1, 1.0])
+    assert found["ci95"][0] == pytest.approx(binomtest(10, 10).proportion_ci().low)
+    labelled = [item | {"label": int(n < 2)} for n, item in enumerate(items)]
+    one = np.array([[float(n < 2) for n in range(10)]])
+    assert measured("toxicity", labelled, one)["ci95"] == pytest.approx([0.025**0.5, 1.0])
+    lost = difference_of("instruction", items, np.ones((1, 10)), np.zeros((1, 10)))
+    assert (lost.low, lost.high) == pytest.approx((-1.0, -1 + 2 * (1 - 0.025**0.1)))
+    assert lost.p == pytest.approx(2 * 0.5**10, abs=1e-3)
+    few = difference_of("instruction", items[:3], np.ones((1, 3)), np.zeros((1, 3)))
+    assert few.p == 0.25, "three coins fall alike as often"
+    same = difference_of("instruction", items, np.ones((1, 10)), np.ones((1, 10)))
+    assert (same.low, same.high, same.p) == (0.0, 0.0, 1.0)
 
 
 def test_an_interval_ends_where_figures_do() -> None:

@@ -142,19 +142,21 @@ def test_a_word_that_marks_chosen_replies_is_learnt_and_swapped_pairs_turn_the_f
     assert evaluate(train, swapped, model, tmp_path / "b")["value"] == pytest.approx(1 - found["value"])
 
 
-def test_equal_replies_are_ties_and_long_ones_are_cut_at_their_beginning(tmp_path: Path, model: Path) -> None:
+def test_equal_replies_are_no_pair_and_long_ones_are_cut_at_their_beginning(tmp_path: Path, model: Path) -> None:
     train = pairs(tmp_path / "train.jsonl", 20, 1)
     long = "river " * 1_200
     rows = [
         {"prompt": long, "chosen": f"field {MARK}", "rejected": "field oven"},
+        {"prompt": "flour", "chosen": f"salt {long}", "rejected": f"oven {long}"},
         {"prompt": "flour", "chosen": "salt", "rejected": "salt"},
     ]
     test = tmp_path / "test.jsonl"
-    test.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    train.write_text(train.read_text() + json.dumps(rows[1]) + "\n")
+    test.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0]]))
+    train.write_text(train.read_text() + json.dumps(rows[2]) + "\n")
     found = evaluate(train, test, model, tmp_path / "r")
-    assert (found["n_train"], found["n_skipped"]) == (20, {"train": 1, "test": 0}), "equal replies teach nothing"
-    assert (found["n_cut"], found["max_tokens"], found["n_ties"]) == (2, 1024, [1, 1])
+    assert (found["n_train"], found["n_skipped"]) == (20, {"train": 1, "test": 1}), "equal replies tell nothing"
+    assert (found["n_test"], found["n_twice"]) == (2, 1)
+    assert (found["n_cut"], found["max_tokens"], found["n_ties"]) == (4, 1024, [1, 1]), "what is left is equal"
     scores = [json.loads(line)["scores"] for line in (tmp_path / "r" / "items.jsonl").read_text().splitlines()]
     assert scores[1] == [0.0, 0.0]
     assert scores[0] != [0.0, 0.0], "the replies are what is left"

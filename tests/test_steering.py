@@ -161,7 +161,7 @@ def test_the_command_steers_holds_against_a_null_and_sees_a_file_of_the_opposite
     compared = facsynth("compare", tmp_path / "r", tmp_path / "turned", "--json")
     assert compared.code == 0, compared.stderr
     (pair,) = json.loads(compared.stdout)["pairs"]
-    assert json.loads(compared.stdout)["other_additions"] == ["turned"]
+    assert json.loads(compared.stdout)["measured_otherwise"] == {"turned": ["strength"]}
     printed = facsynth("compare", tmp_path / "r", tmp_path / "both", tmp_path / "turned").stderr
     assert "turned has another strength" in printed and "both has another strength" not in printed
     assert pair["difference"] == pytest.approx(json.loads(turned.stdout)["value"] - record["value"])

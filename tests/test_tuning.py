@@ -75,6 +75,11 @@ def test_an_adapter_for_another_base_is_refused_and_both_are_named(tmp_path: Pat
         wear_adapter(model, adapter(tmp_path / "wide", width=64))
     with pytest.raises(MismatchError, match="small: has no such layer"):
         wear_adapter(model, adapter(tmp_path / "deep", layer=LAYER.replace("0", "7")))
+    shallow = adapter(tmp_path / "shallow")
+    config = json.loads((shallow / CONFIG).read_text())
+    (shallow / CONFIG).write_text(json.dumps(config | {"layers_to_transform": None}))
+    with pytest.raises(MismatchError, match=r"(?s)matrices for 1 layers.*small: it has 2 of those names"):
+        wear_adapter(model, shallow)
     place = adapter(tmp_path / "broken")
     (place / WEIGHTS).write_bytes(b"\xff" * 40)
     with pytest.raises(InputError, match="cannot be read"):

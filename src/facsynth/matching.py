@@ -27,12 +27,13 @@ from facsynth.meaning.sheet import SHEET, Note, read_notes, write_notes
 from facsynth.profile import check_same_space
 from facsynth.records import Progress, no_progress
 from facsynth.report.shapes import AFTER, BEFORE, is_count, list_of, read_object
-from facsynth.store import Artifact, file_sha256, read_json, write_json, write_jsonl, write_text
+from facsynth.store import Artifact, file_sha256, read_json, read_jsonl, write_json, write_jsonl, write_text
 
 STAGE, RECORD, PAIRS = "match", "match.json", "pairs.jsonl"
 CARRIED = "carried"
 """Folder that a run in B's space can be begun from."""
-BEFORE_FILE, AFTER_FILE, PLAN = Path("coverage", "before.json"), Path("coverage", "after.json"), Path("plan.csv")
+BEFORE_FILE, AFTER_FILE = Path("coverage", "before.json"), Path("coverage", "after.json")
+PLAN, PROVENANCE = Path("plan.csv"), Path("provenance.jsonl")
 """Of a run."""
 N_SHUFFLES = 5
 FEWEST = 50
@@ -138,6 +139,13 @@ def _open_accepted(folder: Path, sides: tuple[Side, Side]) -> Encoded:
     found = Encoded.open(folder)
     names = (str(sides[1].place), str(folder))
     check_same_space(sides[1].encoded.profile.identity, found.profile.identity, names)
+    ids = {sample_id for table in found.shards(["sample_id"]) for sample_id in table["sample_id"].to_pylist()}
+    n_foreign = len(ids - {row["sample_id"] for row in read_jsonl(sides[0].place / PROVENANCE)})
+    if n_foreign:
+        raise MismatchError(
+            f"{folder} is not of what {sides[0].place} accepted: {n_foreign:,} of its {len(ids):,} samples are not\n"
+            "Encode the samples.jsonl of that run in the space of B, with the same --form."
+        )
     return found
 
 
@@ -149,6 +157,8 @@ def _joined(a: Side, b: Side) -> tuple[csr_array, csr_array, Ints]:
     """
     (ids_a, of_a, n_tokens), (ids_b, of_b, _) = _activations(a.encoded), _activations(b.encoded)
     shared, rows_a, rows_b = np.intersect1d(ids_a, ids_b, return_indices=True)
+    if (n := min(len(ids_a), len(ids_b))) < FEWEST:
+        raise MismatchError(f"{n} samples are too few to pair features by: {FEWEST} are needed\nEncode more of them.")
     if len(shared) < FEWEST:
         raise MismatchError(
             f"{a.place} and {b.place} are not of one corpus: {len(shared)} samples are in both, {FEWEST} are needed\n"

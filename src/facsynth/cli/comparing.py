@@ -98,8 +98,9 @@ def _compare_results(sets: list[str], *, json: bool, out: Path | None, given: Se
         if pair["n_items"] < record["n_test"]:
             n_both = f"{pair['n_items']:,} of {record['n_test']:,} test items"
             note(f"note: the difference to {pair['other']} is that of the {n_both} that have a score in both")
-    for name in record["other_additions"]:
-        note(f"note: {name} has another strength or hook point: the difference is that too, not of its pairs alone")
+    for name, keys in record["measured_otherwise"].items():
+        told = " and ".join(key.replace("_", " ") for key in keys)
+        note(f"note: {name} has another {told}: the difference is that too, not of its data alone")
     for name in record["not_measurable"]:
         note(f"note: the control rate of {name} is not above its null: nothing can be compared by it")
 

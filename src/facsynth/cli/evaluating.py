@@ -114,7 +114,10 @@ def reward(
 def notes_on_skipped(record: dict[str, Any], why: str = "they cannot be read") -> list[str]:
     """Of the rows that are left out."""
     found = record["n_skipped"].items()
-    return [f"{n_of(n, 'row')} of the {name} files left out: {why}" for name, n in found if n]
+    notes = [f"{n_of(n, 'row')} of the {name} files left out: {why}" for name, n in found if n]
+    if n_twice := record.get("n_twice"):
+        notes.append(f"{n_of(n_twice, 'test item')} came again: each counts once")
+    return notes
 
 
 def _note_cut(record: dict[str, Any]) -> None:
@@ -222,7 +225,7 @@ def figure_row(name: str, found: dict[str, Any]) -> tuple[str, str, str]:
     """A figure, its interval and the range of its seeds."""
     low, high = found["ci95"]
     seeds = found["by_seed"]
-    told = f"; seeds {min(seeds):.3f} to {max(seeds):.3f}" if len(seeds) > 1 else ""
+    told = f"; seeds {min(seeds):.3f} to {max(seeds):.3f}" if min(seeds) < max(seeds) else ""
     return name, f"{found['value']:.3f}", f"95 %: {low:.3f} to {high:.3f}{told}"
 
 

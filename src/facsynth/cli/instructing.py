@@ -114,14 +114,17 @@ def _notes(record: dict[str, Any]) -> list[str]:
     found, at_equal = [], record["length_controlled"]
     if record["judge"].startswith("stand-in"):
         found.append("who judged is a stand-in; a figure to quote needs a stronger judge, at --judge-url")
+    if (p := record["probe"]["p"]) is not None and p > 0.05:
+        found.append(
+            f"the judge prefers the right reference {record['probe']['value']:.0%} of the time, no more than a coin "
+            "might: its win rates tell next to nothing"
+        )
     if record["n_seen"]:
         found.append(f"{record['n_seen']:,} of the instructions are in training too: {e.without_shared(record)}")
     if record["n_left_out"]:
         found.append(f"{record['n_left_out']:,} answers lack a verdict and do not count: failures.jsonl")
     if record["n_cut"]:
         found.append(f"{record['n_cut']:,} answers were cut at {record['answer_tokens']:,} tokens: --answer-tokens")
-    if record["n_twice"]:
-        found.append(f"{record['n_twice']:,} instructions came twice and count once")
     found += e.notes_on_skipped(record)
     if at_equal["value"] is None:
         found.append(f"no win rate at equal length: {at_equal['why']}")

@@ -70,10 +70,17 @@ def read_items(test: Sequence[str], reference: str, progress: Progress) -> Items
     """Instructions, each once, with the reference's answer to the same text.
 
     Raises:
-        InputError: the reference lacks some.
+        InputError: the reference lacks some, or has two for one.
     """
     rows, answers = Rows(test, "message", progress), Rows([reference], "chat", progress)
-    replies = {asked_in(sample): sample.messages[-1].content for sample, _ in answers if _is_answered(sample)}
+    replies: dict[str, str] = {}
+    for sample in (sample for sample, _ in answers if _is_answered(sample)):
+        text = sample.messages[-1].content
+        if replies.setdefault(asked_in(sample), text) != text:
+            raise InputError(
+                f"{where_of(sample, answers)} has another output for an instruction that has one already\n"
+                "Leave one of them out: answers are compared with one."
+            )
     datasets = {row.where: row.value.get("dataset") for row in _raw(test) if isinstance(row.value, Mapping)}
     samples = [sample for sample, _ in rows]
     different = list({sample.sample_id: sample for sample in samples}.values())

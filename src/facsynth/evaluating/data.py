@@ -5,7 +5,7 @@ Before: the words of a command. After: an evaluation trains and tests.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,11 @@ from facsynth.text.layouts import KNOWN_LAYOUTS, RowError
 
 IN_A_FOLDER = ("train.jsonl", "train.parquet", "samples.jsonl")
 """The data of an export, and of a run."""
+LAYOUTS: Mapping[str, str] = {
+    "ab": "Each row needs question, answer_matching_behavior and answer_not_matching_behavior.",
+    "preference": "Each row needs texts: prompt, chosen and rejected; or chosen and rejected with the conversation.",
+}
+"""Of forms that hardly any layout has."""
 
 
 class Rows:
@@ -35,7 +40,7 @@ class Rows:
             if "-field" not in way_out:
                 raise
             raise InputError(
-                f"{told}\n{KNOWN_LAYOUTS}\nRename the fields of any other: here none can be named."
+                f"{told}\n{LAYOUTS.get(form, KNOWN_LAYOUTS)}\nRename the fields of any other: here none can be named."
             ) from err
         self.name = " + ".join(sources)
         self._odd: set[str] = set()

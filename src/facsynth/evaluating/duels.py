@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from facsynth.asked import EndpointBlock
 from facsynth.errors import ModelError
@@ -84,7 +85,7 @@ class Contest:
 
     def probe(self) -> dict[str, Any]:
         """How often the judge finds the reference's answer better than its answer to the next instruction: `value`,
-        None where it told none, of `n` instructions.
+        None where it told none, of `n` instructions; `p`: how often a coin would find as many.
 
         Raises:
             MismatchError, ModelError: before anything is trained: the adapter does not fit, the judge tells nothing.
@@ -99,7 +100,10 @@ class Contest:
         verdicts = self._judged("probe.jsonl", duels)
         check_judge(verdicts, self.opponents.judge_name)
         known = [v.preference for v in verdicts if v.preference is not None and v.ours_first]
-        return {"value": float(np.mean(known)) if known else None, "n": len(known)}
+        if not known:
+            return {"value": None, "n": 0, "p": None}
+        by_coin = stats.binomtest(int(sum(known)), len(known), alternative="greater")
+        return {"value": float(np.mean(known)), "n": len(known), "p": float(by_coin.pvalue)}
 
     def answer(self, rng_seed: int, chats: Chats | None, recipe: SftRecipe, answer_tokens: int) -> None:
         """Train where there is something to train on, and answer all instructions."""

@@ -5,6 +5,7 @@ Before: an evaluation gives each test item a score by seed. After: `facsynth com
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
@@ -32,8 +33,8 @@ RANGES: Mapping[str, tuple[float, float]] = {"steering": (-1.0, 1.0)}
 """Of figures that are not between 0 and 1."""
 MAY_LACK = ("instruction",)
 """Tasks of which an item may have no score."""
-ADDED_BY = ("hook_point", "strength")
-"""Of steering: how far and where all directions are added, whatever they are learned from."""
+MEASURED_BY = ("hook_point", "strength", "answer_tokens")
+"""How it is measured, whatever is learned: where and how far directions are added, how long answers may be."""
 ROUNDING = 1e-6
 
 
@@ -56,8 +57,8 @@ def measured(task: str, items: Sequence[Mapping[str, Any]], scores: Doubles) -> 
         InputError: there is none, as where all items are of one kind.
     """
     metric = METRICS[task](items)
-    found = figure(metric, scores)
-    lowest, highest = RANGES.get(task, (0.0, 1.0))
+    lowest, highest = limits = RANGES.get(task, (0.0, 1.0))
+    found = figure(metric, scores, limits=limits, fewest=_fewest(items, scores))
     return {
         "value": found.value, "ci95": [max(found.low, lowest), min(found.high, highest)],
         "by_seed": [of_all(metric, row) for row in scores], "n_test": len(items),
@@ -118,7 +119,16 @@ def n_in_both(first: Doubles, other: Doubles) -> int:
 
 def difference_of(task: str, items: Sequence[Mapping[str, Any]], first: Doubles, other: Doubles) -> Difference:
     """`other` less `first`, both [n_seeds, n_items] of these test items."""
-    return difference(METRICS[task](items), *_both(first, other))
+    both = _both(first, other)
+    limits = RANGES.get(task, (0.0, 1.0))
+    return difference(METRICS[task](items), *both, limits=limits, fewest=_fewest(items, both[0]))
+
+
+def _fewest(items: Sequence[Mapping[str, Any]], scores: Doubles) -> int:
+    """Items that have a score, of the label and subset that has fewest."""
+    known: list[int] = np.flatnonzero(np.isfinite(scores).any(axis=0)).tolist()
+    kinds = Counter((items[n].get("label"), items[n].get("subset")) for n in known)
+    return min(kinds.values(), default=1)
 
 
 def compare_results(folders: Sequence[Path]) -> dict[str, Any]:
@@ -145,10 +155,10 @@ def compare_results(folders: Sequence[Path]) -> dict[str, Any]:
             {"name": name, "value": figures["value"], "ci95": figures["ci95"]}
             for name, figures in zip(names, all_figures, strict=True)
         ],
-        "other_additions": [
-            name for name, one in zip(names[1:], others, strict=True)
-            if any(one.record.get(key) != first.record.get(key) for key in ADDED_BY)
-        ],
+        "measured_otherwise": {
+            name: keys for name, one in zip(names[1:], others, strict=True)
+            if (keys := [key for key in MEASURED_BY if one.record.get(key) != first.record.get(key)])
+        },
         "pairs": [
             {"first": names[0], "other": name, "difference": d.value, "ci95": [d.low, d.high], "p": d.p, "p_holm": p,
              "n_items": n_in_both(first.scores, one.scores)}

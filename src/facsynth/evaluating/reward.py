@@ -38,15 +38,22 @@ class Pair(NamedTuple):
     rejected: Sample
     subset: str | None
 
+    @property
+    def ids(self) -> tuple[str, str]:
+        """Of the two replies, each with its prompt."""
+        return self.chosen.sample_id, self.rejected.sample_id
+
 
 class Pairs(NamedTuple):
     """A training set, or a test set."""
 
     pairs: list[Pair]
     n_skipped: int
-    """Rows that are no pair: a reply is not there, or it is empty."""
+    """Rows that are no pair: a reply is not there, it is empty, or both are the same."""
     files: Sequence[str]
     fingerprint: str
+    n_twice: int = 0
+    """Pairs of a test set that came again, and were left out."""
 
     @property
     def chosen(self) -> list[Sample]:
@@ -101,19 +108,24 @@ def evaluate_reward(
 
 
 def read_pairs(files: Sequence[str], progress: Progress = no_progress, *, is_test: bool = False) -> Pairs:
-    """Pairs of replies, in any layout; to train on without those whose replies are the same, which teach nothing.
+    """Pairs of replies, in any layout; to test with each once.
 
     Raises:
         InputError: there is none.
     """
     rows = Rows(files, "preference", progress)
-    pairs, n_skipped, reason = [], 0, "the row has no rejected reply"
+    pairs: list[Pair] = []
+    known, n_skipped, n_twice, reason = set[tuple[str, str]](), 0, 0, "the row has no rejected reply"
     for chosen, row in rows:
         try:
             pair = _pair(chosen, row)
-            if pair.rejected.sample_id == chosen.sample_id and not is_test:
+            if pair.rejected.sample_id == chosen.sample_id:
                 raise RowError("both replies are the same")
-            pairs.append(pair)
+            is_again = is_test and pair.ids in known
+            n_twice += is_again
+            known.add(pair.ids)
+            if not is_again:
+                pairs.append(pair)
         except RowError as err:
             n_skipped, reason = n_skipped + 1, f"{chosen.where}: {err}"
     if not pairs:
@@ -122,7 +134,7 @@ def read_pairs(files: Sequence[str], progress: Progress = no_progress, *, is_tes
             "Each row needs both: prompt, chosen and rejected; or chosen and rejected with the whole conversation."
         )
     more = [[pair.rejected.sample_id, pair.subset] for pair in pairs]
-    return Pairs(pairs, n_skipped + rows.n_failures, files, rows.fingerprint(more))
+    return Pairs(pairs, n_skipped + rows.n_failures, files, rows.fingerprint(more), n_twice)
 
 
 def _pair(chosen: Sample, row: Mapping[str, Any]) -> Pair:
@@ -190,6 +202,6 @@ def _result(train: Pairs, test: Pairs, scores: Doubles) -> Result:
         "sections": sections, "lacking": [name for name in SECTIONS if sections and name not in sections],
         "n_train": len(train.pairs), "n_ties": (scores == 0).sum(axis=1).tolist(),
         "n_seen": int((~is_new).sum()),
-        "unseen": apart,
+        "unseen": apart, "n_twice": test.n_twice,
     }  # fmt: skip
     return Result(TASK, items, scores, record)

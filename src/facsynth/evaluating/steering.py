@@ -53,6 +53,8 @@ class Pairs(NamedTuple):
     fingerprint: str
     n_skipped: int
     """Rows that cannot be read."""
+    n_twice: int
+    """Questions of a test set that came again, and were left out."""
 
 
 def evaluate_steering(
@@ -88,7 +90,7 @@ def evaluate_steering(
         MismatchError: the folder holds the result of something else.
     """
     _check(strength, flip, [*train, *test])
-    of_train, of_test = (read_pairs(files, flip, progress) for files in (train, test))
+    of_train, of_test = read_pairs(train, flip, progress), read_pairs(test, flip, progress, is_test=True)
     folder = model_folder(model.path, cache)
     asked = {"task": TASK, "hook_point": model.hook_point, "strength": strength, "dtype": model.dtype}
     parents = {"model": model_hash(folder, cache), "train": of_train.fingerprint, "test": of_test.fingerprint}
@@ -105,14 +107,17 @@ def evaluate_steering(
     return out
 
 
-def read_pairs(files: Sequence[str], flip: Collection[str], progress: Progress = no_progress) -> Pairs:
-    """A/B questions of files, each read for the same behaviour.
+def read_pairs(
+    files: Sequence[str], flip: Collection[str], progress: Progress = no_progress, *, is_test: bool = False
+) -> Pairs:
+    """A/B questions of files, each read for the same behaviour; to test with each once.
 
     Raises:
         InputError: a row without two options of its own.
     """
     rows = Rows(files, "ab", progress)
-    samples, pairs, sources = [], [], []
+    samples, sources, n_twice = [], [], 0
+    pairs, known = list[Pair](), set[Pair]()
     for file, corpus in zip(files, rows.corpora, strict=True):
         is_flipped = file in flip or any(Path(file).name.startswith(name) for name in FLIPPED)
         for sample, row in rows.of(corpus):
@@ -120,11 +125,16 @@ def read_pairs(files: Sequence[str], flip: Collection[str], progress: Progress =
                 pair = to_pair(row)
             except InputError as err:
                 raise InputError(f"{where_of(sample, rows)}: {err}") from err
+            pair = pair.flipped() if is_flipped else pair
+            if is_test and pair in known:
+                n_twice += 1
+                continue
+            known.add(pair)
             samples.append(sample)
-            pairs.append(pair.flipped() if is_flipped else pair)
+            pairs.append(pair)
             sources.append(file)
-    known = rows.fingerprint([[pair.letters, pair.matching] for pair in pairs])
-    return Pairs(samples, pairs, sources, known, rows.n_failures)
+    asked = rows.fingerprint([[pair.letters, pair.matching] for pair in pairs])
+    return Pairs(samples, pairs, sources, asked, rows.n_failures, n_twice)
 
 
 def _check(strength: float, flip: Collection[str], files: Sequence[str]) -> None:
@@ -185,7 +195,7 @@ def _result(train: Pairs, test: Pairs, right: Doubles, others: list[str]) -> Res
         "robust_accuracy": robust[:, :n].mean(axis=0).tolist(), "accuracy": plain[:n].tolist(),
         "null": null.tolist(), "null_limit": limit, "is_measurable": figures["value"] > limit,
         "n_seen": sum(shared(train.samples, test.samples)), "points_away": others,
-        "n_skipped": {"train": train.n_skipped, "test": test.n_skipped},
+        "n_skipped": {"train": train.n_skipped, "test": test.n_skipped}, "n_twice": test.n_twice,
     }  # fmt: skip
     return Result(TASK, items, scores, record)
 

@@ -42,6 +42,8 @@ class Labelled(NamedTuple):
     """Rows that cannot be read."""
     words: Counter[str]
     """How the labels are spelt."""
+    n_twice: int = 0
+    """Samples of a test set that came again, and were left out."""
 
     def called(self, name: str) -> str:
         """The set in a message."""
@@ -81,7 +83,7 @@ def evaluate_toxicity(
         InputError: a row without a label, or too few samples of a kind.
         MismatchError: the folder holds the result of something else.
     """
-    of_train, of_test = (read_labelled(files, label, progress) for files in (train, test))
+    of_train, of_test = read_labelled(train, label, progress), read_labelled(test, label, progress, is_test=True)
     check_both_kinds(of_train.labels, of_train.called("the training set"), fewest=N_FOLDS if adapt == "head" else 1)
     check_both_kinds(of_test.labels, of_test.called("the test set"))
     setup = Setup(TASK, model, adapt, seeds, out, cache, progress)
@@ -91,15 +93,21 @@ def evaluate_toxicity(
     )
 
 
-def read_labelled(files: Sequence[str], label: str, progress: Progress = no_progress) -> Labelled:
-    """Messages with their labels.
+def read_labelled(
+    files: Sequence[str], label: str, progress: Progress = no_progress, *, is_test: bool = False
+) -> Labelled:
+    """Messages with their labels; to test with each once.
 
     Raises:
         InputError: a row has none.
     """
     rows = Rows(files, "message", progress)
-    samples, labels, words = [], [], Counter[str]()
+    samples, labels, words, known, n_twice = [], [], Counter[str](), set[str](), 0
     for sample, row in rows:
+        if is_test and sample.sample_id in known:
+            n_twice += 1
+            continue
+        known.add(sample.sample_id)
         found = is_wanted(row.get("label"), label)
         if found is None:
             raise InputError(
@@ -109,7 +117,9 @@ def read_labelled(files: Sequence[str], label: str, progress: Progress = no_prog
         samples.append(sample)
         labels.append(found)
         words[str(row["label"]).strip().casefold()] += 1
-    return Labelled(samples, np.array(labels, np.bool_), files, rows.fingerprint(labels), rows.n_failures, words)
+    return Labelled(
+        samples, np.array(labels, np.bool_), files, rows.fingerprint(labels), rows.n_failures, words, n_twice
+    )
 
 
 def _by_head(train: Labelled, test: Labelled, setup: Setup) -> Scored:
@@ -149,7 +159,7 @@ def _result(train: Labelled, test: Labelled, scores: npt.NDArray[np.float64]) ->
         **measured(TASK, items, scores), **_kinds(test.labels), "metric": "AUPRC", "n_train": len(train.labels),
         "n_train_positive": int(train.labels.sum()),
         "labels": {"training": dict(train.words.most_common(N_WORDS)), "test": dict(test.words.most_common(N_WORDS))},
-        "n_seen": int((~is_new).sum()), "unseen": apart,
+        "n_seen": int((~is_new).sum()), "unseen": apart, "n_twice": test.n_twice,
     }  # fmt: skip
     return Result(TASK, items, scores, record)
 

@@ -112,6 +112,7 @@ def not_working(settings: EndpointSettings, found: Fault) -> FacsynthError:
         Kind.QUOTA: "See the account. What was answered is kept; the same command goes on.",
         Kind.ADDRESS: f"Give the address that ends before /{path_of(settings)}, often in /v1.",
         Kind.CONNECTION: "Is the server running, and is this its address?",
+        Kind.TIMEOUT: "Is it still loading the model, or busy? What it answers is kept; the same command goes on.",
         Kind.REQUEST: "Change or leave out fields of the request (endpoint.extra).",
     }
     kind = IncompleteError if found.kind in {Kind.QUOTA, Kind.RATE_LIMIT} else ModelError

@@ -228,9 +228,9 @@ class Endpoint:
         return found.kind not in RETRIED | {Kind.CONNECTION} or attempts >= most
 
     def _pause(self, seconds: float, found: Fault) -> float:
-        """Before the next attempt; a long one is told."""
+        """Before the next attempt; a long one is told, and a reply that did not come."""
         seconds = max(seconds, min(found.retry_after_s or 0.0, self.settings.max_wait_s))
-        if seconds > TOLD_S:
+        if seconds > TOLD_S or found.kind is Kind.TIMEOUT:
             self._tell(seconds, found.message)
         return seconds
 
@@ -271,7 +271,11 @@ class Endpoint:
         """Whether every other request would end the same way; of what never answered, what the first ones show."""
         if found.kind in STOPPING:
             return True
-        return not self.has_answered and found.kind in {Kind.CONNECTION, Kind.UNAVAILABLE} and attempts >= FIRST_TRIES
+        if self.has_answered:
+            return False
+        if found.kind is Kind.TIMEOUT:
+            return attempts >= FEW_TRIES or self.settings.timeout_s > self.settings.max_wait_s
+        return found.kind in {Kind.CONNECTION, Kind.UNAVAILABLE} and attempts >= FIRST_TRIES
 
 
 def _waits() -> Iterator[float]:

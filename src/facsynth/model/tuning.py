@@ -7,7 +7,7 @@ adapter stays beside the weights: merged into bfloat16 it would be rounded with 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -201,6 +201,25 @@ def check_adapter(backbone: Backbone, folder: Path) -> None:
                 f"  adapter  trained on {base}: {place} is {shape[side[1]]} wide\n  model    {backbone.name}: {found}\n"
                 "Name its base: --model"
             )
+    _check_whole(backbone, folder, shapes, base)
+
+
+def _check_whole(backbone: Backbone, folder: Path, names: Collection[str], base: str) -> None:
+    """Refuse an adapter without matrices for layers of the model that it says it is for, as deeper ones have more."""
+    config = read_json(folder / CONFIG)
+    if not isinstance(config.get("target_modules"), list) or config.get("layers_to_transform") is not None:
+        return
+    ends = tuple(f".{target}" for target in config["target_modules"])
+    of_model = {name for name, _ in backbone.model.named_modules() if f".{name}".endswith(ends)}
+    places = {name.removeprefix("base_model.model.").rpartition(".lora_")[0] for name in names}
+    lacking = sorted(of_model - places)
+    if lacking and not config.get("exclude_modules"):
+        raise MismatchError(
+            f"the adapter in {folder} is for another base\n"
+            f"  adapter  trained on {base}: it has matrices for {len(of_model & places)} layers\n"
+            f"  model    {backbone.name}: it has {len(of_model)} of those names, as {lacking[0]}\n"
+            "Name its base: --model"
+        )
 
 
 def _transposed(module: Any, part: str) -> int:

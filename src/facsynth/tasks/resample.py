@@ -46,12 +46,22 @@ class Difference(NamedTuple):
     """Two-sided: how seldom chance gives a difference as large where there is none."""
 
 
-def figure(metric: Metric, scores: Doubles, *, rng_seed: int = 0) -> Figure:
+def figure(
+    metric: Metric,
+    scores: Doubles,
+    *,
+    limits: tuple[float, float] = (0.0, 1.0),
+    fewest: int | None = None,
+    rng_seed: int = 0,
+) -> Figure:
     """Mean over seeds of the metric, with a percentile interval over draws of items, widened for the seeds.
 
     Args:
         metric: of one seed. A draw in which it is not a number, as where no positive item is drawn, is left out.
         scores: [n_seeds, n_items].
+        limits: what the metric lies between.
+        fewest: items of the kind there are fewest of: where no draw differs, so many may have been alike by luck;
+            None where that is not asked.
         rng_seed: of the draws.
 
     Raises:
@@ -62,14 +72,25 @@ def figure(metric: Metric, scores: Doubles, *, rng_seed: int = 0) -> Figure:
     found = _spread(drawn, _by_seed(metric, scores))
     half = found.half(LEVEL)
     if not found.of_items:
-        return Figure(value, value - half, value + half)
+        low, high = _unseen(value, limits, fewest)
+        return Figure(value, min(low, value - half), max(high, value + half))
     wider = half / (float(stats.norm.ppf((1 + LEVEL) / 2)) * found.of_items)
     low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
     return Figure(value, value - (value - low) * wider, value + (high - value) * wider)
 
 
-def difference(metric: Metric, first: Doubles, other: Doubles, *, rng_seed: int = 0) -> Difference:
+def difference(
+    metric: Metric,
+    first: Doubles,
+    other: Doubles,
+    *,
+    limits: tuple[float, float] = (0.0, 1.0),
+    fewest: int | None = None,
+    rng_seed: int = 0,
+) -> Difference:
     """`other` less `first`, both [n_seeds, n_items]: a draw takes the same items of both, and seeds are paired.
+
+    `limits`, `fewest` and `rng_seed` as of `figure`. Equal scores differ by 0 to 0.
 
     Raises:
         InputError: as `figure`.
@@ -78,7 +99,22 @@ def difference(metric: Metric, first: Doubles, other: Doubles, *, rng_seed: int 
     drawn = _drawn(metric, other, rng_seed) - _drawn(metric, first, rng_seed)
     found = _spread(drawn, _by_seed(metric, other) - _by_seed(metric, first))
     half = found.half(LEVEL)
+    if not found.of_items and value:
+        widest = limits[1] - limits[0]
+        low, high = _unseen(value, (-widest, widest), fewest)
+        return Difference(
+            value,
+            min(low, value - half),
+            max(high, value + half),
+            max(found.p(value), 2 * 0.5**fewest if fewest else 0.0),
+        )
     return Difference(value, value - half, value + half, found.p(value))
+
+
+def _unseen(value: float, limits: tuple[float, float], n: int | None) -> tuple[float, float]:
+    """Where a figure would be if items were of another kind as often as n alike ones allow (Clopper-Pearson)."""
+    share = 1 - ((1 - LEVEL) / 2) ** (1 / n) if n else 0.0
+    return value - share * (value - limits[0]), value + share * (limits[1] - value)
 
 
 def of_all(metric: Metric, scores: Doubles) -> float:

@@ -23,6 +23,7 @@ N_NULL = 20
 """Directions of pairs whose answers were exchanged at random."""
 FLIPPED = ("survival-instinct_lm_generated",)
 """Files in which the matching answer shows the opposite: it resists being shut down, where in CAA's it accepts."""
+SIGNS = np.array([-1, 1], np.float32)
 _LETTER = re.compile(r"\(([A-Z])\)")
 _OPTION = re.compile(r"^[ \t]*\(([A-Z])\)", re.MULTILINE)
 """Of a question, an option begins a line."""
@@ -123,9 +124,21 @@ def direction(found: Floats, length: float) -> Floats:
 
 
 def null_directions(found: Floats, length: float, n: int, rng: np.random.Generator) -> Floats:
-    """[n, d_model]: directions of differences [n_pairs, n_orders, d_model] whose answers were exchanged at random."""
-    signs = rng.choice(np.array([-1, 1], np.float32), size=(n, len(found), 1, 1))
-    return np.stack([direction((found * sign).reshape(-1, found.shape[-1]), length) for sign in signs])
+    """[n, d_model]: directions of differences [n_pairs, n_orders, d_model] whose answers were exchanged at random.
+
+    Equal pairs of which just half are exchanged have no direction: they are drawn again.
+
+    Raises:
+        InputError: the differences have none themselves.
+    """
+    direction(found.reshape(-1, found.shape[-1]), length)
+    signs, drawn = rng.choice(SIGNS, size=(n, len(found), 1, 1)), []
+    for first in signs:
+        sign = first
+        while not (found * sign).mean(axis=(0, 1)).any():
+            sign = rng.choice(SIGNS, size=first.shape)
+        drawn.append(direction((found * sign).reshape(-1, found.shape[-1]), length))
+    return np.stack(drawn)
 
 
 def is_right(logits: Floats, matching: Sequence[int]) -> Doubles:
