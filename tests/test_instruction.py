@@ -245,7 +245,7 @@ def test_the_model_itself_may_judge_and_is_called_a_stand_in(tmp_path: Path, ser
     words = ("eval", "instruction", "--test", bench.reference, "--reference", bench.reference, "--model", bench.model)
     done = facsynth(*words, "--answer-tokens", 8, "-o", tmp_path / "r")
     assert done.code == 1, "random weights write no letters"
-    assert "says which answer is better: see its failures" in done.stderr
+    assert "says which answer is better: probe.jsonl.failures.jsonl" in done.stderr
     assert json.loads((tmp_path / "r" / "plan.json").read_text())["settings"]["judge"].startswith("stand-in")
 
 

@@ -67,7 +67,7 @@ def test_results_that_do_not_belong_together_are_refused(tmp_path: Path) -> None
     (other / "items.jsonl").write_text(rows)
     assert "on other test items" in facsynth("compare", a, other).stderr
     mixed = facsynth("compare", a, tmp_path / "nowhere")
-    assert (mixed.code, f"{tmp_path / 'nowhere'} is none" in mixed.stderr) == (1, True), mixed.stderr
+    assert (mixed.code, f"{tmp_path / 'nowhere'} is not there" in mixed.stderr) == (1, True), mixed.stderr
     assert facsynth("compare", a).code == 2
     assert facsynth("compare", a, a, "--relevance", "all").code == 2
     (other / "items.jsonl").write_text(rows.replace('"scores"', '"score"'))

@@ -86,7 +86,8 @@ def parse_block(kind: type[_B], raw: Any, name: str) -> _B:
     """`parse_settings` for any kind of file that is made of blocks."""
     if not isinstance(raw, dict):
         found = "is empty" if raw is None else f"holds {kind_of(raw)}"
-        raise SettingsError(f"{name} {found}; it needs blocks: {', '.join(kind.model_fields)}")
+        needed = [key for key, field in kind.model_fields.items() if field.is_required()] or kind.model_fields
+        raise SettingsError(f"{name} {found}; it needs blocks: {', '.join(needed)}")
     try:
         # A block whose lines are all commented out is null.
         return kind.model_validate({key: value for key, value in raw.items() if value is not None})

@@ -36,8 +36,9 @@ def compare(
     results = [folder for folder in sets if is_result(folder)]
     if results and len(results) < len(sets):
         other = next(folder for folder in sets if folder not in results)
+        found = "is none" if Path(other).exists() else "is not there"
         raise InputError(
-            f"{results[0]} is a result of eval, and {other} is none\nCompare results with results, and data with data."
+            f"{results[0]} is a result of eval, and {other} {found}\nCompare results with results, and data with data."
         )
     if results:
         _compare_results(sets, json=json, out=out, given=[config, *options.values()])
@@ -87,7 +88,7 @@ def _compare_results(sets: list[str], *, json: bool, out: Path | None, given: Se
         print_json(record)
         return
     values = [(one["name"], f"{one['value']:.3f}", _span_of(one["ci95"])) for one in record["results"]]
-    title = f"{record['metric']} of {record['n_test']:,} test items, {n_of(record['n_seeds'], 'seed')}"
+    title = f"{record['metric']} of {n_of(record['n_test'], 'test item')}, {n_of(record['n_seeds'], 'seed')}"
     print_table(title, ("result", "mean", "95 %"), values)
     pairs = [
         (pair["other"], f"{pair['difference']:+.3f}", _span_of(pair["ci95"], "+"), p_of(pair["p_holm"]), _told(pair))

@@ -189,7 +189,7 @@ def _print_reward(record: dict[str, Any]) -> None:
     rows += [figure_row(f"  {name}", found) for name, found in record["sections"].items()]
     if record["unseen"] is not None:
         rows.append(figure_row("prompts not in training", record["unseen"]))
-    rows.append(("a guess", "0.500", f"of {record['n_test']:,} test pairs"))
+    rows.append(("a guess", "0.500", f"of {n_of(record['n_test'], 'test pair')}"))
     rows.append(("trained on", f"{record['n_train']:,}", "pairs"))
     print_table(f"reward, {TRAINED[record['adapt']]}", ("", "", ""), rows)
 
@@ -200,7 +200,7 @@ def _print_steering(record: dict[str, Any]) -> None:
         figure_row("control rate", record),
         ("its null", f"{record['null_limit']:.3f}", f"95 % of {len(record['null'])} directions of exchanged answers"),
         *((f"at {m:+g}", f"{robust:.3f}", f"of either order alone {one:.3f}") for m, robust, one in by_multiplier),
-        ("pairs", f"{record['n_train']:,}", f"and {record['n_test']:,} test items, at {record['hook_point']}"),
+        ("pairs", f"{record['n_train']:,}", f"and {n_of(record['n_test'], 'test item')}, at {record['hook_point']}"),
     ]
     print_table("steering: matching answer preferred in both orders of the options", ("", "", ""), rows)
 

@@ -100,7 +100,7 @@ def _print(record: dict[str, Any]) -> None:
         of = f"preferred by it to one of another instruction, {probe['n']:,} pairs"
         rows.append(("right references", f"{probe['value']:.3f}", of))
     rows.append(_trained(record))
-    print_table(f"instruction following, {record['n_test']:,} instructions", ("", "", ""), rows)
+    print_table(f"instruction following, {n_of(record['n_test'], 'instruction')}", ("", "", ""), rows)
 
 
 def _trained(record: dict[str, Any]) -> tuple[str, str, str]:

@@ -119,7 +119,9 @@ def read_pairs(
     samples, sources, n_twice = [], [], 0
     pairs, known = list[Pair](), set[Pair]()
     for file, corpus in zip(files, rows.corpora, strict=True):
-        is_flipped = file in flip or any(Path(file).name.startswith(name) for name in FLIPPED)
+        is_flipped = Path(file) in {Path(name) for name in flip} or any(
+            Path(file).name.startswith(name) for name in FLIPPED
+        )
         for sample, row in rows.of(corpus):
             try:
                 pair = to_pair(row)
@@ -141,7 +143,7 @@ def _check(strength: float, flip: Collection[str], files: Sequence[str]) -> None
     if not 0 < strength <= 0.5:
         raise SettingsError(f"strength is {strength}; it must be above 0 and at most 0.5, more breaks what is written")
     for name in flip:
-        if name not in files:
+        if Path(name) not in {Path(file) for file in files}:
             raise SettingsError(f"{name} is to be flipped, and is none of the files: {', '.join(files)}")
 
 

@@ -221,7 +221,10 @@ def load_experiment(path: Path) -> ExperimentSettings:
                 f"{path}: the set of {name} names {', '.join(sorted(own))}\n"
                 "Data and random seeds are those of all methods alike; a pool alone can be one's own."
             )
-        run = found.run_of(name, path, 0)
+        try:
+            run = found.run_of(name, path, 0)
+        except SettingsError as err:
+            raise SettingsError(f"{path}: {err}") from err
         if found.kind(name) == "pool" and not run.data.pool:
             raise SettingsError(f"{name} selects from a pool, and {path} names none\nName one: run.data.pool.")
         if found.kind(name) in METHODS and run.accept.min_score is not None:

@@ -141,8 +141,8 @@ def check_judge(verdicts: Sequence[Verdict], judge: str) -> None:
     n = sum(letters.values())
     if not n and any(verdict.preference is None for verdict in verdicts):
         raise ModelError(
-            f"no reply of the judge ({judge}) says which answer is better: see its failures in the folder, which say "
-            f"what it replied\n{ANOTHER}"
+            f"no reply of the judge ({judge}) says which answer is better: probe.jsonl.failures.jsonl in the "
+            f"folder has what it replied\n{ANOTHER}"
         )
     for letter in ("A", "B"):
         if letters[letter] > ONE_LETTER * n:
