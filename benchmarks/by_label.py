@@ -32,6 +32,7 @@ DIGITS = 6
 NONE = "none"
 """Without samples, whatever the experiment calls it."""
 LABELS = {True: "positive", False: "other"}
+SHARED = ("items", "experiment")
 KEY = ("method", "label", "n", "rng_seed")
 
 
@@ -63,8 +64,7 @@ def scored(settings: ExperimentSettings, run: Path, n: int) -> list[kept.Fit]:
     """What the first n samples of either label gave, of every method that has any, and what none gave."""
     if settings.evaluate.task != "toxicity":
         raise InputError(f"the task is {settings.evaluate.task}\nOnly samples of toxicity have labels.")
-    kept.check_run(settings, run)
-    found = []
+    experiment, found = kept.experiment_in(settings, run), []
     for rng_seed in settings.seeds:
         parts = {(NONE, ""): list[dict[str, Any]]()}
         for method in (name for name in settings.methods if settings.kind(name) != "none"):
@@ -80,6 +80,7 @@ def scored(settings: ExperimentSettings, run: Path, n: int) -> list[kept.Fit]:
                 {
                     "method": method, "label": label, "n": n, "rng_seed": rng_seed, "n_samples": len(rows),
                     "scores": kept.rounded(result.scores[0].tolist(), DIGITS), "items": kept.told(result.items),
+                    "experiment": experiment,
                 }
             )  # fmt: skip
     return found
@@ -129,7 +130,7 @@ def main() -> None:
     asked = parser.parse_args()
     try:
         more = scored(load_experiment(asked.config), asked.run, asked.n) if asked.run else []
-        fits = kept.merged(asked.file, more, KEY, ("items",))
+        fits = kept.merged(asked.file, more, KEY, SHARED)
         if more:
             write_jsonl(asked.file, fits)
         rows = compared(fits, asked.n, asked.against)

@@ -18,17 +18,22 @@ from facsynth.experimenting.settings import ExperimentSettings
 from facsynth.store import Artifact, read_jsonl
 
 Fit = dict[str, Any]
+SHARED = {"items": "test", "metric": "metric", "experiment": "experiment"}
+"""What all fits of a file share, in words."""
 OTHERWISE = "Restore it, or begin a new file with the folder of an experiment."
 
 
-def check_run(settings: ExperimentSettings, run: Path) -> None:
-    """Refuse the folder of another experiment.
+def experiment_in(settings: ExperimentSettings, run: Path) -> str:
+    """The fingerprint of an experiment: of its data, draws and largest budget.
 
     Raises:
-        MismatchError: it was begun with other data, draws or budgets.
+        InputError: the folder holds none.
+        MismatchError: it holds another one than the settings say.
     """
+    if not (run / "plan.json").is_file():
+        raise InputError(f"{run} holds no experiment\nName the folder of `facsynth experiment`.")
     bench = Bench(settings, run, cache_folder())
-    Artifact(run, STAGE, bench.asked, bench.parents)
+    return Artifact(run, STAGE, bench.asked, bench.parents).fingerprint
 
 
 def rounded(scores: Iterable[float], digits: int) -> list[float | None]:
@@ -42,7 +47,7 @@ def told(items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def merged(file: Path, more: Sequence[Fit], key: Sequence[str], shared: Sequence[str]) -> list[Fit]:
-    """What a file holds, with more fits, which stand in the place of those with the same key and scores.
+    """What a file holds, with more fits, which stand in the place of those with the same key.
 
     Args:
         file: it need not be there where there are more.
@@ -51,7 +56,7 @@ def merged(file: Path, more: Sequence[Fit], key: Sequence[str], shared: Sequence
         shared: names of what all share.
 
     Raises:
-        InputError: there is nothing, the file is none of these, or it is of other items, or has other scores of a key.
+        InputError: there is nothing, the file is none of these, or it is of another experiment.
     """
     if not file.exists() and not more:
         raise InputError(f"there is no file {file}\nName the folder of an experiment to begin it with.")
@@ -62,11 +67,8 @@ def merged(file: Path, more: Sequence[Fit], key: Sequence[str], shared: Sequence
         fit = dict(one)
         for name in shared:
             if head.setdefault(name, fit[name]) != fit.pop(name):
-                raise InputError(f"{file} is of other {name}\nKeep another file for each test.")
-        point = tuple(fit[name] for name in key)
-        if found.setdefault(point, fit)["scores"] != fit["scores"]:
-            raise InputError(f"{file} has other scores of {point}\nKeep another file for each experiment.")
-        found[point] = fit
+                raise InputError(f"{file} is of another {SHARED[name]}\nKeep another file for each experiment.")
+        found[tuple(fit[name] for name in key)] = fit
     return [head, *(found[one] for one in sorted(found))]
 
 

@@ -34,7 +34,7 @@ def scored(settings: ExperimentSettings, run: Path) -> list[kept.Fit]:
         raise InputError(
             f"{run} holds no table.json: no seed of it is finished\nRun its experiment on, or leave it out."
         )
-    kept.check_run(settings, run)
+    experiment = kept.experiment_in(settings, run)
     table, found = read_json(run / "table.json", "rows", "seeds"), []
     for row in table["rows"]:
         point = {key: row[key] for key in ("method", "axis", "budget")}
@@ -47,7 +47,7 @@ def scored(settings: ExperimentSettings, run: Path) -> list[kept.Fit]:
                 {
                     **point, "rng_seed": rng_seed, "n_samples": n_samples, "tokens": tokens, "n_positive": positive,
                     "scores": kept.rounded(result.scores[0].tolist(), DIGITS),
-                    "items": kept.told(result.items), "metric": result.record["metric"],
+                    "items": kept.told(result.items), "metric": result.record["metric"], "experiment": experiment,
                 }
             )  # fmt: skip
     return found
@@ -55,7 +55,7 @@ def scored(settings: ExperimentSettings, run: Path) -> list[kept.Fit]:
 
 def merged(settings: ExperimentSettings, file: Path, runs: list[Path]) -> list[kept.Fit]:
     """What was kept, with what these folders hold besides."""
-    return kept.merged(file, [fit for run in runs for fit in scored(settings, run)], KEY, ("items", "metric"))
+    return kept.merged(file, [fit for run in runs for fit in scored(settings, run)], KEY, [*kept.SHARED])
 
 
 def table_of(settings: ExperimentSettings, fits: list[kept.Fit]) -> dict[str, Any]:

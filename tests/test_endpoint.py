@@ -130,17 +130,26 @@ def test_a_server_that_fails_again_and_again_makes_a_row_after_some_attempts(ser
     assert kept.sent.count(3) == 3 and kept.lost == [3, 3, 3]
 
 
-def test_an_endpoint_that_answers_nothing_is_told_and_ends(server: FaultServer) -> None:
-    server.script = lambda body, seen: Act("hang")
-    for max_wait_s, n_tries in ((3600.0, 2), (0.1, 1)):
-        told: list[str] = []
-        settings = EndpointSettings(server.url, MODEL, timeout_s=0.2, max_wait_s=max_wait_s)
-        with (
-            Endpoint(settings, lambda seconds, why, told=told: told.append(why)) as endpoint,
-            pytest.raises(ModelError, match="no whole response in 0.2 s\nIs it still loading the model"),
-        ):
-            endpoint.ask([request(n_tries)], Kept())
-        assert told == ["no whole response in 0.2 s"] * (n_tries - 1)
+def test_an_endpoint_that_hangs_is_told_and_ends_after_the_longest_wait(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("facsynth.llm.endpoint.TOLD_S", 0.3)
+    server.script, told = lambda body, seen: Act("hang"), list[str]()
+    settings = EndpointSettings(server.url, MODEL, timeout_s=0.4, max_wait_s=0.6)
+    with (
+        Endpoint(settings, lambda seconds, why: told.append(why)) as endpoint,
+        pytest.raises(IncompleteError, match="no whole response in 0.4 s\nIs it loading the model"),
+    ):
+        endpoint.ask([request(0)], Kept())
+    assert told == ["no whole response in 0.4 s"] and server.seen.total() == 2
+
+
+def test_an_endpoint_that_hangs_at_first_or_filters_is_asked_on(server: FaultServer) -> None:
+    server.script = lambda body, seen: Act("hang") if seen < 3 else Act()
+    assert len(asked(server, [request(0)], timeout_s=0.2).texts) == 1
+    server.script = lambda body, seen: FINAL_FAULTS["content filter"] if "number 1" in str(body) else Act("hang")
+    kept = asked(server, [request(1), request(2)], timeout_s=0.2, max_wait_s=0.1, concurrency=1, max_attempts=2)
+    assert sorted(kept.found) == [0, 1], "a filter is an answer"
 
 
 @pytest.mark.parametrize(

@@ -54,9 +54,12 @@ def test_the_anchors_own_texts_are_a_method_and_seed_sets_are_drawn_from_the_res
             markdown(scores["table_of"](load_experiment(config), kept)) == (tmp_path / "out" / "table.md").read_text()
         )
     assert "so " not in (tmp_path / "kept.jsonl").read_text(), "no text is kept"
-    other = kept[1] | {"items": kept[0]["items"], "metric": kept[0]["metric"], "scores": kept[1]["scores"][::-1]}
-    with pytest.raises(InputError, match="has other scores of"):
-        scores["kept"].merged(tmp_path / "kept.jsonl", [other], scores["KEY"], ("items", "metric"))
+    with pytest.raises(InputError, match="is of another experiment\nKeep another file"):
+        scores["kept"].merged(
+            tmp_path / "kept.jsonl", [kept[0] | kept[1] | {"experiment": "x"}], scores["KEY"], [*scores["kept"].SHARED]
+        )
+    with pytest.raises(InputError, match="nowhere holds no table.json"):
+        scores["merged"](load_experiment(config), tmp_path / "kept.jsonl", [tmp_path / "nowhere"])
     elsewhere = load_experiment(config).model_copy(update={"budgets": (8, 50)})
     with pytest.raises(MismatchError, match="was begun with another largest_budget"):
         scores["merged"](elsewhere, tmp_path / "kept.jsonl", [tmp_path / "out"])

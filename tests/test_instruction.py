@@ -77,10 +77,10 @@ def test_a_judge_that_gives_one_letter_is_refused_and_a_sound_one_is_not() -> No
     assert [v.preference for v in always] == [0.5] * 4, "the orders cancel out"
     assert bias_of(always)["letters"] == {"A": 6, "B": 0, "tie": 0} and bias_of(always)["disagree"] == 1.0
     with pytest.raises(ModelError, match=r"the judge \(j\) answered A to 6 of 6 questions.*tells nothing"):
-        check_judge(always, "j")
-    check_judge(judge_duels(DUELS, judge(longer), AskingSettings()).found, "j")
-    check_judge(judge_duels(DUELS, judge(lambda a, b: "tie"), AskingSettings()).found, "j")
-    check_judge([], "j")
+        check_judge(always, "j", "f.jsonl")
+    check_judge(judge_duels(DUELS, judge(longer), AskingSettings()).found, "j", "f.jsonl")
+    check_judge(judge_duels(DUELS, judge(lambda a, b: "tie"), AskingSettings()).found, "j", "f.jsonl")
+    check_judge([], "j", "f.jsonl")
 
 
 def test_a_reply_that_cannot_be_read_is_a_failure_and_no_tie() -> None:
@@ -269,6 +269,10 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path, server: F
     assert few.code == 1
     assert "few.json has no output for 2 of 6 instructions" in few.stderr and "'" in few.stderr
     assert not (tmp_path / "r").exists()
+    rows = json.loads(bench.reference.read_text())
+    (tmp_path / "two.json").write_text(json.dumps([*rows, rows[0] | {"output": "another"}]))
+    two = bench.run("r", reference=tmp_path / "two.json")
+    assert (two.code, "has another output for an instruction that has one already" in two.stderr) == (1, True)
     assert "no adapter in" in bench.run("r", "--adapter", tmp_path).stderr
     assert bench.run("r", "--adapter", tmp_path, bench.reference).code == 2
     words = ("eval", "instruction", "--test", bench.reference, "--reference", bench.reference, "-o", tmp_path / "r")
@@ -276,5 +280,8 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path, server: F
     server.models["data"].append(server.models["data"][0] | {"id": "another"})
     first, other = bench.run("a", "--seeds", 1), bench.run("b", "--seeds", 1, "--judge-model", "another")
     assert (first.code, other.code) == (0, 0), other.stderr
+    serve(server, lambda a, b: "tie")
+    tied = bench.run("c", "--seeds", 1)
+    assert (tied.code, "50% of 6 pairs, which does not tell it from a coin" in tied.stderr) == (0, True), tied.stderr
     compared = facsynth("compare", tmp_path / "a", tmp_path / "b")
     assert (compared.code, "results of other judges cannot be compared" in compared.stderr) == (1, True)

@@ -103,6 +103,10 @@ def test_items_that_are_all_alike_have_an_interval_too() -> None:
     labelled = [item | {"label": int(n < 2)} for n, item in enumerate(items)]
     one = np.array([[float(n < 2) for n in range(10)]])
     assert measured("toxicity", labelled, one)["ci95"] == pytest.approx([0.025**0.5, 1.0])
+    of_bench = [item | {"subset": "hep-go" if n < 3 else "refusals-offensive"} for n, item in enumerate(items)]
+    assert measured("reward", of_bench, np.ones((1, 10)))["ci95"] == pytest.approx([0.025 ** (1 / 3), 1.0])
+    of_others = [item | {"subset": f"subset {n}"} for n, item in enumerate(items)]
+    assert measured("reward", of_others, np.ones((1, 10)))["ci95"] == pytest.approx([0.025**0.1, 1.0])
     lost = difference_of("instruction", items, np.ones((1, 10)), np.zeros((1, 10)))
     assert (lost.low, lost.high) == pytest.approx((-1.0, -1 + 2 * (1 - 0.025**0.1)))
     assert lost.p == pytest.approx(2 * 0.5**10, abs=1e-3)

@@ -83,7 +83,7 @@ def test_the_differences_of_missing_features_to_others_are_those_of_the_scores(b
 @pytest.mark.parametrize("name", BY_LABEL)
 def test_the_figures_by_label_are_those_of_the_scores_that_are_kept(name: str, benchmark: Any) -> None:
     by_label = benchmark("by_label.py")
-    fits = by_label["kept"].merged(BY_LABEL[name], [], by_label["KEY"], ("items",))
+    fits = by_label["kept"].merged(BY_LABEL[name], [], by_label["KEY"], by_label["SHARED"])
     section = section_of(name)
     against, sizes = APART[name]
     for n in sizes:

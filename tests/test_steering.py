@@ -123,6 +123,9 @@ def test_directions_have_one_length_and_a_null_knows_no_answers() -> None:
     null = null_directions(found.reshape(200, 2, 16), 3.0, 20, rng)
     np.testing.assert_allclose(np.linalg.norm(null, axis=1), 3.0, rtol=1e-5)
     assert abs((null @ planted / (3 * np.linalg.norm(planted))).mean()) < 0.2
+    for n_equal in (2, 4, 6):
+        of_equal = np.tile(rng.normal(size=(1, 2, 16)).astype(np.float32), (n_equal, 1, 1))
+        assert np.isfinite(null_directions(of_equal, 3.0, 20, rng)).all(), "half of them exchanged are drawn again"
     with pytest.raises(InputError, match="no direction"):
         direction(np.zeros((3, 16), np.float32), 1.0)
     assert is_right(np.float32([[[2, 1]], [[2, 1]], [[1, 1]]]), [0, 1, 0]).tolist() == [[1], [0], [0]]

@@ -12,6 +12,7 @@ from sklearn.metrics import average_precision_score
 
 import tiny_run
 from facsynth.errors import InputError
+from facsynth.evaluating.toxicity import read_labelled
 from facsynth.model.final import final_states
 from facsynth.records import Message, Sample
 from facsynth.tasks.resample import of_all
@@ -157,3 +158,16 @@ def test_labels_of_more_than_two_words_are_told(tmp_path: Path) -> None:
     told = "training labels are 20 fine, 12 toxic, 8 toxicc: all but 1, true and toxic count as negative"
     assert (done.code, told in done.stderr) == (0, True), done.stderr
     assert "test labels" not in done.stderr
+
+
+def test_a_text_to_test_with_counts_once_and_has_one_label(tmp_path: Path) -> None:
+    test = labelled(tmp_path / "test.jsonl", 6, 6)
+    lines = test.read_text().splitlines()
+    test.write_text("\n".join([*lines, lines[0], lines[0]]))
+    once = read_labelled([str(test)], "toxic", is_test=True)
+    assert (len(once.samples), once.n_twice, once.words.total()) == (len(lines), 2, len(lines))
+    assert len(read_labelled([str(test)], "toxic").samples) == len(lines) + 2, "training takes what it is given"
+    other = json.loads(lines[0]) | {"label": "fine" if "toxic" in lines[0] else "toxic"}
+    test.write_text("\n".join([*lines, json.dumps(other)]))
+    with pytest.raises(InputError, match=rf"line {len(lines) + 1} has another label than the same text before it"):
+        read_labelled([str(test)], "toxic", is_test=True)

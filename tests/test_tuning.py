@@ -17,7 +17,16 @@ from facsynth.errors import InputError, MismatchError, SettingsError
 from facsynth.evaluating.instruction import InstructionSettings, evaluate_instruction
 from facsynth.evaluating.results import read_result
 from facsynth.model.backbone import Backbone
-from facsynth.model.tuning import CONFIG, WEIGHTS, Example, SftRecipe, adapter_hash, train_adapter, wear_adapter
+from facsynth.model.tuning import (
+    CONFIG,
+    WEIGHTS,
+    Example,
+    SftRecipe,
+    adapter_hash,
+    check_adapter,
+    train_adapter,
+    wear_adapter,
+)
 from facsynth.settings import ModelBlock
 from fault_server import Act, FaultServer
 from tiny import StoppedError, backbone, save_model
@@ -80,6 +89,13 @@ def test_an_adapter_for_another_base_is_refused_and_both_are_named(tmp_path: Pat
     (shallow / CONFIG).write_text(json.dumps(config | {"layers_to_transform": None}))
     with pytest.raises(MismatchError, match=r"(?s)matrices for 1 layers.*small: it has 2 of those names"):
         wear_adapter(model, shallow)
+    config |= {"layers_to_transform": None}
+    for fits in (
+        {"peft_type": "IA3"}, {"target_modules": "q"}, {"target_modules": [LAYER.removeprefix("model.")]},
+        {"modules_to_save": ["layers.1"]},
+    ):  # fmt: skip
+        (shallow / CONFIG).write_text(json.dumps(config | fits))
+        check_adapter(model, shallow)
     place = adapter(tmp_path / "broken")
     (place / WEIGHTS).write_bytes(b"\xff" * 40)
     with pytest.raises(InputError, match="cannot be read"):

@@ -104,7 +104,8 @@ def match_spaces(
 
     Raises:
         InputError: a folder holds neither, or `accepted` is given and `a` is no run.
-        MismatchError: they have too few samples in common, or `accepted` is of another space than `b`.
+        MismatchError: they have too few samples in common, or `accepted` is of another space than `b`, or holds what
+            `a` did not accept.
     """
     sides = Side.open(a), Side.open(b)
     written = None if accepted is None else _open_accepted(accepted, sides)

@@ -117,7 +117,7 @@ def opened_endpoint(
     """The model at an endpoint, through a ledger, within a budget."""
 
     def tell(seconds: float, why: str) -> None:
-        progress(f"waiting: {seconds:.0f} s, the endpoint: {why}", 0, None)
+        progress(f"waiting: {max(seconds, 1):.0f} s, the endpoint: {why}", 0, None)
 
     with ExitStack() as ends, Endpoint(endpoint_settings(block), tell) as endpoint:
         identity = role + identity_of(endpoint.settings, endpoint.described())

@@ -114,11 +114,10 @@ def _notes(record: dict[str, Any]) -> list[str]:
     found, at_equal = [], record["length_controlled"]
     if record["judge"].startswith("stand-in"):
         found.append("who judged is a stand-in; a figure to quote needs a stronger judge, at --judge-url")
-    if (p := record["probe"]["p"]) is not None and p > 0.05:
-        found.append(
-            f"the judge prefers the right reference {record['probe']['value']:.0%} of the time, no more than a coin "
-            "might: its win rates tell next to nothing"
-        )
+    probe = record["probe"]
+    if (p := probe.get("p")) is not None and p > 0.05:
+        share = f"in {probe['value']:.0%} of {n_of(probe['n'], 'pair')}"
+        found.append(f"the judge prefers the right reference {share}, which does not tell it from a coin")
     if record["n_seen"]:
         found.append(f"{record['n_seen']:,} of the instructions are in training too: {e.without_shared(record)}")
     if record["n_left_out"]:

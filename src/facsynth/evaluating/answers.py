@@ -73,8 +73,10 @@ def read_items(test: Sequence[str], reference: str, progress: Progress) -> Items
         InputError: the reference lacks some, or has two for one.
     """
     rows, answers = Rows(test, "message", progress), Rows([reference], "chat", progress)
+    samples = [sample for sample, _ in rows]
+    different = {sample.sample_id: sample for sample in samples}
     replies: dict[str, str] = {}
-    for sample in (sample for sample, _ in answers if _is_answered(sample)):
+    for sample in (sample for sample, _ in answers if _is_answered(sample) and asked_in(sample) in different):
         text = sample.messages[-1].content
         if replies.setdefault(asked_in(sample), text) != text:
             raise InputError(
@@ -82,9 +84,7 @@ def read_items(test: Sequence[str], reference: str, progress: Progress) -> Items
                 "Leave one of them out: answers are compared with one."
             )
     datasets = {row.where: row.value.get("dataset") for row in _raw(test) if isinstance(row.value, Mapping)}
-    samples = [sample for sample, _ in rows]
-    different = list({sample.sample_id: sample for sample in samples}.values())
-    missing = [sample for sample in different if sample.sample_id not in replies]
+    missing = [sample for sample in different.values() if sample.sample_id not in replies]
     if missing:
         raise InputError(
             f"{reference} has no output for {len(missing)} of {len(different)} instructions; the first is "
@@ -93,7 +93,7 @@ def read_items(test: Sequence[str], reference: str, progress: Progress) -> Items
         )
     items = [
         Item(sample.sample_id, sample.text, str(datasets.get(sample.where) or ""), replies[sample.sample_id])
-        for sample in different
+        for sample in different.values()
     ]
     n_twice = len(samples) - len(items)
     return Items(items, n_twice, rows.n_failures, {"test": rows.fingerprint(), "reference": answers.fingerprint()})

@@ -98,7 +98,7 @@ class Contest:
             Duel(i.sample_id, i.instruction, i.reference, o.reference) for i, o in zip(items, others, strict=False)
         ]
         verdicts = self._judged("probe.jsonl", duels)
-        check_judge(verdicts, self.opponents.judge_name)
+        check_judge(verdicts, self.opponents.judge_name, "probe.jsonl.failures.jsonl")
         known = [v.preference for v in verdicts if v.preference is not None and v.ours_first]
         if not known:
             return {"value": None, "n": 0, "p": None}
@@ -137,7 +137,7 @@ class Contest:
             if row is not None
         ]
         self.verdicts += self._judged(f"verdicts-{rng_seed}.jsonl", duels)
-        check_judge(self.verdicts, self.opponents.judge_name)
+        check_judge(self.verdicts, self.opponents.judge_name, f"verdicts-{rng_seed}.jsonl.failures.jsonl")
 
     def _judged(self, name: str, duels: Sequence[Duel]) -> list[Verdict]:
         """Verdicts on duels, kept under a name."""

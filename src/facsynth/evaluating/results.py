@@ -125,9 +125,9 @@ def difference_of(task: str, items: Sequence[Mapping[str, Any]], first: Doubles,
 
 
 def _fewest(items: Sequence[Mapping[str, Any]], scores: Doubles) -> int:
-    """Items that have a score, of the label and subset that has fewest."""
+    """Items that have a score, of the label, or the section of RewardBench, that has fewest."""
     known: list[int] = np.flatnonzero(np.isfinite(scores).any(axis=0)).tolist()
-    kinds = Counter((items[n].get("label"), items[n].get("subset")) for n in known)
+    kinds = Counter((items[n].get("label"), reward.SECTION_OF.get(items[n].get("subset") or "")) for n in known)
     return min(kinds.values(), default=1)
 
 

@@ -114,18 +114,17 @@ def read_pairs(files: Sequence[str], progress: Progress = no_progress, *, is_tes
         InputError: there is none.
     """
     rows = Rows(files, "preference", progress)
-    pairs: list[Pair] = []
-    known, n_skipped, n_twice, reason = set[tuple[str, str]](), 0, 0, "the row has no rejected reply"
+    pairs, read, known = list[Pair](), list[Pair](), set[tuple[str, str]]()
+    n_skipped, reason = 0, "the row has no rejected reply"
     for chosen, row in rows:
         try:
             pair = _pair(chosen, row)
             if pair.rejected.sample_id == chosen.sample_id:
                 raise RowError("both replies are the same")
-            is_again = is_test and pair.ids in known
-            n_twice += is_again
-            known.add(pair.ids)
-            if not is_again:
+            read.append(pair)
+            if not (is_test and pair.ids in known):
                 pairs.append(pair)
+            known.add(pair.ids)
         except RowError as err:
             n_skipped, reason = n_skipped + 1, f"{chosen.where}: {err}"
     if not pairs:
@@ -133,8 +132,8 @@ def read_pairs(files: Sequence[str], progress: Progress = no_progress, *, is_tes
             f"{rows.name} has no pairs of a chosen and a rejected reply\n  {reason}\n"
             "Each row needs both: prompt, chosen and rejected; or chosen and rejected with the whole conversation."
         )
-    more = [[pair.rejected.sample_id, pair.subset] for pair in pairs]
-    return Pairs(pairs, n_skipped + rows.n_failures, files, rows.fingerprint(more), n_twice)
+    more = [[pair.rejected.sample_id, pair.subset] for pair in read]
+    return Pairs(pairs, n_skipped + rows.n_failures, files, rows.fingerprint(more), len(read) - len(pairs))
 
 
 def _pair(chosen: Sample, row: Mapping[str, Any]) -> Pair:

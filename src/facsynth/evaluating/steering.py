@@ -116,8 +116,8 @@ def read_pairs(
         InputError: a row without two options of its own.
     """
     rows = Rows(files, "ab", progress)
-    samples, sources, n_twice = [], [], 0
-    pairs, known = list[Pair](), set[Pair]()
+    samples, sources, known = [], [], set[Pair]()
+    pairs, read = list[Pair](), list[Pair]()
     for file, corpus in zip(files, rows.corpora, strict=True):
         is_flipped = Path(file) in {Path(name) for name in flip} or any(
             Path(file).name.startswith(name) for name in FLIPPED
@@ -128,15 +128,15 @@ def read_pairs(
             except InputError as err:
                 raise InputError(f"{where_of(sample, rows)}: {err}") from err
             pair = pair.flipped() if is_flipped else pair
+            read.append(pair)
             if is_test and pair in known:
-                n_twice += 1
                 continue
             known.add(pair)
             samples.append(sample)
             pairs.append(pair)
             sources.append(file)
-    asked = rows.fingerprint([[pair.letters, pair.matching] for pair in pairs])
-    return Pairs(samples, pairs, sources, asked, rows.n_failures, n_twice)
+    asked = rows.fingerprint([[pair.letters, pair.matching] for pair in read])
+    return Pairs(samples, pairs, sources, asked, rows.n_failures, n_twice=len(read) - len(pairs))
 
 
 def _check(strength: float, flip: Collection[str], files: Sequence[str]) -> None:

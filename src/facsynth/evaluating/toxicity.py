@@ -99,27 +99,32 @@ def read_labelled(
     """Messages with their labels; to test with each once.
 
     Raises:
-        InputError: a row has none.
+        InputError: a row has none, or one to test with has another than the same text before.
     """
     rows = Rows(files, "message", progress)
-    samples, labels, words, known, n_twice = [], [], Counter[str](), set[str](), 0
+    samples, labels, read, words, known = [], [], [], Counter[str](), dict[str, bool]()
     for sample, row in rows:
-        if is_test and sample.sample_id in known:
-            n_twice += 1
-            continue
-        known.add(sample.sample_id)
         found = is_wanted(row.get("label"), label)
         if found is None:
             raise InputError(
                 f"{where_of(sample, rows)} has no label that can be read\n"
                 "Each row needs a field `label`: 1 or 0, true or false, or a word."
             )
+        read.append(found)
+        is_again = is_test and sample.sample_id in known
+        if is_again and known[sample.sample_id] is not found:
+            raise InputError(
+                f"{where_of(sample, rows)} has another label than the same text before it\n"
+                "Leave one of them out: what is tested with has one label."
+            )
+        known[sample.sample_id] = found
+        if is_again:
+            continue
         samples.append(sample)
         labels.append(found)
         words[str(row["label"]).strip().casefold()] += 1
-    return Labelled(
-        samples, np.array(labels, np.bool_), files, rows.fingerprint(labels), rows.n_failures, words, n_twice
-    )
+    n_twice = len(read) - len(samples)
+    return Labelled(samples, np.array(labels, np.bool_), files, rows.fingerprint(read), rows.n_failures, words, n_twice)
 
 
 def _by_head(train: Labelled, test: Labelled, setup: Setup) -> Scored:

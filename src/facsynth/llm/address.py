@@ -112,8 +112,8 @@ def not_working(settings: EndpointSettings, found: Fault) -> FacsynthError:
         Kind.QUOTA: "See the account. What was answered is kept; the same command goes on.",
         Kind.ADDRESS: f"Give the address that ends before /{path_of(settings)}, often in /v1.",
         Kind.CONNECTION: "Is the server running, and is this its address?",
-        Kind.TIMEOUT: "Is it still loading the model, or busy? What it answers is kept; the same command goes on.",
+        Kind.TIMEOUT: "Is it loading the model, or busy? The same command goes on; endpoint.timeout_s waits longer.",
         Kind.REQUEST: "Change or leave out fields of the request (endpoint.extra).",
     }
-    kind = IncompleteError if found.kind in {Kind.QUOTA, Kind.RATE_LIMIT} else ModelError
+    kind = IncompleteError if found.kind in {Kind.QUOTA, Kind.RATE_LIMIT, Kind.TIMEOUT} else ModelError
     return kind(f"{settings.url} does not work: {found.message}\n{ways.get(found.kind, 'Try again.')}")

@@ -67,7 +67,7 @@ class Endpoint:
 
         Args:
             settings: which, and how.
-            tell: called with seconds and reason when everything waits.
+            tell: called with seconds and reason before a long wait, and after an attempt that was one.
 
         Raises:
             SettingsError: the address is none, or the key cannot be sent.
@@ -76,6 +76,8 @@ class Endpoint:
         self._path = path_of(settings)
         self._headers = headers_of(settings)
         self._tell = tell or (lambda seconds, why: None)
+        self._began_at = 0.0
+        """When the first request went out."""
         self.takes_schemas = True
         """Until it refuses one."""
         self.has_answered = False
@@ -217,7 +219,7 @@ class Endpoint:
                 away_since = away_since or time.monotonic()
             if self._is_given_up(found, attempts, time.monotonic() - away_since):
                 return await desk.settle(number, found, latency_s)
-            await self._limiter.sleep(self._pause(next(waits), found))
+            await self._limiter.sleep(self._pause(next(waits), found, latency_s))
         return None
 
     def _is_given_up(self, found: Fault, attempts: int, seconds: float) -> bool:
@@ -227,10 +229,10 @@ class Endpoint:
         most = FEW_TRIES if found.kind is Kind.EMPTY else self.settings.max_attempts
         return found.kind not in RETRIED | {Kind.CONNECTION} or attempts >= most
 
-    def _pause(self, seconds: float, found: Fault) -> float:
-        """Before the next attempt; a long one is told, and a reply that did not come."""
+    def _pause(self, seconds: float, found: Fault, waited_s: float = 0.0) -> float:
+        """Before the next attempt; a long one is told, and one after a fault that was waited for."""
         seconds = max(seconds, min(found.retry_after_s or 0.0, self.settings.max_wait_s))
-        if seconds > TOLD_S or found.kind is Kind.TIMEOUT:
+        if max(seconds, waited_s) > TOLD_S:
             self._tell(seconds, found.message)
         return seconds
 
@@ -249,6 +251,7 @@ class Endpoint:
             body = body_of(request, s.model, s.api, s.extra, schemas=with_schema, limit_field=s.limit_field)
             await desk.intend(number)
             started = time.monotonic()
+            self._began_at = self._began_at or started
             response = await self._connections.fetch("POST", self._path, body)
             found = response if isinstance(response, Fault) else read_response(*response)
             if self._is_waited_for(found):
@@ -256,7 +259,7 @@ class Endpoint:
             elif isinstance(found, Answered) or found.kind not in PASSING:
                 self._limiter.succeeded(slot_at)
             self._answered_here |= isinstance(found, Answered)
-            self.has_answered |= self._answered_here
+            self.has_answered |= self._answered_here or (isinstance(found, Fault) and found.kind in COUNTED)
             return found, time.monotonic() - started, with_schema
         finally:
             self._limiter.release()
@@ -273,8 +276,8 @@ class Endpoint:
             return True
         if self.has_answered:
             return False
-        if found.kind is Kind.TIMEOUT:
-            return attempts >= FEW_TRIES or self.settings.timeout_s > self.settings.max_wait_s
+        if found.kind in RETRIED and time.monotonic() - self._began_at > self.settings.max_wait_s:
+            return True
         return found.kind in {Kind.CONNECTION, Kind.UNAVAILABLE} and attempts >= FIRST_TRIES
 
 

@@ -207,13 +207,19 @@ def check_adapter(backbone: Backbone, folder: Path) -> None:
 def _check_whole(backbone: Backbone, folder: Path, names: Collection[str], base: str) -> None:
     """Refuse an adapter without matrices for layers of the model that it says it is for, as deeper ones have more."""
     config = read_json(folder / CONFIG)
-    if not isinstance(config.get("target_modules"), list) or config.get("layers_to_transform") is not None:
+    is_said = isinstance(config.get("target_modules"), list) and config.get("layers_to_transform") is None
+    if config.get("peft_type") not in {"LORA", "ADALORA"} or not is_said or config.get("exclude_modules"):
         return
     ends = tuple(f".{target}" for target in config["target_modules"])
-    of_model = {name for name, _ in backbone.model.named_modules() if f".{name}".endswith(ends)}
+    whole = tuple(f".{name}." for name in config.get("modules_to_save") or ())  # trained as they are, and inside too
+    of_model = {
+        name
+        for name, _ in backbone.model.named_modules()
+        if f".{name}".endswith(ends) and not any(part in f".{name}." for part in whole)
+    }
     places = {name.removeprefix("base_model.model.").rpartition(".lora_")[0] for name in names}
     lacking = sorted(of_model - places)
-    if lacking and not config.get("exclude_modules"):
+    if lacking:
         raise MismatchError(
             f"the adapter in {folder} is for another base\n"
             f"  adapter  trained on {base}: it has matrices for {len(of_model & places)} layers\n"

@@ -131,8 +131,8 @@ def bias_of(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def check_judge(verdicts: Sequence[Verdict], judge: str) -> None:
-    """Refuse a judge that gives one letter whatever stands there, or none.
+def check_judge(verdicts: Sequence[Verdict], judge: str, failures: str) -> None:
+    """Refuse a judge that gives one letter whatever stands there, or none; `failures` is the file of its replies.
 
     Raises:
         ModelError: saying how often.
@@ -141,8 +141,8 @@ def check_judge(verdicts: Sequence[Verdict], judge: str) -> None:
     n = sum(letters.values())
     if not n and any(verdict.preference is None for verdict in verdicts):
         raise ModelError(
-            f"no reply of the judge ({judge}) says which answer is better: probe.jsonl.failures.jsonl in the "
-            f"folder has what it replied\n{ANOTHER}"
+            f"no reply of the judge ({judge}) says which answer is better: {failures} in the folder "
+            f"has what it replied\n{ANOTHER}"
         )
     for letter in ("A", "B"):
         if letters[letter] > ONE_LETTER * n:

@@ -135,7 +135,7 @@ def null_directions(found: Floats, length: float, n: int, rng: np.random.Generat
     signs, drawn = rng.choice(SIGNS, size=(n, len(found), 1, 1)), []
     for first in signs:
         sign = first
-        while not (found * sign).mean(axis=(0, 1)).any():
+        while not (found * sign).astype(np.float64).mean(axis=(0, 1)).any():
             sign = rng.choice(SIGNS, size=first.shape)
         drawn.append(direction((found * sign).reshape(-1, found.shape[-1]), length))
     return np.stack(drawn)
