@@ -3,7 +3,7 @@
     python benchmarks/run.py [--quick] [--only SECTION] [--out bench.json]
 
 Ways that are compared are first checked to give the same, then timed in turn. It measures and does not judge: exit 0
-even where a goal is missed, 1 where a check fails. Ten minutes on two cores that have nothing else to do.
+even where a goal is missed, 1 where a check fails. Half an hour on two cores that have nothing else to do.
 """
 
 from __future__ import annotations
