@@ -125,9 +125,11 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("file", type=Path)
     parser.add_argument("run", type=Path, nargs="?")
-    parser.add_argument("-n", type=int, default=50, choices=range(1, 1_000), metavar="N", help="samples of a label, 50")
+    parser.add_argument("-n", type=int, default=50, help="samples of a label, 1 or more")
     parser.add_argument("--against", default=NONE, help="a method of the file")
     asked = parser.parse_args()
+    if asked.n < 1:
+        parser.error(f"-n is {asked.n}; it counts samples of a label, 1 or more")
     try:
         more = scored(load_experiment(asked.config), asked.run, asked.n) if asked.run else []
         fits = kept.merged(asked.file, more, KEY, SHARED)

@@ -20,7 +20,7 @@ import planted
 from facsynth.errors import InputError, MismatchError
 from facsynth.experimenting.cells import Bench
 from facsynth.experimenting.experiment import STAGE, run_experiment
-from facsynth.experimenting.settings import load_experiment
+from facsynth.experimenting.settings import ExperimentSettings, load_experiment
 from facsynth.experimenting.table import markdown, notes
 from facsynth.records import Progress
 from facsynth.store import Artifact, write_jsonl
@@ -46,23 +46,7 @@ def test_the_anchors_own_texts_are_a_method_and_seed_sets_are_drawn_from_the_res
         assert not server.answered
     found = json.loads(done.stdout)
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    scores = runpy.run_path(str(ROOT / "benchmarks" / "scores.py"))
-    for runs in ([tmp_path / "out"], []):
-        kept = scores["merged"](load_experiment(config), tmp_path / "kept.jsonl", runs)
-        write_jsonl(tmp_path / "kept.jsonl", kept)
-        assert (
-            markdown(scores["table_of"](load_experiment(config), kept)) == (tmp_path / "out" / "table.md").read_text()
-        )
-    assert "so " not in (tmp_path / "kept.jsonl").read_text(), "no text is kept"
-    with pytest.raises(InputError, match="is of another experiment\nKeep another file"):
-        scores["kept"].merged(
-            tmp_path / "kept.jsonl", [kept[0] | kept[1] | {"experiment": "x"}], scores["KEY"], [*scores["kept"].SHARED]
-        )
-    with pytest.raises(InputError, match="nowhere holds no table.json"):
-        scores["merged"](load_experiment(config), tmp_path / "kept.jsonl", [tmp_path / "nowhere"])
-    elsewhere = load_experiment(config).model_copy(update={"budgets": (8, 50)})
-    with pytest.raises(MismatchError, match="was begun with another largest_budget"):
-        scores["merged"](elsewhere, tmp_path / "kept.jsonl", [tmp_path / "out"])
+    _keeps_scores_of_this_experiment_alone(load_experiment(config), tmp_path / "out", tmp_path / "kept.jsonl")
     assert [(row["method"], row["budget"], row["n_samples"]) for row in found["rows"]] == [
         ("none", 8, [0]), ("anchor", 8, [8]), ("none", 40, [0]), ("anchor", 40, [40]),
     ]  # fmt: skip
@@ -99,6 +83,22 @@ def test_the_anchors_own_texts_are_a_method_and_seed_sets_are_drawn_from_the_res
     _refuses_what_does_not_belong(config, tmp_path / "out")
     anchor = (tmp_path / "anchor.jsonl").read_text()
     assert not any(json.dumps(row["messages"]) in anchor for row in seed_set)
+
+
+def _keeps_scores_of_this_experiment_alone(settings: ExperimentSettings, out: Path, file: Path) -> None:
+    scores = runpy.run_path(str(ROOT / "benchmarks" / "scores.py"))
+    for runs in ([out], []):
+        kept = scores["merged"](settings, file, runs)
+        write_jsonl(file, kept)
+        assert markdown(scores["table_of"](settings, kept)) == (out / "table.md").read_text()
+    assert "so " not in file.read_text(), "no text is kept"
+    foreign = [kept[0] | kept[1] | {"experiment": "x"}]
+    with pytest.raises(InputError, match="is of another experiment\nKeep another file"):
+        scores["kept"].merged(file, foreign, scores["KEY"], [*scores["kept"].SHARED])
+    with pytest.raises(InputError, match="nowhere holds no table.json"):
+        scores["merged"](settings, file, [out.parent / "nowhere"])
+    with pytest.raises(MismatchError, match="was begun with another largest_budget"):
+        scores["merged"](settings.model_copy(update={"budgets": (8, 50)}), file, [out])
 
 
 def _refuses_what_does_not_belong(config: Path, out: Path) -> None:
